@@ -1,0 +1,124 @@
+"""Every seam on one page: what a task, a data source, an augmentation, a schedule and a logger have to offer.
+
+Anything, in any package, with these methods is one; a YAML file with its `_target_` makes it ours. Nothing here imports
+torch, so that configurations can be checked before it is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NewType, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Named tensors, first dimension is the batch. Classification: image (B, C, H, W), label (B,) int64, index (B,) int64.
+# Sources give images as uint8; from the first augmentation on they are float32 in [0, 1], and the model sees them normalized.
+Batch = dict[str, "Tensor"]
+
+# 0-d, detached, still on the device: means over the batch. Reading one is a wait for the device.
+Scalars = dict[str, "Tensor"]
+
+# (batch, finished optimizer steps) -> batch. Whole batch on the device, image float32 in [0, 1]; draws from the global
+# generators, which are seeded from (seed, step, rank) before it is called.
+Augment = Callable[[Batch, int], Batch]
+
+# One image (C, H, W) uint8 -> one image, in a worker; draws from the global generators, seeded from (seed, epoch, index).
+SampleTransform = Callable[["Tensor"], "Tensor"]
+
+# Finished optimizer steps -> multiplier of each parameter group's base rate. One that also cycles momentum has a method
+# `momentum(step) -> float`.
+Schedule = Callable[[int], float]
+
+# A parameter so annotated takes 5ep | 1000st | 10% in YAML and is a number of optimizer steps in code.
+Steps = NewType("Steps", int)
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a data set without decoding it; other groups read it as `${facts.num_classes}` and the like."""
+
+    num_train: int
+    num_val: int
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]  # (C, H, W) that the model sees
+    mean: tuple[float, ...]  # per channel, of images in [0, 1]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+class Task(Protocol):
+    """What is being learned: the loss, what it is a mean over, how to predict, and what to count."""
+
+    monitor: str  # the metric that decides the best checkpoint, without its split: "top1"
+    mode: Literal["max", "min"]
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Scalars]:
+        """Mean loss of the batch (0-d, differentiable), and scalars to log; they hold "loss" at least."""
+        ...
+
+    def weight(self, batch: Batch) -> Tensor:
+        """0-d: what that loss is a mean over (samples, valid pixels, sum of class weights)."""
+        ...
+
+    def predict(self, model: nn.Module, batch: Batch) -> Any:
+        """What `Metrics.update` takes: logits, masks, boxes."""
+        ...
+
+    def metrics(self) -> Metrics:
+        """Fresh running totals for one pass over a split."""
+        ...
+
+
+class Metrics(Protocol):
+    def update(self, prediction: Any, batch: Batch) -> None:
+        """Adds a batch. Neither waits for the device nor communicates."""
+        ...
+
+    def compute(self) -> dict[str, float]:
+        """Over all ranks, every sample counted once. Collective; the same on every rank."""
+        ...
+
+
+class Data(Protocol):
+    """Batches already sharded over ranks, a pure function of position; each carries `index` (B,), the samples' numbers."""
+
+    batch_size: int  # global: samples per optimizer step over ranks and micro-batches
+
+    @classmethod
+    def facts(cls, **arguments: Any) -> Facts:
+        """Takes the constructor's own arguments; decodes nothing. Raises ValueError when the data are not there or not right."""
+        ...
+
+    def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
+        """This rank's rows of the global batches of steps start, ..., stop - 1, without reading any earlier one."""
+        ...
+
+    def eval_batches(self, split: Split) -> Iterator[Batch]:
+        """Each sample of the split once over all ranks, without padding. "train" is a fixed, un-augmented slice."""
+        ...
+
+
+class Logger(Protocol):
+    """Receives what is logged. Lives on rank 0."""
+
+    def start(self, folder: Path, config: Mapping[str, Any], step: int) -> None:
+        """Opens. Lines after `step` that an earlier attempt left are void and are removed."""
+        ...
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        """One row of "split/name" keys. Keys under time/ may differ between two equal runs; no others do."""
+        ...
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Closes; called at the end and when the run stops early, then with the summary so far."""
+        ...
+
+
