@@ -1,0 +1,26 @@
+"""Makes tests alike on every machine: one thread a process, no network, nothing that a launcher or a person left."""
+
+import os
+import socket
+from typing import Any
+
+# Before torch is imported, and inherited by every process that a test starts.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+PLACE = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+for name in set(os.environ):
+    if name in PLACE or name.startswith(("SLURM_", "TORCHELASTIC_", "WANDB_", "HYDRA_")):
+        del os.environ[name]
+
+_connect = socket.socket.connect
+_HERE = {"localhost", "127.0.0.1", "::1", socket.gethostname()}
+
+
+def _connect_here(self: socket.socket, address: Any) -> None:
+    """Refuses what is not on this machine, so that a test which needs the network fails where there is one, too."""
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in _HERE:
+        raise OSError(f"tests run offline, and this one connects to {address[0]}")
+    _connect(self, address)
+
+
+socket.socket.connect = _connect_here  # type: ignore[method-assign]
