@@ -100,3 +100,17 @@ def share_buffers(model: torch.nn.Module) -> None:
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
+
+
+def gather(value: Any) -> list[Any]:
+    """Every rank's value on every rank, rank 0's first, sent as JSON; floats arrive to the last bit. Collective."""
+    if world_size() == 1:
+        return [value]
+    sent = json.dumps(value).encode()
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(sent)]))
+    longest = max(int(size) for size in sizes)
+    padded = torch.frombuffer(bytearray(sent.ljust(longest)), dtype=torch.uint8)
+    received = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
+    dist.all_gather(received, padded)
+    return [json.loads(bytes(data.tolist())) for data in received]

@@ -1,0 +1,298 @@
+"""The loop. What happens to a batch, a learning rate and a signal is on this page."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from plainloop import distributed, rng
+from plainloop.agreement import Agreement, Verdict
+from plainloop.contracts import Augment, Batch, Data, Schedule, Split, Task
+from plainloop.errors import NonFinite, Preempted
+from plainloop.optim import clip_, set_rate
+from plainloop.preempt import Preemption
+from plainloop.state import TrainState, means
+from plainloop.stopwatch import Stopwatch
+
+
+class Recorder(Protocol):
+    """Where rows, saves and heartbeats go. Ranks other than 0 have one that does nothing."""
+
+    folder: Path
+
+    def advance(self, step: int) -> None: ...
+
+    def row(self, step: int, scalars: dict[str, float], *, best: bool) -> None: ...
+
+    def save(self, state: TrainState, windows: list[Any], *, best: bool, required: bool) -> None: ...
+
+    def bad_step(self, step: int, *, lr: float, samples: list[int]) -> str:
+        """Puts on disk what is needed to look at the step again; the command that replays it."""
+        ...
+
+
+class Interrupted(Exception):
+    """An evaluation was left half-way because the run was asked to stop; it is done again after the resume."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Trains for `steps` optimizer steps; durations are in steps, None switches off."""
+
+    # What it works with.
+    task: Task
+    data: Data
+    augment: Sequence[Augment]
+    schedule: Schedule
+    prepare: Callable[[Batch], Batch]  # images to float in [0, 1]
+    normalize: Callable[[Batch], Batch]  # and then to what the model sees
+    recorder: Recorder
+    preemption: Preemption
+    device: torch.device
+
+    # What it is told.
+    seed: int
+    steps: int
+    steps_per_epoch: int
+    base_lr: float
+    precision: torch.dtype = torch.float32
+    accumulate: int = 1  # micro-batches of a rank per step
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    clip_agc: float | None = None
+    log_every: int = 50
+    eval_every: int | None = None
+    save_every: int | None = None
+    save_every_s: float | None = None
+    save_best: bool = True
+    patience: int | None = None  # evaluations without gain
+    min_delta: float = 0.0
+    skip_nonfinite: bool = False
+    max_skips: int = 20  # in a row
+
+    def fit(self, state: TrainState, model: nn.Module) -> None:
+        """Trains on from `state.step`. `model` runs the forward pass: state.model, or a wrapper of it. Collective.
+
+        Raises Preempted when asked to stop, after saving, and NonFinite when a loss or gradient is not a number.
+        """
+        meeting = Agreement(self.preemption, start=state.step, save_every_s=self.save_every_s)
+        watch = Stopwatch(state.step)
+        if state.reported < state.step and self.is_log_step(state.step):
+            self.settle(state, watch, Verdict())
+        if self.has_ended(state):
+            return
+        model.train()
+        with contextlib.closing(self.data.train_batches(state.step, self.steps, self.seed)) as batches:
+            for batch in watch.fetching(batches):
+                rng.seed_all(rng.fold(rng.STEP, self.seed, state.step, distributed.rank()), self.device)
+                set_rate(state.optimizer, self.schedule(state.step), momentum_at(self.schedule, state.step))
+                batch = self.prepare(to(self.device, batch))
+                for function in self.augment:
+                    batch = function(batch, state.step)
+                self.update(model, state, self.normalize(batch))
+                state.step += 1
+                self.recorder.advance(state.step)
+                if not (self.is_log_step(state.step) or meeting.due(state.step)):
+                    continue
+
+                # The only place where the host waits for the device, and where ranks talk outside of an update.
+                verdict = meeting.meet(state.step, self.take_stock(state))
+                self.check(state, verdict.bad_step)
+                self.settle(state, watch, verdict)
+                if self.has_ended(state):
+                    return
+                model.train()
+                meeting.resume_clock(state.step)
+
+    def settle(self, state: TrainState, watch: Stopwatch, verdict: Verdict) -> None:
+        """After a step that meets the host: logs, evaluates and saves what is due. Raises Preempted when asked to stop."""
+        saved = self.is_log_step(state.step) and self.report(state, watch)
+        ended = self.has_ended(state)
+        if (verdict.stop or verdict.save or ended) and not saved:
+            self.save(state, required=verdict.stop or ended)
+        if verdict.stop and not ended:
+            raise Preempted(state.step, self.recorder.folder)
+
+    def update(self, model: nn.Module, state: TrainState, batch: Batch) -> None:
+        """One optimizer step on this rank's rows of the global batch. Override this to train in another way."""
+        micro_batches = split(batch, self.accumulate)
+        shares = shares_of(self.task, micro_batches)
+        losses = []
+        for number, (micro_batch, share) in enumerate(zip(micro_batches, shares, strict=True), start=1):
+            with contextlib.nullcontext() if number == len(shares) else no_sync(model):
+                with self.autocast():
+                    loss, scalars = self.task.loss(model, micro_batch)
+                # DDP takes the mean over ranks of what is a sum here.
+                scale = share * distributed.world_size()
+                state.scaler.scale(loss if isinstance(scale, float) and scale == 1.0 else loss * scale).backward()
+            state.window.add(state.step + 1, share, scalars)
+            losses.append(scalars["loss"])
+        state.scaler.unscale_(state.optimizer)
+        skip = False
+        if self.reads_norm(state):
+            norm = clip_(state.model.parameters(), norm=self.clip_norm, value=self.clip_value, agc=self.clip_agc)
+            bad = ~norm.isfinite()
+            if self.skip_nonfinite:
+                bad = distributed.max_((~torch.stack([norm, *losses]).isfinite()).any().float()).bool()
+                skip = bool(bad)  # Waits for the device, once per step: the plan says so.
+            state.window.add(
+                state.step + 1, 1.0, {"grad_norm": norm} | ({"skipped": bad} if self.may_skip(state) else {})
+            )
+        if not skip:
+            state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad()
+        if state.ema:
+            state.ema.update(state.model, state.step)
+
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        """The task's metrics over a split, every sample once over all ranks. Collective.
+
+        Draws from its own stream. Raises Interrupted when a process on its own is asked to stop.
+        """
+        metrics = self.task.metrics()
+        model.eval()
+        with rng.drawing_from(rng.fold(rng.EVAL, self.seed), self.device), torch.no_grad():
+            for batch in self.data.eval_batches(split):
+                batch = self.normalize(self.prepare(to(self.device, batch)))
+                with self.autocast():
+                    metrics.update(self.task.predict(model, batch), batch)
+                if self.preemption.requested and distributed.world_size() == 1:
+                    raise Interrupted
+            return metrics.compute()
+
+    def report(self, state: TrainState, watch: Stopwatch) -> bool:
+        """Logs the window; evaluates and saves where that is due. Returns whether it saved."""
+        rows = [row for rows in distributed.gather(state.window.rows) for row in rows]
+        row = {"epoch": state.step / self.steps_per_epoch}
+        row |= {f"train/{key}": value for key, value in means(rows).items()}
+        row["train/lr"] = self.base_lr * self.schedule(state.step - 1)
+        row |= watch.lap(state.step, self.data.batch_size)
+        best = False
+        if self.is_due(state.step, self.eval_every):
+            distributed.share_buffers(state.evaluated)
+            try:
+                for split, prefix in (("val", "val"), ("train", "train_eval")):
+                    row |= {f"{prefix}/{key}": value for key, value in self.evaluate(state.evaluated, split).items()}
+            except Interrupted:
+                self.save(state, required=True)
+                raise Preempted(state.step, self.recorder.folder) from None
+            best = self.take_in(state, row[f"val/{self.task.monitor}"])
+        state.window.clear()
+        state.reported = state.step
+        self.recorder.row(state.step, row, best=best)
+        due = self.is_due(state.step, self.save_every) or (best and self.save_best)
+        if due:
+            self.save(state, best=best and self.save_best, required=self.has_ended(state))
+        watch.restart(state.step)
+        return due
+
+    def save(self, state: TrainState, *, best: bool = False, required: bool = False) -> None:
+        """Puts the whole state on disk. Collective; only rank 0 writes. Only a required save may fail the run."""
+        distributed.share_buffers(state.model)
+        windows = distributed.gather(state.window.rows)
+        self.recorder.save(state, windows, best=best, required=required)
+        distributed.barrier()
+
+    def take_in(self, state: TrainState, value: float) -> bool:
+        """Whether `value` is the best so far; NaN never is. Counts what early stopping needs."""
+        sign = 1.0 if self.task.mode == "max" else -1.0
+        gain = math.isfinite(value) and (state.milestone is None or sign * (value - state.milestone) > self.min_delta)
+        state.milestone = value if gain else state.milestone
+        state.evaluations_without_gain = 0 if gain else state.evaluations_without_gain + 1
+        best = math.isfinite(value) and (state.best is None or sign * (value - state.best) > 0)
+        if best:
+            state.best, state.best_step = value, state.step
+        return best
+
+    def check(self, state: TrainState, bad_step: int | None) -> None:
+        """Raises NonFinite for a step that all ranks know to be bad, or for too many skipped ones in a row. Collective."""
+        if bad_step is None and state.skipped_in_a_row <= self.max_skips:
+            return
+        cause = "the loss or a gradient is not a number"
+        if bad_step is None:
+            bad_step = state.step
+            cause = (
+                f"{state.skipped_in_a_row} updates in a row were skipped (scale {state.scaler.get_scale():g}): {cause}"
+            )
+        batch = next(iter(self.data.train_batches(bad_step - 1, bad_step, self.seed)))
+        samples = [index for part in distributed.gather(batch["index"].tolist()) for index in part]
+        lr = self.base_lr * self.schedule(bad_step - 1)
+        hint = self.recorder.bad_step(bad_step, lr=lr, samples=samples)
+        raise NonFinite(f"step {bad_step}, learning rate {lr:g}: {cause}", hint=hint)
+
+    def take_stock(self, state: TrainState) -> int | None:
+        """Waits for the device, reads what has been measured, counts skipped updates; the first step with a bad number, if any."""
+        bad_step = None
+        for row in state.window.read():
+            if "skipped" in row:
+                state.skipped += int(row["skipped"])
+                state.skipped_in_a_row = state.skipped_in_a_row + 1 if row["skipped"] else 0
+            suspects = ("loss",) if self.may_skip(state) else ("loss", "grad_norm")
+            excused = self.skip_nonfinite
+            if bad_step is None and not excused and not all(math.isfinite(row.get(key, 0.0)) for key in suspects):
+                bad_step = int(row["step"])
+        return bad_step
+
+    def may_skip(self, state: TrainState) -> bool:
+        return self.skip_nonfinite or state.scaler.is_enabled()
+
+    def reads_norm(self, state: TrainState) -> bool:
+        """Whether the gradient norm of the coming update is needed: it costs a pass over all gradients."""
+        clips = self.clip_norm is not None or self.clip_value is not None or self.clip_agc is not None
+        return clips or self.may_skip(state) or self.is_log_step(state.step + 1)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    def is_log_step(self, step: int) -> bool:
+        """From the config alone: something is logged, evaluated or saved after this step."""
+        return any(self.is_due(step, every) for every in (self.log_every, self.eval_every, self.save_every))
+
+    def is_due(self, step: int, every: int | None) -> bool:
+        return every is not None and (step % every == 0 or step == self.steps)
+
+    def has_ended(self, state: TrainState) -> bool:
+        """All steps are done, or early stopping has had its fill."""
+        if state.step == self.steps:
+            return True
+        return self.patience is not None and state.evaluations_without_gain >= self.patience
+
+
+def to(device: torch.device, batch: Batch) -> Batch:
+    """The batch on the device; copies from pinned memory do not wait."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def split(batch: Batch, parts: int) -> list[Batch]:
+    """Cuts every tensor into `parts` equal micro-batches along its first dimension."""
+    if parts == 1:
+        return [batch]
+    pieces = {name: tensor.chunk(parts) for name, tensor in batch.items()}
+    return [{name: chunks[number] for name, chunks in pieces.items()} for number in range(parts)]
+
+
+def shares_of(task: Task, micro_batches: Sequence[Batch]) -> Sequence[Tensor | float]:
+    """The share of the global batch's weight that lies in each micro-batch of this rank: weighted with them, the sum over ranks and
+    micro-batches of mean losses is the mean loss that one process would have computed. Collective."""
+    if len(micro_batches) == 1 and distributed.world_size() == 1:
+        return [1.0]
+    weights = torch.stack([task.weight(micro_batch).float() for micro_batch in micro_batches])
+    total = distributed.sum_(weights.sum())
+    return list((weights / total.clamp_min(torch.finfo(weights.dtype).tiny)).unbind())
+
+
+def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Leaves the gradients of a micro-batch that is not the last one on this rank."""
+    return model.no_sync() if hasattr(model, "no_sync") else contextlib.nullcontext()  # type: ignore[operator]
+
+
+def momentum_at(schedule: Schedule, step: int) -> float | None:
+    return schedule.momentum(step) if hasattr(schedule, "momentum") else None
