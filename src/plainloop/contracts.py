@@ -120,5 +120,3 @@ class Logger(Protocol):
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Closes; called at the end and when the run stops early, then with the summary so far."""
         ...
-
-
