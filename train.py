@@ -1,0 +1,19 @@
+"""Trains one run, or a sweep of them, as composed from conf/.
+
+    python train.py optimizer=sgd scheduler=cosine_warmup
+    python train.py -m optimizer=sgd,adamw seed=0,1,2
+    python train.py resume=auto
+
+`python train.py --help` lists the groups and the keys.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "src"))  # a clone runs as it is, installed or not
+
+from plainloop.entry import main  # noqa: E402
+
+if __name__ == "__main__":
+    main(ROOT / "conf")
