@@ -1,0 +1,187 @@
+"""The house keeps its shape: imports go down only, files stay readable, what answers without torch does not load it."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SRC = ROOT / "src"
+
+# From the top down. A part imports from lines below its own; parts of one line do not know one another.
+LAYERS = (
+    ("entry",),
+    ("run",),
+    ("config",),
+    ("trainer",),
+    ("agreement", "checkpoint", "journal", "state", "weights"),
+    ("tasks", "data", "augment", "models", "loggers"),
+    ("environment", "optim", "preempt", "schedule", "stopwatch", "storage"),
+    ("distributed", "rng", "secrets"),
+    ("contracts", "errors"),
+)
+LEVEL = {part: level for level, parts in enumerate(reversed(LAYERS)) for part in parts}
+
+# What strangers write, too: these have no more to lean on than a stranger has.
+OPEN = {"tasks", "data", "augment", "models", "loggers"}
+LEANS_ON = {"contracts", "errors", "rng", "distributed", "secrets"}
+
+# `--help`, a wrong key and a finished run answer before any of these is loaded.
+HEAVY = {"torch", "torchvision", "timm", "wandb", "submitit", "matplotlib", "numpy", "sklearn", "scipy", "PIL"}
+LIGHT = ("entry", "config", "contracts", "errors", "schedule", "secrets")
+
+MOST_LINES = 320
+FILES = sorted((SRC / "plainloop").rglob("*.py"))
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str:
+    """plainloop.data.sampler -> data"""
+    return module.split(".")[1] if "." in module else ""
+
+
+def statements(tree: ast.AST, *, inside_functions: bool) -> Iterator[ast.stmt]:
+    """The import statements that run; those under `if TYPE_CHECKING` do not."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif inside_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from statements(node, inside_functions=inside_functions)
+
+
+def imported(source: str, *, inside_functions: bool = True) -> set[str]:
+    """Names of the modules that a source imports; `from plainloop import rng` is plainloop.rng."""
+    names = set()
+    for node in statements(ast.parse(source), inside_functions=inside_functions):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        else:
+            assert isinstance(node, ast.ImportFrom)
+            assert node.level == 0, "imports are absolute"
+            own = node.module == "plainloop"
+            names |= {f"plainloop.{alias.name}" for alias in node.names} if own else {node.module or ""}
+    return names
+
+
+def upward(module: str, source: str) -> list[str]:
+    """What of plainloop a module imports that is not below it."""
+    part = part_of(module)
+    others = {part_of(name) for name in imported(source) if name.startswith("plainloop.")} - {part}
+    if part in OPEN:
+        return sorted(others - LEANS_ON)
+    return sorted(other for other in others if LEVEL[other] >= LEVEL[part])
+
+
+def loaded_by(module: str) -> set[str]:
+    """The names of everything that importing a module of ours imports, followed through our own modules."""
+    files = {module_name(file): file for file in FILES}
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        names = imported(files[waiting.pop()].read_text(), inside_functions=False) - found
+        found |= names
+        waiting += [name for name in names if name in files]
+    return found
+
+
+def test_every_part_has_its_place_in_the_layers() -> None:
+    parts = {part_of(module_name(file)) for file in FILES} - {""}
+    assert parts <= LEVEL.keys(), f"say in LAYERS where these stand: {sorted(parts - LEVEL.keys())}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_imports_go_down_only(file: Path) -> None:
+    assert upward(module_name(file), file.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "wrong"),
+    [
+        ("plainloop.contracts", "from plainloop.rng import fold", ["rng"]),
+        ("plainloop.trainer", "def f():\n    from plainloop import run", ["run"]),
+        ("plainloop.rng", "import plainloop.distributed", ["distributed"]),
+        ("plainloop.tasks.classification", "from plainloop.data.memory import InMemory", ["data"]),
+        ("plainloop.loggers.csv", "from plainloop.config.units import parse", ["config"]),
+        ("plainloop.run", "from plainloop.trainer import Trainer", []),
+    ],
+)
+def test_an_import_upwards_is_noticed(module: str, source: str, wrong: list[str]) -> None:
+    assert upward(module, source) == wrong
+
+
+@pytest.mark.parametrize("part", LIGHT)
+def test_what_answers_without_torch_imports_nothing_heavy(part: str) -> None:
+    for file in FILES:
+        module = module_name(file)
+        if part_of(module) == part:
+            heavy = {name.split(".")[0] for name in loaded_by(module)} & HEAVY
+            assert not heavy, f"{module} loads {sorted(heavy)} when it is imported"
+
+
+def test_a_heavy_import_is_noticed_outside_functions_only() -> None:
+    assert imported("import torch", inside_functions=False) == {"torch"}
+    assert imported("class A:\n    import torch.nn", inside_functions=False) == {"torch.nn"}
+    assert imported("def f():\n    import torch", inside_functions=False) == set()
+    assert imported("if TYPE_CHECKING:\n    import torch", inside_functions=False) == set()
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_a_file_is_read_in_one_sitting(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= MOST_LINES
+
+
+def test_packages_have_empty_inits_so_that_a_name_has_one_import_path() -> None:
+    for file in FILES:
+        if file.name == "__init__.py":
+            body = ast.parse(file.read_text()).body
+            assert all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body), file
+
+
+def test_other_packages_may_share_the_name_of_hydras_plugins() -> None:
+    assert not (SRC / "hydra_plugins/__init__.py").exists()
+
+
+# Runs train.py as a person would, and tells afterwards which heavy packages were loaded.
+WATCHED = """
+import runpy, sys
+sys.argv[0] = "train.py"
+try:
+    runpy.run_path("train.py", run_name="__main__")
+except SystemExit as end:
+    print("CODE", 0 if end.code is None else end.code, file=sys.stderr)
+print("LOADED", *sorted({name.split(".")[0] for name in sys.modules} & set(sys.stdin.read().split())), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "code"),
+    [
+        (["--help"], 0),
+        (["optimizer.learning_rte=0.1"], 64),
+        (["optimizr=sgd"], 64),
+        (["optimizer=sdg"], 64),
+        (["trainer.duration=5epochs"], 64),
+        (["scheduler.lr_decay_epochs=[3]"], 64),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_help_and_slips_of_the_pen_answer_without_torch(typed: list[str], code: int) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", WATCHED, *typed],
+        cwd=ROOT,
+        input=" ".join(sorted(HEAVY)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert f"CODE {code}\n" in result.stderr, result.stdout + result.stderr
+    assert result.stderr.endswith("LOADED\n"), result.stderr
