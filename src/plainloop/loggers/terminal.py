@@ -1,0 +1,71 @@
+"""The bar at the bottom of a terminal while a run trains."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+SHORTEST_BAR = 10  # columns
+
+
+def is_terminal() -> bool:
+    """Whether standard output, where log lines go, is a screen whose lines can be drawn again."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+class Bar:
+    """Drawn by whoever calls `move`: a thread that draws would be forked half-way through with the data workers."""
+
+    def __init__(self, total_steps: int, step: int) -> None:
+        self._progress = Progress(
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=Console(force_terminal=True, highlight=False),
+            auto_refresh=False,
+            transient=True,
+            expand=True,
+        )
+        self._task = self._progress.add_task("", total=total_steps, completed=step, text="")
+        self._progress.start()
+        self._handlers = [handler for handler in _handlers() if _writes_to_screen(handler)]
+        self._streams = [
+            handler.setStream(sys.stdout) for handler in self._handlers
+        ]  # rich's by now: prints above the bar
+        for handler in self._handlers:
+            handler.addFilter(_is_no_row)
+
+    def move(self, step: int, fields: Sequence[str]) -> None:
+        """Draws the bar at `step` with as many of `fields`, the most important first, as the width has room for."""
+        room = self._progress.console.width - SHORTEST_BAR - 2
+        while len(fields) > 1 and len("  ".join(fields)) > room:
+            fields = fields[:-1]
+        self._progress.update(self._task, completed=step, text="  ".join(fields), refresh=True)
+
+    def keep(self, line: str, *, bold: bool) -> None:
+        """Prints a line that stays, above the bar."""
+        self._progress.console.print(Text(line, style="bold green" if bold else ""), soft_wrap=True)
+
+    def close(self) -> None:
+        """Takes the bar away and gives back cursor, streams and handlers."""
+        self._progress.stop()
+        for handler, stream in zip(self._handlers, self._streams, strict=True):
+            handler.removeFilter(_is_no_row)
+            handler.setStream(stream)
+
+
+def _handlers() -> list[logging.Handler]:
+    return [*logging.getLogger().handlers, *logging.getLogger("plainloop").handlers]
+
+
+def _writes_to_screen(handler: logging.Handler) -> bool:
+    return type(handler) is logging.StreamHandler and handler.stream.isatty()
+
+
+def _is_no_row(record: logging.LogRecord) -> bool:
+    return not getattr(record, "row", False)

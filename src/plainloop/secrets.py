@@ -1,0 +1,71 @@
+"""Keeps keys, tokens and passwords out of everything that a run writes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# "token" alone is a secret; models have tokens too, and these are names of theirs (timm, tokenizers).
+_SECRET = re.compile(r"api[_-]?key|access[_-]?key|private[_-]?key|credential|token|secret|passw", re.IGNORECASE)
+_MODEL_TOKENS = re.compile(
+    r"(?:num|max|min|reg|cls|class|dist|mask|pad|sep|prefix|use|has|no|return|extra|register|special|pos)_(?:\w+_)?tokens?"
+    r"|token_(?:mixers?|dim|length|mask|size|type|pool|label|id)\w*|tokens_(?:norm|per_\w+)|tokeniz\w+"
+    r"|\w+_(?:cls|class|reg|mix|pos)_tokens?|\w+_token_(?:only|id|emb)",
+    re.IGNORECASE,
+)
+
+_SHORTEST = 8  # characters; a shorter value of the environment would redact ordinary words
+
+_USERINFO = re.compile(r"(?<=://)[^/\s@\"']+(?=@)")
+_ASSIGNED = re.compile(r"(?<![\w.-])([\w.-]+)([\"']?\s*[=:]\s*[\"']?)(?!\*\*\*)([^\s\"',;&}\])]+)")
+_AUTHORIZATION = re.compile(r"(?<=\bBearer )\S+|(?<=\bBasic )\S+", re.IGNORECASE)
+# What GitHub, GitLab, Hugging Face, OpenAI, AWS, Slack and W&B prefix theirs with; and W&B's older form.
+_KNOWN = re.compile(
+    r"\b(?:gh[pousr]_|github_pat_|glpat-|hf_|sk-|AKIA|xox[abp]-|wandb_v1_)[\w-]{12,}|(?<=key )[0-9a-f]{40}\b",
+)
+
+
+def looks_secret(key: str) -> bool:
+    """Whether a config key or a variable of that name holds a secret; a dotted key is judged by its last part.
+
+    >>> [looks_secret(key) for key in ("logger.wandb.api_key", "HF_TOKEN", "db_password", "clientSecret")]
+    [True, True, True, True]
+    >>> [looks_secret(key) for key in ("model.num_tokens", "class_token", "key", "tokenizer", "passes")]
+    [False, False, False, False, False]
+    """
+    name = key.rsplit(".", 1)[-1]
+    return bool(_SECRET.search(name)) and not _MODEL_TOKENS.fullmatch(name)
+
+
+def redact(text: str) -> str:
+    """Puts *** for values of secret environment variables, users in addresses, values given to secret names, and known tokens.
+
+    >>> redact("https://me:hunter2@example.org/a.git api_key=0123 lr=0.1")
+    'https://***@example.org/a.git api_key=*** lr=0.1'
+    """
+    for value in _values_of_environment():
+        text = text.replace(value, "***")
+    text = _USERINFO.sub("***", text)
+    text = _AUTHORIZATION.sub("***", text)
+    text = _KNOWN.sub("***", text)
+    return _ASSIGNED.sub(lambda found: f"{found[1]}{found[2]}***" if looks_secret(found[1]) else found[0], text)
+
+
+def redact_tree(value: Any) -> Any:
+    """The same for every string in a config or summary, keys included; what a secret name holds becomes ***."""
+    if isinstance(value, Mapping):
+        return {
+            redact(str(key)): "***" if looks_secret(str(key)) and isinstance(item, str | int) else redact_tree(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redact_tree(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+def _values_of_environment() -> list[str]:
+    """Longest first, so that a value that holds another one goes whole."""
+    found = {value for name, value in os.environ.items() if looks_secret(name) and len(value) >= _SHORTEST}
+    return sorted(found, key=len, reverse=True)
