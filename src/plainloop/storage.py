@@ -1,0 +1,238 @@
+"""Bytes that reach the disk whole or not at all, and lines of JSON that a torn tail cannot spoil.
+
+Every file operation goes through the argument `os`, so that a test can record each one, or make it fail. Only one
+process writes in a folder at a time (journal.py holds the lock). Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from plainloop.errors import CannotWrite
+
+# Readable as the umask allows, and never writable by group or others, whatever the umask.
+FILE_MODE = 0o644
+FOLDER_MODE = 0o755
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_whole(path: Path, data: bytes | memoryview, *, os: Any = os) -> None:
+    """Puts `data` at `path` so that after a crash at any moment the old file or the new one is there, whole.
+
+    Temporary name, write, fsync, rename, fsync of the folder. When it returns, the new file survives a power cut.
+    Raises CannotWrite, with the numbers when the disk is full; then the old file is in place (the new one if only the
+    last fsync failed), and no temporary file is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    left = memoryview(data).cast("B")
+    size = left.nbytes
+    try:
+        _need_space(path.parent, size, os)
+        descriptor = _create(temporary, os)
+        try:
+            _write_all(descriptor, left, os)
+            again(os.fsync, descriptor)
+        finally:
+            # An interrupted close has closed on Linux; closing again could hit a descriptor that somebody else opened.
+            with contextlib.suppress(InterruptedError):
+                os.close(descriptor)
+        again(os.rename, temporary, path)
+        sync_folder(path.parent, os=os)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise cannot_write(path, size, error, os=os) from error
+
+
+def sync_folder(folder: Path, *, os: Any = os) -> None:
+    """Makes the folder's entries (new, renamed and deleted files) survive a power cut."""
+    descriptor = again(os.open, folder, os.O_RDONLY)
+    try:
+        again(os.fsync, descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # what file systems answer that cannot sync a folder, and need not
+            raise
+    finally:
+        with contextlib.suppress(InterruptedError):
+            os.close(descriptor)
+
+
+def make_folder(folder: Path, *, os: Any = os) -> None:
+    """Creates it with its parents, durably; does nothing where it is. Raises CannotWrite."""
+    try:
+        if not os.path.isdir(folder):
+            again(lambda: os.makedirs(folder, FOLDER_MODE, exist_ok=True))
+            sync_folder(folder.parent, os=os)
+    except OSError as error:
+        raise cannot_write(folder, 0, error, os=os) from error
+
+
+def read_whole(path: Path, *, os: Any = os) -> bytes:
+    """The file's bytes. Raises OSError."""
+    descriptor = again(os.open, path, os.O_RDONLY)
+    try:
+        parts = []
+        while part := again(os.read, descriptor, 1 << 26):
+            parts.append(part)
+    finally:
+        with contextlib.suppress(InterruptedError):
+            os.close(descriptor)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def write_json(path: Path, row: Mapping[str, Any], *, os: Any = os) -> None:
+    """Writes one object, whole or not at all. NaN and infinities, which JSON lacks, become null. Raises CannotWrite."""
+    write_whole(path, (to_json(row, indent=1) + "\n").encode(), os=os)
+
+
+def read_json(path: Path, *, os: Any = os) -> dict[str, Any] | None:
+    """The object in a file; None where there is no file, or where its bytes are not one JSON object."""
+    try:
+        row = json.loads(read_whole(path, os=os))
+    except (OSError, ValueError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def append_line(path: Path, row: Mapping[str, Any], *, os: Any = os) -> None:
+    """Adds one object as a line, durably, with one write; first cuts off what a killed writer left half written.
+
+    Raises CannotWrite; then the file is as it was.
+    """
+    line = (to_json(row) + "\n").encode()
+    try:
+        descriptor = again(os.open, path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE)
+        try:
+            size = _end_of_whole_lines(descriptor, os)
+            try:
+                _write_all(descriptor, memoryview(line), os)
+                again(os.fsync, descriptor)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, size)
+                raise
+        finally:
+            with contextlib.suppress(InterruptedError):
+                os.close(descriptor)
+    except OSError as error:
+        raise cannot_write(path, len(line), error, os=os) from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of lines, without those that are not whole; [] where there is no file."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    return [row for line in lines if (row := _object(line)) is not None]
+
+
+def to_json(row: Mapping[str, Any], indent: int | None = None) -> str:
+    """
+    >>> to_json({"loss": float("nan"), "step": 3})
+    '{"loss": null, "step": 3}'
+    """
+    return json.dumps(_without_nan(row), allow_nan=False, indent=indent)
+
+
+def readable_size(num_bytes: int) -> str:
+    """
+    >>> readable_size(512), readable_size(1_250_000_000)
+    ('512 bytes', '1.2 GB')
+    """
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= scale:
+            return f"{num_bytes / scale:.1f} {unit}"
+    return f"{num_bytes} bytes"
+
+
+def cannot_write(path: Path, size: int, error: OSError, *, os: Any = os) -> CannotWrite:
+    """The error for the person: what was to be written where, what the system answered, what there is room for."""
+    name = errno.errorcode.get(error.errno or 0, "unknown error")
+    if error.errno not in FULL:
+        return CannotWrite(f"cannot write {path}: {error.strerror or error} ({name})", hint=f"look at {path.parent}")
+    free = _free_space(path.parent, os)
+    what = "disk full" if error.errno == errno.ENOSPC else "disk quota used up"
+    room = "" if free is None else f", {readable_size(free)} free"
+    message = f"{what}: {readable_size(size)} needed{room} at {path.parent} ({name})"
+    return CannotWrite(message, hint=f"make room in {path.parent}")
+
+
+def _need_space(folder: Path, size: int, os: Any) -> None:
+    free = _free_space(folder, os)
+    if free is not None and free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _free_space(folder: Path, os: Any) -> int | None:
+    """Bytes that we may use; None where the file system does not say."""
+    try:
+        found = again(os.statvfs, folder)
+    except OSError:
+        return None  # only the write itself can tell
+    return found.f_bavail * found.f_frsize if found.f_blocks else None
+
+
+def _create(temporary: Path, os: Any) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        return int(again(os.open, temporary, flags, FILE_MODE))
+    except FileExistsError:  # of a killed process that had our number, as in containers, where it is often the same
+        again(os.unlink, temporary)
+        return int(again(os.open, temporary, flags, FILE_MODE))
+
+
+def _write_all(descriptor: int, left: memoryview, os: Any) -> None:
+    while left:
+        written = again(os.write, descriptor, left)
+        if written == 0:
+            raise OSError(errno.EIO, "nothing written")
+        left = left[written:]
+
+
+def again(operation: Callable[..., Any], *arguments: Any) -> Any:
+    """Repeats a system call that a signal interrupted."""
+    while True:
+        try:
+            return operation(*arguments)
+        except InterruptedError:
+            continue
+
+
+def _end_of_whole_lines(descriptor: int, os: Any) -> int:
+    """Repairs the tail, and gives the size from which to append."""
+    size = int(again(os.lseek, descriptor, 0, os.SEEK_END))
+    if size == 0 or again(os.pread, descriptor, 1, size - 1) == b"\n":
+        return size
+    content = again(os.pread, descriptor, size, 0)
+    start = content.rfind(b"\n") + 1
+    if _object(content[start:]) is None:
+        again(os.ftruncate, descriptor, start)
+        return start
+    _write_all(descriptor, memoryview(b"\n"), os)  # the line is whole, only its end is missing
+    return size + 1
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value
