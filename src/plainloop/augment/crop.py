@@ -1,0 +1,83 @@
+"""Random parts of images, resized."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import v2
+
+from plainloop.contracts import Batch
+
+TRIES = 10  # as in torchvision; what none of them fits gets the largest central part within `ratio`
+
+
+class RandomResizedCrop:
+    """Cuts out a random part of each image and resizes it (https://arxiv.org/abs/1409.4842).
+
+    In workers, where images are large and of all sizes, torchvision does it, with antialiasing; batches are sampled
+    bilinearly where they lie. Both draw the part alike.
+
+    Args:
+        size: pixels, of the result; (H, W) or one number for both.
+        scale: share of the image's area, from and to. Raise the first for small models, which such crops hurt.
+        ratio: width by height, from and to.
+    """
+
+    def __init__(
+        self, *, size: int | Sequence[int], scale: Sequence[float] = (0.08, 1), ratio: Sequence[float] = (3 / 4, 4 / 3)
+    ) -> None:
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"augment: size={size} must be one number of pixels or two, height and width")
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(
+                f"augment: scale={list(scale)} must be two shares of the area in rising order, as [0.08, 1]"
+            )
+        if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]:
+            raise ValueError(f"augment: ratio={list(ratio)} must be two ratios in rising order, as [0.75, 1.3333]")
+        self.scale, self.ratio = (scale[0], scale[1]), (ratio[0], ratio[1])
+        self.sample_transform = v2.RandomResizedCrop(self.size, self.scale, self.ratio, antialias=True)
+
+    def sample(self, image: Tensor) -> Tensor:
+        """(C, H, W) -> (C, *size), in a worker."""
+        cropped: Tensor = self.sample_transform(image)
+        return cropped
+
+    def __call__(self, batch: Batch, step: int) -> Batch:
+        """image (B, C, H, W) float -> (B, C, *size), where it lies."""
+        image = batch["image"]
+        height, width = image.shape[-2:]
+        top, left, h, w = self.parts(len(image), height, width, image.device)
+        zero = torch.zeros_like(h)
+        # Where -1 and 1 of the result lie in the image, whose own edges are -1 and 1.
+        across = torch.stack([w / width, zero, (2 * left + w) / width - 1], dim=1)
+        down = torch.stack([zero, h / height, (2 * top + h) / height - 1], dim=1)
+        grid = F.affine_grid(
+            torch.stack([across, down], dim=1), [len(image), image.shape[1], *self.size], align_corners=False
+        )
+        cropped = F.grid_sample(image, grid.to(image.dtype), padding_mode="border", align_corners=False)
+        return batch | {"image": cropped}
+
+    def parts(
+        self, number: int, height: int, width: int, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Top, left, height and width of each image's part, in whole pixels: (B,) float each."""
+        area = height * width * torch.empty(number, TRIES, device=device).uniform_(*self.scale)
+        ratio = torch.empty(number, TRIES, device=device).uniform_(*map(math.log, self.ratio)).exp()
+        place = torch.rand(2, number, device=device)
+
+        h, w = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
+        fits = (h >= 1) & (h <= height) & (w >= 1) & (w <= width)
+        first = fits.byte().argmax(dim=1, keepdim=True)
+        some = fits.any(dim=1)
+        # The largest part within `ratio`; the whole image where that is.
+        central_h, central_w = min(height, round(width / self.ratio[0])), min(width, round(height * self.ratio[1]))
+        h = torch.where(some, h.gather(1, first).squeeze(1), central_h)
+        w = torch.where(some, w.gather(1, first).squeeze(1), central_w)
+        top = torch.where(some, (place[0] * (height - h + 1)).floor(), (height - central_h) // 2)
+        left = torch.where(some, (place[1] * (width - w + 1)).floor(), (width - central_w) // 2)
+        return top, left, h, w

@@ -1,0 +1,54 @@
+"""Image files to bytes of one size: (3, H, W) uint8, upright, RGB."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from plainloop.errors import BadData
+
+# What Pillow raises for files that are cut off, altered or hostile.
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def decode(path: Path) -> Tensor:
+    """(3, H, W) uint8, turned as its EXIF says; 16-bit greys are scaled to bytes. Raises BadData for a damaged file."""
+    try:
+        with Image.open(path) as opened:
+            image = to_rgb(ImageOps.exif_transpose(opened))
+    except DAMAGED as error:
+        raise BadData(
+            f"{path} cannot be decoded ({type(error).__name__}: {error})", hint="mend or delete this file"
+        ) from error
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # Pillow would cut 16-bit greys off at 255
+        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+        image = Image.fromarray(np.rint(grey / 257).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # or else Pillow warns; the alpha channel goes in the next line
+    return image.convert("RGB")
+
+
+def resize_and_crop(image: Tensor, *, image_size: int, crop_fraction: float) -> Tensor:
+    """Resizes the shorter side to image_size / crop_fraction and cuts out the centre: (C, image_size, image_size)."""
+    resized = F.resize(image, [int(image_size / crop_fraction)], antialias=True)
+    return F.center_crop(resized, [image_size, image_size])

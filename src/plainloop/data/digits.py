@@ -1,0 +1,65 @@
+"""Handwritten digits that come with scikit-learn: 1797 images of 8 x 8 (https://archive.ics.uci.edu/dataset/80)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from plainloop.contracts import Batch, Facts, Split
+from plainloop.data.checks import channel_statistics
+from plainloop.data.loaders import INHERIT, Loader, check_settings, loaders
+
+VAL_FRACTION = 0.2
+MEAN, STD = (0.3053,), (0.3759,)
+
+
+class Digits:
+    """Fixed stratified split, 1438 to train on and 359 to validate on; held on the device.
+
+    Args:
+        num_workers: taken so that one command fits every source; a set in memory needs no workers.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        num_workers: int | Literal["auto"] = 0,
+        train_eval_samples: int = 2000,
+        device: str = "auto",
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        train: Mapping[str, Any] = INHERIT,
+        val: Mapping[str, Any] = INHERIT,
+        test: Mapping[str, Any] = INHERIT,
+    ) -> None:
+        import numpy as np
+        import torch
+        from sklearn.datasets import load_digits
+
+        from plainloop.data.memory import InMemory
+        from plainloop.data.stratify import stratified_split
+
+        digits = load_digits()
+        images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+        labels = torch.from_numpy(digits.target.astype(np.int64))
+        kept, held_out = map(torch.from_numpy, stratified_split(labels.numpy(), fraction=VAL_FRACTION))
+        self._memory = InMemory(
+            {"train": (images[kept], labels[kept]), "val": (images[held_out], labels[held_out])},
+            loaders=loaders(Loader(batch_size, num_workers), train=train, val=val, test=test),
+            device=device,
+            train_eval_samples=train_eval_samples,
+        )
+        self.batch_size = self._memory.batch_size
+
+    @classmethod
+    def facts(cls, *, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, **settings: Any) -> Facts:
+        check_settings(settings)
+        mean, std = channel_statistics(mean, std, channels=1)
+        return Facts(1438, 359, tuple("0123456789"), (1, 8, 8), mean, std)
+
+    def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
+        return self._memory.train_batches(start, stop, seed)
+
+    def eval_batches(self, split: Split) -> Iterator[Batch]:
+        return self._memory.eval_batches(split)

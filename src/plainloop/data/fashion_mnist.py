@@ -1,0 +1,178 @@
+"""Fashion-MNIST, 28 x 28 clothes in ten classes (https://arxiv.org/abs/1708.07747), from its four idx files."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+
+from plainloop.contracts import Batch, Facts, Split
+from plainloop.data.checks import channel_statistics
+from plainloop.data.loaders import INHERIT, Loader, check_settings, loaders
+from plainloop.data.places import cache_folder, download_once
+from plainloop.errors import BadData
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+MEAN, STD = (0.2860,), (0.3530,)
+
+FILES: dict[tuple[Split, str], str] = {
+    ("train", "images"): "train-images-idx3-ubyte",
+    ("train", "labels"): "train-labels-idx1-ubyte",
+    ("val", "images"): "t10k-images-idx3-ubyte",
+    ("val", "labels"): "t10k-labels-idx1-ubyte",
+}
+DIMENSIONS = {"images": 3, "labels": 1}
+
+
+class FashionMNIST:
+    """60,000 images to train on, the official 10,000 test images to validate on; held on the device.
+
+    Args:
+        root: folder of the four idx files, plain or .gz. None: where Debian's package puts them, else a download.
+        download: fetches them when they are not there, into `root` or the user's cache.
+        num_workers: taken so that one command fits every source; a set in memory needs no workers.
+
+    Raises BadData when files are missing or damaged.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        root: str | None = None,
+        download: bool = False,
+        num_workers: int | Literal["auto"] = 0,
+        train_eval_samples: int = 2000,
+        device: str = "auto",
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        train: Mapping[str, Any] = INHERIT,
+        val: Mapping[str, Any] = INHERIT,
+        test: Mapping[str, Any] = INHERIT,
+    ) -> None:
+        import numpy as np
+        import torch
+
+        from plainloop.data.memory import InMemory
+
+        if download:
+            into = cache_folder() if root is None else Path(root).expanduser()
+            download_once(lambda: fetch(root, into), into)
+        found = folder(root)
+        splits: dict[Split, tuple[torch.Tensor, torch.Tensor]] = {}
+        for split in cast(tuple[Split, ...], ("train", "val")):
+            images, labels = (read(locate(found, split, part)) for part in ("images", "labels"))
+            if len(images) != len(labels) or (labels >= len(CLASSES)).any():
+                raise BadData(
+                    f"{found}: the {split} files hold {len(images)} images and {len(labels)} labels of 10 classes"
+                )
+            splits[split] = torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
+        self._memory = InMemory(
+            splits,
+            loaders=loaders(Loader(batch_size, num_workers), train=train, val=val, test=test),
+            device=device,
+            train_eval_samples=train_eval_samples,
+        )
+        self.batch_size = self._memory.batch_size
+
+    @classmethod
+    def facts(
+        cls,
+        *,
+        root: str | None = None,
+        download: bool = False,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        **settings: Any,
+    ) -> Facts:
+        check_settings(settings)
+        mean, std = channel_statistics(mean, std, channels=1)
+        if download and find(root) is None:
+            return Facts(60_000, 10_000, CLASSES, (1, 28, 28), mean, std)
+        found = folder(root)
+        num_train, height, width = shape(locate(found, "train", "images"))
+        num_val, *_ = shape(locate(found, "val", "images"))
+        return Facts(num_train, num_val, CLASSES, (1, height, width), mean, std)
+
+    def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
+        return self._memory.train_batches(start, stop, seed)
+
+    def eval_batches(self, split: Split) -> Iterator[Batch]:
+        return self._memory.eval_batches(split)
+
+
+def find(root: str | None) -> Path | None:
+    """The folder that has all four files, else None."""
+    roots = [DEBIAN, cache_folder()] if root is None else [Path(root).expanduser()]
+    places = [place for base in roots for place in (base, base / "FashionMNIST" / "raw")]  # the latter is torchvision's
+    return next((place for place in places if all(has(place, name) for name in FILES.values())), None)
+
+
+def has(place: Path, name: str) -> bool:
+    return (place / name).is_file() or (place / f"{name}.gz").is_file()
+
+
+def folder(root: str | None) -> Path:
+    found = find(root)
+    if found is None:
+        place = f"data.root={root}" if root is not None else f"{DEBIAN} or {cache_folder()}"
+        raise BadData(
+            f"Fashion-MNIST is not in {place}: expected {', '.join(FILES.values())}, each plain or with .gz.",
+            hint="set data.root=<folder with the four files>, or install Debian's package (apt-get install "
+            "dataset-fashion-mnist) and leave data.root out, or let them be downloaded with data.download=true",
+        )
+    return found
+
+
+def fetch(root: str | None, into: Path) -> None:
+    from torchvision.datasets import FashionMNIST as Downloaded
+
+    if find(root) is None:
+        Downloaded(str(into), download=True)
+
+
+def locate(found: Path, split: Split, part: str) -> Path:
+    plain = found / FILES[split, part]
+    return plain if plain.is_file() else plain.with_name(f"{plain.name}.gz")
+
+
+def header(file: BinaryIO, dimensions: int) -> tuple[int, ...]:
+    """Sizes from an idx header: 8 for bytes, the number of dimensions, then each size, as big-endian integers."""
+    magic, *sizes = struct.unpack(f">{1 + dimensions}i", file.read(4 * (1 + dimensions)))
+    if magic != 0x800 + dimensions:
+        raise ValueError(f"starts with {magic:#x} where {0x800 + dimensions:#x} is expected")
+    return tuple(sizes)
+
+
+def parse(path: Path, *, whole: bool) -> tuple[tuple[int, ...], bytes]:
+    dimensions = next(DIMENSIONS[part] for (_, part), name in FILES.items() if path.name.startswith(name))
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            sizes = header(cast(BinaryIO, file), dimensions)
+            content = file.read() if whole else b""
+            if whole and len(content) != math.prod(sizes):
+                raise ValueError(f"holds {len(content)} bytes where {math.prod(sizes)} are announced")
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
+        raise BadData(f"{path} is not a readable idx file: {error}; fetch it again") from error
+    return sizes, content
+
+
+def shape(path: Path) -> tuple[int, ...]:
+    """(N, H, W) or (N,); reads the header alone."""
+    return parse(path, whole=False)[0]
+
+
+def read(path: Path) -> NDArray[np.uint8]:
+    import numpy as np
+
+    sizes, content = parse(path, whole=True)
+    return np.frombuffer(content, dtype=np.uint8).reshape(sizes).copy()

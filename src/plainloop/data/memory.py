@@ -1,0 +1,76 @@
+"""A whole data set on the device as bytes, indexed there: no worker, no copy, no wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plainloop import distributed
+from plainloop.contracts import Batch, Split
+from plainloop.data import sampler
+from plainloop.data.loaders import Loader
+from plainloop.data.sampler import Indices
+from plainloop.errors import BadData
+
+
+class InMemory:
+    """Batches of small sets. A source holds one and hands its two streams on.
+
+    Args:
+        splits: "train", "val" and perhaps "test"; each image (N, C, H, W) uint8 and label (N,) int64.
+        device: `auto`, `cuda`, `cpu` or `mps`.
+        train_eval_samples: how many training samples `eval_batches("train")` gives.
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[Split, tuple[Tensor, Tensor]],
+        *,
+        loaders: Mapping[Split, Loader],
+        device: str,
+        train_eval_samples: int,
+    ) -> None:
+        self.batch_size = loaders["train"].batch_size
+        self.loaders = loaders
+        self.shard = sampler.Shard.here()
+        self.device = distributed.pick_device(device)
+        self.splits = {name: (image.to(self.device), label.to(self.device)) for name, (image, label) in splits.items()}
+        self.num_train = len(splits["train"][0])
+        sampler.steps_per_epoch(self.num_train, self.batch_size)
+        self.shard.rows_of(self.batch_size)
+        slice_of_train = sampler.slice_of_train(self.num_train, train_eval_samples)
+        self.eval_indices = {"train": self._in_batches("train", slice_of_train)}
+        for split in splits.keys() - {"train"}:
+            self.eval_indices[split] = self._in_batches(split, np.arange(len(splits[split][0])))
+
+    def _in_batches(self, split: Split, samples: Indices) -> list[Tensor]:
+        """This rank's share of some samples of a split, on the device from the start: evaluating copies nothing."""
+        rows = sampler.eval_rows(len(samples), batch_size=self.loaders[split].batch_size, shard=self.shard)
+        return [torch.from_numpy(samples[row]).to(self.device) for row in rows]
+
+    def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
+        images, labels = self.splits["train"]
+        steps = sampler.steps_per_epoch(self.num_train, self.batch_size)
+        for epoch in range(start // steps, (stop - 1) // steps + 1):
+            rows = self._upload(epoch, seed)
+            for position in range(max(start - epoch * steps, 0), min(stop - epoch * steps, steps)):
+                index = rows[position]
+                yield {"image": images.index_select(0, index), "label": labels.index_select(0, index), "index": index}
+
+    def _upload(self, epoch: int, seed: int) -> Tensor:
+        """This rank's order of an epoch, on its way to the device: (steps per epoch, rank's batch size)."""
+        where = {"batch_size": self.batch_size, "seed": seed, "epoch": epoch}
+        rows = torch.tensor(sampler.epoch_rows(self.num_train, **where, shard=self.shard))
+        if self.device.type == "cuda":
+            rows = rows.pin_memory()
+        return rows.to(self.device, non_blocking=True)
+
+    def eval_batches(self, split: Split) -> Iterator[Batch]:
+        if split not in self.splits:
+            raise BadData(f"this data set has no {split} split; it has {' and '.join(self.splits)}")
+        images, labels = self.splits[split]
+        for index in self.eval_indices[split]:
+            yield {"image": images.index_select(0, index), "label": labels.index_select(0, index), "index": index}
