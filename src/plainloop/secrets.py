@@ -40,7 +40,7 @@ def looks_secret(key: str) -> bool:
 
 
 def redact(text: str) -> str:
-    """Puts *** for values of secret environment variables, users in addresses, values given to secret names, and known tokens.
+    """Puts *** for values of secret environment variables, users in addresses, what secret names are given, and tokens.
 
     >>> redact("https://me:hunter2@example.org/a.git api_key=0123 lr=0.1")
     'https://***@example.org/a.git api_key=*** lr=0.1'

@@ -18,10 +18,10 @@ REDRAW_S = 0.25  # a drawing takes about a millisecond
 
 
 class Console:
-    """Sends every row to the logger "plainloop" as one plain line; its handlers write train.log and, where there is no screen, stdout.
+    """Sends every row to the logger "plainloop" as one plain line; its handlers write to train.log and standard output.
 
-    Where standard output is a terminal a bar shows the rows instead, and the lines of evaluations stay above it. `batch_size`
-    is global; `monitor` is the metric, without its split, that decides the best checkpoint.
+    Where standard output is a terminal, a bar shows the rows there instead, and the lines of evaluations stay above it.
+    `batch_size` is global; `monitor` is the metric, without its split, that decides the best checkpoint.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Console:
         self._draw(step, now)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Takes the bar away. May be called twice; called when the run fails, too, or the message hides behind the bar."""
+        """Takes the bar away. May be called twice, and before a failure is reported, or the bar hides the message."""
         if self._bar:
             self._bar.close()
             self._bar = None

@@ -15,7 +15,7 @@ from plainloop.loggers.rows import RowFile
 class Jsonl:
     """Writes `{"step": 100, "epoch": 1.0, "train/loss": ...}` for each row.
 
-    JSON has no NaN and no infinities: they are the strings "nan", "inf" and "-inf", which Python's float() and `read_rows` take
+    JSON has no NaN and no infinities: they are the strings "nan", "inf" and "-inf", which float() and `read_rows` take
     back. After restarts the file is the one of a run that nobody stopped: each step once.
     """
 
@@ -49,7 +49,7 @@ def read_rows(path: Path) -> list[dict[str, float]]:
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Each line, with its end, and its object. A last line that is whole but for its end counts; a torn one does not."""
+    """Each line, with its end, and its object. A last line that only lacks its end counts; a torn one does not."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, start=1):
         row = _object(line)

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -33,11 +34,10 @@ class Bar:
         )
         self._task = self._progress.add_task("", total=total_steps, completed=step, text="")
         self._progress.start()
-        self._handlers = [handler for handler in _handlers() if _writes_to_screen(handler)]
-        self._streams = [
-            handler.setStream(sys.stdout) for handler in self._handlers
-        ]  # rich's by now: prints above the bar
+        self._handlers = _handlers_on_screen()
+        self._streams = [handler.stream for handler in self._handlers]
         for handler in self._handlers:
+            handler.setStream(sys.stdout)  # rich's by now: it prints above the bar
             handler.addFilter(_is_no_row)
 
     def move(self, step: int, fields: Sequence[str]) -> None:
@@ -59,12 +59,9 @@ class Bar:
             handler.setStream(stream)
 
 
-def _handlers() -> list[logging.Handler]:
-    return [*logging.getLogger().handlers, *logging.getLogger("plainloop").handlers]
-
-
-def _writes_to_screen(handler: logging.Handler) -> bool:
-    return type(handler) is logging.StreamHandler and handler.stream.isatty()
+def _handlers_on_screen() -> list[logging.StreamHandler[TextIO]]:
+    handlers = [*logging.getLogger().handlers, *logging.getLogger("plainloop").handlers]
+    return [handler for handler in handlers if type(handler) is logging.StreamHandler and handler.stream.isatty()]
 
 
 def _is_no_row(record: logging.LogRecord) -> bool:

@@ -1,0 +1,150 @@
+"""Weights & Biases: one run there for each run directory, however often it is stopped and resumed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import netrc
+import os
+import signal
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from plainloop.errors import BadConfig
+from plainloop.loggers.jsonl import read_rows
+from plainloop.loggers.wandb_file import newest_step
+from plainloop.secrets import redact_tree
+
+log = logging.getLogger("plainloop")
+
+# Slurm sends these to every process of a job.
+SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
+
+# What wandb collects by itself may hold secrets: command line, git remote, printed lines, code.
+KEEP_OUT: dict[str, Any] = {
+    "console": "off",
+    "disable_code": True,
+    "disable_git": True,
+    "save_code": False,
+    "x_disable_machine_info": True,
+    "x_disable_meta": True,
+    "x_save_requirements": False,
+}
+
+
+class Wandb:
+    """Sends rows, config and summary to a run whose id is kept in the run directory.
+
+    Rows that wandb has from an earlier attempt are not sent twice, and those that it lost are sent from metrics.jsonl.
+    If wandb's helper process ends, training goes on, and the next attempt sends what is missing.
+
+    `mode=auto` is online where there is a key (WANDB_API_KEY, WANDB_IDENTITY_TOKEN_FILE or netrc) and WANDB_MODE does
+    not object, else offline; then `wandb sync <run dir>/wandb/offline-run-*` sends it later. `entity=None` is the
+    account's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: str = "plainloop",
+        entity: str | None = None,
+        group: str | None = None,
+        tags: Sequence[str] = (),
+        mode: Literal["auto", "online", "offline"] = "auto",
+    ) -> None:
+        self._names: dict[str, Any] = {"project": project, "entity": entity, "group": group, "tags": list(tags)}
+        self._mode = mode
+        self._run: Any = None
+        self._newest = -1  # step of the newest row that wandb has
+
+    def start(self, folder: Path, config: Mapping[str, Any], step: int) -> None:
+        """Continues or begins the run. Raises BadConfig when wandb refuses it, for want of a key or of a network."""
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its crash reports would carry our variables away
+        import wandb
+
+        mode = _mode() if self._mode == "auto" else self._mode
+        try:
+            with _signals_held():  # the helper inherits it, and is deaf until it has set up its own handlers
+                self._run = wandb.init(
+                    **self._names,
+                    id=_run_id(folder),
+                    resume="allow" if mode == "online" else None,
+                    name=folder.name,
+                    dir=folder,
+                    config=redact_tree(dict(config)),
+                    mode=mode,
+                    settings=wandb.Settings(silent=mode == "offline", **KEEP_OUT),
+                )
+        except wandb.errors.Error as error:
+            raise BadConfig(f"logger.wandb: {error}", hint="logger.wandb.mode=offline") from error
+        written = [newest_step(path) for path in (folder / "wandb").glob("offline-run-*/run-*.wandb")]
+        self._newest = max([*written, self._run.step - 1 if self._run.resumed else -1])
+        for row in read_rows(folder / "metrics.jsonl"):
+            if row["step"] <= step:
+                self.log(int(row.pop("step")), row)
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        if self._run and step > self._newest:
+            self._newest = step
+            with self._going_on_without():
+                self._run.log(dict(scalars), step=step, commit=True)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Waits until wandb has everything."""
+        if self._run:
+            with self._going_on_without():
+                self._run.summary.update(redact_tree(dict(summary)))
+                self._run.finish()
+            self._run = None
+
+    @contextmanager
+    def _going_on_without(self) -> Iterator[None]:
+        """Gives wandb up for this attempt when its helper process is gone: it obeys SIGTERM, whoever means us by it."""
+        import wandb
+
+        try:
+            yield
+        except (OSError, wandb.errors.Error) as error:
+            self._run = None
+            log.warning("wandb has ended (%s); rows go to metrics.jsonl, and to wandb when the run is resumed", error)
+
+
+def _run_id(folder: Path) -> str:
+    """Made once, and kept beside what wandb writes."""
+    path = folder / "wandb" / "id.json"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"id": uuid.uuid4().hex[:12]}))
+        temporary.replace(path)
+    return str(json.loads(path.read_text())["id"])
+
+
+def _mode() -> Literal["online", "offline"]:
+    """Offline where WANDB_MODE says so, or where wandb would ask for a key."""
+    import wandb
+
+    if os.environ.get("WANDB_MODE", "online") != "online":
+        return "offline"
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return "online"
+    hosts = {urlsplit(address).netloc for address in (wandb.Settings().base_url, "https://api.wandb.ai")}
+    try:
+        entries = netrc.netrc(os.environ.get("NETRC")).hosts
+    except (OSError, netrc.NetrcParseError):
+        return "offline"
+    return "online" if hosts & entries.keys() else "offline"
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals that arrive inside are delivered after it, to us; programs started inside keep them waiting."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
