@@ -99,7 +99,7 @@ class Trainer:
                 self.update(model, state, self.normalize(batch))
                 state.step += 1
                 self.recorder.advance(state.step)
-                if not (self.is_log_step(state.step) or meeting.due(state.step)):
+                if not (self.meets_host(state.step) or meeting.due(state.step)):
                     continue
 
                 # The only place where the host waits for the device, and where ranks talk outside of an update.
@@ -113,10 +113,11 @@ class Trainer:
 
     def settle(self, state: TrainState, watch: Stopwatch, verdict: Verdict) -> None:
         """After a step that meets the host: logs, evaluates and saves what is due. Raises Preempted when asked to stop."""
-        saved = self.is_log_step(state.step) and self.report(state, watch)
+        best = self.is_log_step(state.step) and self.report(state, watch)
         ended = self.has_ended(state)
-        if (verdict.stop or verdict.save or ended) and not saved:
-            self.save(state, required=verdict.stop or ended)
+        required = verdict.stop or ended
+        if required or verdict.save or self.is_due(state.step, self.save_every) or (best and self.save_best):
+            self.save(state, best=best and self.save_best, required=required)
         if verdict.stop and not ended:
             raise Preempted(state.step, self.recorder.folder)
 
@@ -169,7 +170,7 @@ class Trainer:
             return metrics.compute()
 
     def report(self, state: TrainState, watch: Stopwatch) -> bool:
-        """Logs the window; evaluates and saves where that is due. Returns whether it saved."""
+        """Logs the window, evaluates where that is due. Returns whether the state is the best so far."""
         rows = [row for rows in distributed.gather(state.window.rows) for row in rows]
         row = {"epoch": state.step / self.steps_per_epoch}
         row |= {f"train/{key}": value for key, value in means(rows).items()}
@@ -188,11 +189,8 @@ class Trainer:
         state.window.clear()
         state.reported = state.step
         self.recorder.row(state.step, row, best=best)
-        due = self.is_due(state.step, self.save_every) or (best and self.save_best)
-        if due:
-            self.save(state, best=best and self.save_best, required=self.has_ended(state))
         watch.restart(state.step)
-        return due
+        return best
 
     def save(self, state: TrainState, *, best: bool = False, required: bool = False) -> None:
         """Puts the whole state on disk. Collective; only rank 0 writes. Only a required save may fail the run."""
@@ -253,8 +251,12 @@ class Trainer:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def is_log_step(self, step: int) -> bool:
+        """Whether a row is logged after this step. A save leaves no row: it may fall anywhere, and the log shows no seam."""
+        return self.is_due(step, self.log_every) or self.is_due(step, self.eval_every)
+
+    def meets_host(self, step: int) -> bool:
         """From the config alone: something is logged, evaluated or saved after this step."""
-        return any(self.is_due(step, every) for every in (self.log_every, self.eval_every, self.save_every))
+        return self.is_log_step(step) or self.is_due(step, self.save_every)
 
     def is_due(self, step: int, every: int | None) -> bool:
         return every is not None and (step % every == 0 or step == self.steps)

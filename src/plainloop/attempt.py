@@ -1,0 +1,36 @@
+"""One attempt at a run: who trains here, since when, and how it ended, on disk whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from plainloop.errors import Preempted, RunError
+from plainloop.journal import Journal
+
+
+@contextmanager
+def attempt(folder: Path) -> Iterator[Journal]:
+    """Holds the run's lock for the time of the block and writes down how it ended. Rank 0 only.
+
+    Raises Locked when another process trains in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    journal = Journal(folder)
+    with journal.hold():
+        try:
+            yield journal
+        except Preempted as stop:
+            journal.end("PREEMPTED", reason=stop.reason, hint=f"python train.py resume={folder}", exit_code=stop.code)
+            raise
+        except RunError as error:
+            journal.end("FAILED", reason=error.reason, hint=error.hint or str(error).splitlines()[0], exit_code=error.code)
+            raise
+        except KeyboardInterrupt:
+            journal.end("CANCELLED", reason="interrupted", hint=f"python train.py resume={folder}", exit_code=130)
+            raise
+        except BaseException as error:
+            journal.end("FAILED", reason="internal", hint=f"{type(error).__name__}: {error}", exit_code=RunError.code)
+            raise
+        journal.end("DONE", reason="", hint="", exit_code=0)

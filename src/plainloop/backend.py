@@ -1,0 +1,52 @@
+"""torch's global switches, and what to say when memory runs out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from plainloop import distributed
+from plainloop.errors import OutOfMemory
+
+
+def prepare(*, deterministic: bool) -> None:
+    """Before the first use of the device. Image sizes are fixed within a run, so cuDNN may search for its fastest kernels, unless
+    the result must be the same each time."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this workspace only
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def wrap(
+    model: nn.Module, *, device: torch.device, compile: bool, find_unused_parameters: bool, static_graph: bool
+) -> nn.Module:
+    """What runs the forward pass of training: the model itself, its DDP wrapper where there are ranks, compiled if asked."""
+    if distributed.world_size() > 1:
+        model = DistributedDataParallel(
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            find_unused_parameters=find_unused_parameters,
+            static_graph=static_graph,
+        )
+    return torch.compile(model) if compile else model  # type: ignore[return-value]
+
+
+@contextmanager
+def out_of_memory_explained(accumulate: int) -> Iterator[None]:
+    """Turns torch's out-of-memory errors into one that ends with the next command to type."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemory(
+            f"out of memory: {str(error).splitlines()[0]}",
+            hint=f"add trainer.accumulate={2 * accumulate}: half the memory for activations, the same samples per step",
+        ) from error

@@ -1,0 +1,92 @@
+"""What differs between the config that a run was started with and the one that it is to go on with, and whether that may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from plainloop.contracts import Schedule
+from plainloop.errors import BadConfig
+
+# Who watches, how often it is written down and how fast the data come changes no bit of the result (a test holds each to it).
+SAFE = (
+    "name",
+    "check",
+    "resume",
+    "plugins*",
+    "logger.*",
+    "checkpoint.*",
+    "trainer.devices*",
+    "trainer.log_every",
+    "trainer.save_every",
+    "trainer.max_skips",
+    "data.*num_workers",
+    "data.root",  # the facts of what lies there are compared instead
+)
+# Judged by comparing what the schedule says for every step that is done.
+DURATION = ("trainer.duration", "scheduler.total_steps")
+
+
+@dataclass(frozen=True)
+class Difference:
+    key: str
+    saved: Any
+    now: Any
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """Every leaf that differs, in the order of its name.
+
+    >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
+    [Difference(key='a.c', saved=2, now=3), Difference(key='d', saved='(absent)', now=4)]
+    """
+    before, after = dict(_leaves(saved)), dict(_leaves(now))
+    keys = sorted(before.keys() | after.keys())
+    pairs = [Difference(key, before.get(key, "(absent)"), after.get(key, "(absent)")) for key in keys]
+    return [pair for pair in pairs if pair.saved != pair.now]
+
+
+def check(found: Sequence[Difference], *, step: int, schedules: Callable[[], tuple[Schedule, Schedule]]) -> None:
+    """Refuses what could change the `step` steps that are done. Raises BadConfig with three columns.
+
+    `schedules` gives the saved and the new one; it is asked only if the duration differs.
+    """
+    refused = [pair for pair in found if not _safe(pair.key) and pair.key not in DURATION]
+    if refused:
+        raise BadConfig(
+            "this run was started with another config, and the difference could change its result:\n" + table(refused),
+            hint="undo the change to go on, or start a new run from its weights: init_from=<run dir>",
+        )
+    changed = [pair for pair in found if pair.key in DURATION]
+    if not changed:
+        return
+    before, after = schedules()
+    for done in range(step):
+        if before(done) != after(done):
+            raise BadConfig(
+                f"another duration would have changed the learning rate of step {done} (x{before(done):.6g} then, "
+                f"x{after(done):.6g} now), which is done:\n" + table(changed),
+                hint="start a new run from its weights: init_from=<run dir>, or use a schedule that does not depend on "
+                "the duration (constant, step, multistep)",
+            )
+
+
+def table(found: Sequence[Difference]) -> str:
+    """Three columns: key, saved, now."""
+    rows = [("key", "saved", "now"), *((pair.key, str(pair.saved), str(pair.now)) for pair in found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _safe(key: str) -> bool:
+    return any(fnmatch(key, pattern) for pattern in SAFE)
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,35 @@
+"""From the bytes of a batch to what the model sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from plainloop.contracts import Batch
+
+
+def to_float(batch: Batch) -> Batch:
+    """`image` (B, C, H, W) uint8 becomes float32 in [0, 1]; a float one passes as it is."""
+    image = batch["image"]
+    if image.dtype != torch.uint8:
+        return batch
+    return batch | {"image": image.float().div_(255)}
+
+
+class Normalize:
+    """Subtracts `mean` and divides by `std`, per channel, for images in [0, 1]; lays memory out channels last if asked."""
+
+    def __init__(
+        self, *, mean: Sequence[float], std: Sequence[float], device: torch.device, channels_last: bool = False
+    ) -> None:
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(f"data.mean={list(mean)} and data.std={list(std)}: one of each per channel, std above 0")
+        scale = torch.tensor([1 / value for value in std])
+        self.scale = scale.view(1, -1, 1, 1).to(device)
+        self.shift = (-torch.tensor(mean) * scale).view(1, -1, 1, 1).to(device)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, batch: Batch) -> Batch:
+        image = torch.addcmul(self.shift, batch["image"], self.scale)
+        return batch | {"image": image.contiguous(memory_format=self.memory_format)}

@@ -1,0 +1,105 @@
+"""From a config to a finished run: builds the parts in order and starts the loop."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plainloop import backend, distributed
+from plainloop.attempt import attempt
+from plainloop.checkpoint import Checkpoints
+from plainloop.config.build import build, settings
+from plainloop.config.settings import CheckpointSettings, TrainerSettings
+from plainloop.config.units import clock_of
+from plainloop.contracts import Task
+from plainloop.images import Normalize, to_float
+from plainloop.journal import Journal
+from plainloop.parts import base_rate, build_data, build_loggers, build_model, build_schedule, build_state
+from plainloop.preempt import Preemption
+from plainloop.recorder import Recorder, Silent
+from plainloop.resume import take_up
+from plainloop.trainer import Trainer
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def run(config: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """Trains what a checked, resolved config describes and returns the run's summary (nothing on ranks other than 0). Collective.
+
+    A folder that holds the run's checkpoints is continued; only rank 0's `folder` counts. Raises RunError for what a person can
+    mend, and Preempted when asked to stop.
+    """
+    backend.prepare(deterministic=config["trainer"]["deterministic"])
+    with Preemption() as preemption, distributed.process_group(config["device"]):
+        folder = Path(distributed.from_rank_0(str(folder)))
+        with attempt(folder) if distributed.rank() == 0 else nullcontext() as journal:
+            with backend.out_of_memory_explained(config["trainer"]["accumulate"]):
+                return train(config, folder, journal, preemption)
+
+
+def train(config: dict[str, Any], folder: Path, journal: Journal | None, preemption: Preemption) -> dict[str, Any]:
+    """Builds the parts in order, takes up what an earlier attempt saved, and trains. Rank 0 has the journal."""
+    clock = clock_of(config)
+    told = settings(TrainerSettings, config["trainer"], clock)
+    saving = settings(CheckpointSettings, config["checkpoint"], clock)
+    make = functools.partial(build, clock=clock, plugins=config["plugins"])
+    device = distributed.pick_device(config["device"])
+
+    checkpoints = Checkpoints(folder / "checkpoints", keep_last=saving.keep_last, save_best=saving.save_best)
+    saved = take_up(config, checkpoints, journal)
+    task: Task = make(config["task"])
+    data, augment = build_data(config, make)
+    model = build_model(config, told, device, make)
+    state = build_state(config, told, model, device, make)
+    if saved:
+        state.load_state_dict(saved, rank=distributed.rank())
+
+    recorder: Recorder | Silent = Silent(folder)
+    if journal:
+        recorder = Recorder(config, state, checkpoints, journal, build_loggers(config, make), clock=clock, task=task)
+    facts = config["facts"]
+    trainer = Trainer(
+        task=task,
+        data=data,
+        augment=augment,
+        schedule=build_schedule(config, make),
+        prepare=to_float,
+        normalize=Normalize(mean=facts["mean"], std=facts["std"], device=device, channels_last=told.channels_last),
+        recorder=recorder,
+        preemption=preemption,
+        device=device,
+        seed=config["seed"],
+        steps=clock.total_steps,
+        steps_per_epoch=clock.steps_per_epoch,
+        base_lr=base_rate(config),
+        precision=PRECISIONS[told.precision],
+        accumulate=told.accumulate,
+        clip_norm=told.clip_norm,
+        clip_value=told.clip_value,
+        clip_agc=told.clip_agc,
+        log_every=told.log_every,
+        eval_every=None if told.eval_every == "never" else told.eval_every,
+        save_every=None if told.save_every == "never" else told.save_every,
+        save_every_s=60 * saving.every_minutes if saving.every_minutes else None,
+        save_best=saving.save_best,
+        patience=told.early_stop.patience,
+        min_delta=told.early_stop.min_delta,
+        skip_nonfinite=told.on_nonfinite == "skip",
+        max_skips=told.max_skips,
+    )
+    with recorder:
+        trainer.fit(
+            state,
+            backend.wrap(
+                model,
+                device=device,
+                compile=told.compile,
+                find_unused_parameters=told.find_unused_parameters,
+                static_graph=told.static_graph,
+            ),
+        )
+    return recorder.summary

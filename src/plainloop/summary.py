@@ -1,0 +1,51 @@
+"""summary.json: what the run came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from plainloop.loggers.jsonl import read_rows
+
+
+def summarize(
+    folder: Path,
+    *,
+    config: Mapping[str, Any],
+    model: nn.Module,
+    best: Mapping[str, Any] | None,
+    step: int,
+    environment: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Read off metrics.jsonl, so that it covers all attempts: seconds and images/s are of training alone.
+
+    `best` is {metric, value, step}, or None where nothing was evaluated.
+    """
+    rows = read_rows(folder / "metrics.jsonl")
+    final: dict[str, Any] = {}
+    seconds, timed_steps, images, before = 0.0, 0, 0.0, 0
+    for row in rows:
+        final |= {key: value for key, value in row.items() if "/" in key and not key.startswith("time/")}
+        if "time/step_s" in row:
+            steps = row["step"] - before
+            seconds += steps * row["time/step_s"]
+            images += steps * row["time/step_s"] * row["time/images_per_s"]
+            timed_steps += steps
+        before = row["step"]
+    facts = config["facts"]
+    return {
+        "best": dict(best) if best else None,
+        "final": final,
+        "steps": step,
+        "seconds": round(seconds, 3),
+        "images_per_s": round(images / seconds, 1) if seconds else None,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "classes": list(facts["class_names"]),
+        "normalize": {"mean": list(facts["mean"]), "std": list(facts["std"])},
+        "image_size": list(facts["image_shape"][1:]),
+        "git": environment.get("git"),
+        "versions": environment.get("versions"),
+    }
