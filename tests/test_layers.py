@@ -15,12 +15,25 @@ SRC = ROOT / "src"
 LAYERS = (
     ("entry",),
     ("run",),
+    ("trainer", "resume", "attempt"),
+    ("recorder",),
+    ("parts", "summary"),
     ("config",),
-    ("trainer",),
-    ("agreement", "checkpoint", "journal", "state", "weights"),
+    ("agreement", "checkpoint", "drift", "journal", "state"),
     ("tasks", "data", "augment", "models", "loggers"),
-    ("environment", "optim", "preempt", "schedule", "stopwatch", "storage"),
-    ("distributed", "rng", "secrets"),
+    (
+        "backend",
+        "checkpoint_format",
+        "environment",
+        "images",
+        "lock",
+        "optim",
+        "preempt",
+        "schedule",
+        "stopwatch",
+        "weights",
+    ),
+    ("storage", "distributed", "rng", "secrets"),
     ("contracts", "errors"),
 )
 LEVEL = {part: level for level, parts in enumerate(reversed(LAYERS)) for part in parts}
@@ -31,7 +44,7 @@ LEANS_ON = {"contracts", "errors", "rng", "distributed", "secrets"}
 
 # `--help`, a wrong key and a finished run answer before any of these is loaded.
 HEAVY = {"torch", "torchvision", "timm", "wandb", "submitit", "matplotlib", "numpy", "sklearn", "scipy", "PIL"}
-LIGHT = ("entry", "config", "contracts", "errors", "schedule", "secrets")
+LIGHT = ("entry", "config", "contracts", "errors", "journal", "schedule", "secrets")
 
 MOST_LINES = 320
 FILES = sorted((SRC / "plainloop").rglob("*.py"))
