@@ -56,7 +56,7 @@ class TrainerSettings:
     deterministic: bool
     log_every: Steps  # counted in steps: takes a bare number too
     eval_every: Steps | Literal["never"]
-    save_every: Steps
+    save_every: Steps | Literal["never"]
     early_stop: EarlyStop
     lr_scaling: LrScaling
     param_groups: ParamGroups

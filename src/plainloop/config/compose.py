@@ -1,0 +1,274 @@
+"""Composes configs through Hydra, and finds everything that is wrong with the overrides instead of the first thing.
+
+Hydra stops at the first override that it cannot apply and gives no suggestion. Here every override is classified by itself:
+does it parse, does its option exist, does its key exist; what fails becomes a `Problem` and is left out, so that the rest of
+the config can still be checked.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.default_element import ResultDefault
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobRuntime
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf._utils import split_key
+from yaml import YAMLError
+
+from plainloop.config.foreign import ours
+from plainloop.config.names import nearest, nearest_key
+from plainloop.config.problems import Problem, listing
+
+# Groups of named things, of which several options can be taken at once: logger=[csv,wandb].
+_SEVERAL = ("augment", "logger", "experiment", "debug")
+
+
+@dataclass(frozen=True)
+class Composed:
+    config: DictConfig | None  # with Hydra's own node; None when not even the rest composes
+    problems: list[Problem]
+    overrides: list[str]  # as given
+
+
+class Composer:
+    """Hydra's composition of one conf folder. Makes the Hydra instance that `hydra.core` looks for globally."""
+
+    def __init__(self, conf_dir: Path, *, config_name: str = "train", extra_dir: Path | None = None) -> None:
+        self.conf_dir, self.config_name = conf_dir.resolve(), config_name
+        version.setbase("1.3")
+        GlobalHydra.instance().clear()
+        search_path = create_config_search_path(str(self.conf_dir))
+        if extra_dir is not None:
+            search_path.prepend("command-line", f"file://{extra_dir.resolve()}", SearchPathQuery(provider="schema"))
+        self.hydra = Hydra.create_main_hydra2(task_name=config_name, config_search_path=search_path)
+        JobRuntime.instance().set("name", config_name)
+        # Every YAML file is read once for all jobs of a sweep.
+        self.loader.repository = CachingConfigRepository(self.loader.repository)
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+
+    @property
+    def loader(self) -> ConfigLoaderImpl:
+        loader = self.hydra.config_loader
+        assert isinstance(loader, ConfigLoaderImpl)
+        return loader
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Every group with its options, Hydra's own included."""
+        names = self.hydra.list_all_config_groups()
+        return {name: sorted(set(self.loader.get_group_options(name, ObjectType.CONFIG))) for name in names}
+
+    def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
+        """As Hydra does it; raises what Hydra raises."""
+        return self.hydra.compose_config(self.config_name, list(overrides), run_mode=mode)
+
+    def compose_or_explain(self, overrides: Sequence[str]) -> Composed:
+        """One run's config, or the same without the overrides that are wrong, each explained."""
+        try:
+            return Composed(self.compose(overrides), [], list(overrides))
+        except (HydraException, OmegaConfBaseException, YAMLError) as error:
+            composed = self.explain(overrides)
+            return composed if composed.problems else Composed(None, [_unexplained(error)], list(overrides))
+
+    def explain(self, overrides: Sequence[str]) -> Composed:
+        """Applies one override after the other. What was composed for the same groups before is used again: jobs of a sweep
+        differ in values more than in groups."""
+        problems: list[Problem] = []
+        groups, values = [], []
+        for text in overrides:
+            override = _parse(text, problems)
+            if override is None:
+                continue
+            if self._is_group(override):
+                problem = self._wrong_option(override)
+                problems.append(problem) if problem else groups.append(text)
+            else:
+                values.append(override)
+        try:
+            base = self._base(tuple(groups), problems)
+        except (HydraException, OmegaConfBaseException, YAMLError) as error:
+            return Composed(None, [*problems, _unexplained(error)], list(overrides))
+        config = copy.deepcopy(base)
+        for override in values:
+            problem = self._apply(override, config)
+            if problem:
+                problems.append(problem)
+        return Composed(config, problems, list(overrides))
+
+    def defaults(self, overrides: Sequence[str]) -> list[ResultDefault]:
+        """The files that a config consists of, the later over the earlier."""
+        groups = []
+        for text in overrides:
+            override = _parse(text, [])
+            if override is not None and self._is_group(override) and self._wrong_option(override) is None:
+                groups.append(text)
+        return list(self.loader.compute_defaults_list(self.config_name, groups, RunMode.RUN).defaults)
+
+    def _base(self, groups: tuple[str, ...], problems: list[Problem]) -> DictConfig:
+        if groups not in self._bases:
+            accepted: list[str] = []
+            try:
+                config = self.compose(groups)
+            except (HydraException, OmegaConfBaseException):
+                config = self.compose(())
+                for text in groups:
+                    try:
+                        config = self.compose([*accepted, text])
+                        accepted.append(text)
+                    except (HydraException, OmegaConfBaseException) as error:
+                        problems.append(Problem(text.partition("=")[0], _first_line(error), given_by=_by(text)))
+                return config
+            self._bases[groups] = config
+        return self._bases[groups]
+
+    def _is_group(self, override: Override) -> bool:
+        return override.key_or_group in self.groups and not isinstance(override.value(), dict)
+
+    def _wrong_option(self, override: Override) -> Problem | None:
+        group, value = override.key_or_group, override.value()
+        options = self.groups[group]
+        chosen = value if isinstance(value, list) else [value]
+        if isinstance(value, list) and group not in _SEVERAL:
+            return Problem(
+                group, "takes one option", override.get_value_element_as_str(), given_by=_by(override.input_line),
+                instead=f"{group}={chosen[0] if chosen else options[0]}   (or -m {group}={','.join(map(str, chosen))} for a sweep)",
+            )  # fmt: skip
+        for option in chosen:
+            if override.is_sweep_override():
+                return _needs_multirun(override)
+            if option is None or not isinstance(option, str) or option in options or "/" in option:
+                continue
+            near = nearest(option, options)
+            return Problem(
+                group,
+                f"there is no option {option!r}",
+                given_by=_by(override.input_line),
+                meant=f"{group}={near[0]}" if near else "",
+                notes=(f"options of {group}: {listing(options)}",),
+            )
+        return None
+
+    def _apply(self, override: Override, config: DictConfig) -> Problem | None:
+        key = override.key_or_group
+        if override.is_sweep_override():
+            return _needs_multirun(override)
+        adds = override.is_add() or override.is_force_add()
+        if not adds and _get(config, key) is None and not (override.is_delete() and key in self.groups):
+            return self._unknown(override, config)
+        if adds and "." not in key and key not in config and not isinstance(override.value(), dict):
+            return self._unknown(override, config)
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config([override], config)
+        except (HydraException, OmegaConfBaseException) as error:
+            return Problem(key, _first_line(error.__cause__ or error), given_by=_by(override.input_line))
+        (config.hydra.overrides.hydra if override.is_hydra_override() else config.hydra.overrides.task).append(
+            override.input_line
+        )
+        return None
+
+    def _unknown(self, override: Override, config: DictConfig) -> Problem:
+        key = override.key_or_group
+        hydra_key = key.split(".")[0] == "hydra"
+        keys = [k for k in key_paths(config) if (k.split(".")[0] == "hydra") == hydra_key]
+        foreign = None if hydra_key else ours(key)
+        value = override.get_value_element_as_str() if override.value_type is not None else ""
+        if foreign is not None and foreign.key != key:
+            return Problem(
+                key,
+                f"here that is `{foreign.key}`" if foreign.key else "is not needed here",
+                given_by=_by(override.input_line),
+                instead=foreign.instead(value),
+                notes=(foreign.note,) if foreign.note else (),
+            )
+        near = nearest_key(key, [*keys, *(g for g in self.groups if g.startswith("hydra/") == hydra_key)])
+        parent = key.rpartition(".")[0]
+        siblings = _get(config, parent) if parent else config
+        valid = [str(k) for k in siblings if k != "hydra"] if isinstance(siblings, DictConfig) else []
+        return Problem(
+            key,
+            "unknown key",
+            given_by=_by(override.input_line),
+            meant=near[0] if near else "",
+            instead=f"{near[0]}={value}" if near else "",
+            notes=(f"valid keys{' of ' + parent if parent else ''}: {listing(valid)}",) if valid else (),
+        )
+
+
+def key_paths(config: DictConfig, prefix: str = "") -> list[str]:
+    """Every dotted key of a config, inner nodes included, nothing resolved."""
+    found = []
+    for key in config:
+        path = f"{prefix}{key}"
+        found.append(path)
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
+            found += key_paths(node, path + ".")
+    return found
+
+
+def _get(config: DictConfig, key: str) -> Any:
+    """The raw node at a dotted key; None when there is none."""
+    node: Any = config
+    for part in split_key(key):
+        if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
+            node = node._get_node(part, validate_access=False)
+        elif isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
+            node = node._get_node(int(part))
+        else:
+            return None
+        if node is None:
+            return None
+    return node
+
+
+def _parse(text: str, problems: list[Problem]) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        key = text.partition("=")[0]
+        if "=" not in text:
+            problems.append(Problem(text, "is no override", expected="key=value, as in trainer.duration=90ep"))
+        else:
+            fix = f"'{key}=\"{text.partition('=')[2]}\"'"
+            problems.append(Problem(key, f"does not parse: {_first_line(error, 1)}", given_by=_by(text), instead=fix))
+        return None
+
+
+def _needs_multirun(override: Override) -> Problem:
+    key, value = override.get_key_element(), override.get_value_element_as_str()
+    return Problem(
+        override.key_or_group,
+        f"several values in one run, {value}",
+        given_by=_by(override.input_line),
+        instead=f"-m {key}={value} for a sweep, or {key}=[{value}] for a list",
+    )
+
+
+def _unexplained(error: BaseException) -> Problem:
+    return Problem("conf", _first_line(error.__cause__ or error, 6))
+
+
+def _first_line(error: BaseException, count: int = 1) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines()[-9 if count > 1 else 0 :][:count] if line.strip())
+
+
+def _by(text: str | None) -> str:
+    return f"command line override {text}"

@@ -1,0 +1,90 @@
+"""Which run a `resume=` means, and whether there is anything left of it to do. Torch is not needed to say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from plainloop import drift
+from plainloop.config.compose import Composer
+from plainloop.config.origin import Origin
+from plainloop.config.problems import InvalidConfig, Problem, invalid_run
+from plainloop.config.resolve import resolve
+from plainloop.journal import read_status
+
+# What no run keeps: it is said anew at each start.
+_OF_THE_START = ("resume", "check")
+
+
+def saved_config(folder: Path) -> dict[str, Any]:
+    """The config that a run was started with. Raises InvalidConfig when the folder is no run's."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        what = "has no config.yaml: it is no run directory" if folder.is_dir() else "does not exist"
+        raise invalid_run([Problem("resume", f"{folder} {what}", expected="a run directory, or auto", instead="resume=auto")], [])
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise invalid_run([Problem("resume", f"{path} holds no config")], [])
+    return found
+
+
+def continued(folder: Path, overrides: Sequence[str], composed: DictConfig, composer: Composer) -> tuple[DictConfig, Origin]:
+    """The saved config of a run under Hydra's node of the composed one, and over it what the command line says.
+
+    What that changes is judged by the run itself, which knows how far it is.
+    """
+    config = OmegaConf.create({key: value for key, value in saved_config(folder).items() if key != "facts"})
+    for text in overrides:
+        key = text.partition("=")[0].lstrip("+~").partition("@")[0]
+        if key in _OF_THE_START or key.split(".")[0] == "hydra" or key.startswith("hydra/"):
+            continue
+        key = key.partition("/")[0]
+        OmegaConf.update(config, key, OmegaConf.select(composed, key), force_add=True)
+    with open_dict(config):
+        config.resume, config.check = None, composed.check
+        config.plugins = composed.plugins  # a saved config may not widen the allowlist
+        config.hydra = composed.hydra
+        config.hydra.run.dir = str(folder)
+    return config, Origin(overrides, composer=composer, saved=folder / "config.yaml")
+
+
+def is_finished(folder: Path, config: Mapping[str, Any] | DictConfig) -> bool:
+    """Whether the run there is done, and done with this config: a longer duration is something to do."""
+    if read_status(folder).state != "DONE" or not (folder / "config.yaml").is_file():
+        return False
+    saved = saved_config(folder)
+    now = resolve(config, saved.get("facts") or {}).config if isinstance(config, DictConfig) else config
+    return same(saved, now)
+
+
+def newest_unfinished(runs: Path, config: Mapping[str, Any]) -> Path | None:
+    """The latest folder below `runs` that was started with this config and is not done; None when there is none."""
+    found = sorted(runs.glob("*/config.yaml"), key=lambda path: path.parent.name, reverse=True)
+    for path in found:
+        if read_status(path.parent).state == "DONE":
+            continue
+        try:
+            saved = saved_config(path.parent)
+        except (InvalidConfig, yaml.YAMLError):
+            continue  # torn at its very start: nothing of it is worth going on with
+        if same(saved, config):
+            return path.parent
+    return None
+
+
+def same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two configs describe the same run, however it is watched and shared out."""
+    return all(_harmless(pair.key) for pair in drift.differences(_kept(saved), _kept(now)))
+
+
+def _harmless(key: str) -> bool:
+    return any(fnmatch(key, pattern) for pattern in drift.SAFE)
+
+
+def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _OF_THE_START}

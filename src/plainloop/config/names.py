@@ -1,0 +1,67 @@
+"""The nearest of the names that exist, for a name that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def nearest(word: str, names: Iterable[str], *, count: int = 3) -> list[str]:
+    """Names within an edit per three letters (one at least), the closest first.
+
+    >>> nearest("optimizer.l", ["optimizer.lr", "trainer.duration", "model.depth"])
+    ['optimizer.lr']
+    >>> nearest("resent18", ["resnet18", "resnet50"]), nearest("cat", ["optimizer"])
+    (['resnet18'], [])
+    """
+    limit = max(1, len(word) // 3)
+    close = []
+    for name in names:
+        if abs(len(name) - len(word)) <= limit:
+            found = distance(word.lower(), name.lower(), limit)
+            if found <= limit:
+                close.append((found, _unlike_start(word, name), name))
+    return [name for *_, name in sorted(close)[:count]]
+
+
+def nearest_key(key: str, keys: Iterable[str], *, count: int = 3) -> list[str]:
+    """The same for dotted keys: spelled alike, or with the same last part elsewhere.
+
+    >>> nearest_key("optimiser.lr", ["optimizer.lr", "scheduler.min_lr"])
+    ['optimizer.lr']
+    >>> nearest_key("batch_size", ["data.batch_size", "trainer.lr_scaling.base_batch_size"])
+    ['data.batch_size']
+    """
+    keys = list(keys)
+    parent, _, last = key.rpartition(".")
+    siblings = [other for other in keys if other.rpartition(".")[0] == parent]
+    own = {other.rpartition(".")[2]: other for other in siblings}
+    found = [own[name] for name in nearest(last, own, count=count)]
+    elsewhere = sorted((other for other in keys if other.rpartition(".")[2] == last), key=lambda k: (k.count("."), k))
+    if not found or (elsewhere and distance(last, found[0].rpartition(".")[2], 9) > 1):
+        found = elsewhere + found
+    return list(dict.fromkeys(found + nearest(key, keys, count=count)))[:count]
+
+
+def distance(a: str, b: str, limit: int) -> int:
+    """Edits between two words: insertions, deletions, substitutions, swapped neighbours; beyond `limit` any larger number.
+
+    >>> distance("adamw", "admaw", 3), distance("sgd", "sgdd", 3), distance("abc", "xyz", 1)
+    (1, 1, 2)
+    """
+    before, above = [], list(range(len(b) + 1))  # the two rows above the one being filled
+    for i, x in enumerate(a, 1):
+        row = [i]
+        for j, y in enumerate(b, 1):
+            best = min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
+                best = min(best, before[j - 2] + 1)
+            row.append(best)
+        if min(row) > limit and min(above) > limit:
+            return limit + 1
+        before, above = above, row
+    return above[-1]
+
+
+def _unlike_start(word: str, name: str) -> int:
+    """Typos rarely fall on the first letters: of equally distant names the one that starts alike comes first."""
+    return next((-i for i, (x, y) in enumerate(zip(word, name, strict=False)) if x != y), -min(len(word), len(name)))

@@ -1,0 +1,84 @@
+"""What is wrong with a config, as the person who typed it needs to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plainloop.errors import BadConfig
+
+_MAX_NAMES = 24  # of valid keys in one line: more would push the problem itself off the screen
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One wrong thing. Every part but the first two may be empty."""
+
+    key: str  # dotted, as typed on the command line
+    what: str  # "unknown key", "wrong type", or the rule that is broken
+    got: str = ""
+    expected: str = ""
+    given_by: str = ""  # "command line override optimizer.lr=x", or conf/optimizer/adamw.yaml:3
+    meant: str = ""  # the nearest name, with its place
+    instead: str = ""  # what to type
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        parts = [f"  {self.key}: {self.what}" + (f", got {self.got}" if self.got else "")]
+        labelled = (
+            ("expected", self.expected),
+            ("given by", self.given_by),
+            ("did you mean", self.meant),
+            ("type instead", self.instead),
+        )
+        parts += [f"    {label}: {text}" for label, text in labelled if text]
+        return [*parts, *(f"    {note}" for note in self.notes)]
+
+
+@dataclass(frozen=True)
+class BadJob:
+    number: int  # Hydra's, from 0
+    overrides: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+class InvalidConfig(BadConfig):
+    """Carries every problem of a run, or of all jobs of a sweep; its text is what is printed."""
+
+    def __init__(self, message: str, problems: Sequence[Problem]) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+def invalid_run(problems: Sequence[Problem], overrides: Sequence[str]) -> InvalidConfig:
+    lines = [_header("config error", overrides), *(line for problem in problems for line in problem.lines())]
+    return InvalidConfig("\n".join([*lines, "nothing was started"]), problems)
+
+
+def invalid_sweep(bad: Sequence[BadJob], num_jobs: int) -> InvalidConfig:
+    """Jobs that share their problems are listed once."""
+    groups: dict[tuple[Problem, ...], list[BadJob]] = {}
+    for job in bad:
+        groups.setdefault(job.problems, []).append(job)
+    lines = []
+    for problems, jobs in groups.items():
+        lines.append(_header(f"config error in {_numbers(jobs)} of {num_jobs}", jobs[0].overrides))
+        lines += [line for problem in problems for line in problem.lines()]
+    lines.append(f"nothing was submitted ({len(bad)} of {num_jobs} jobs invalid)")
+    return InvalidConfig("\n".join(lines), [problem for job in bad for problem in job.problems])
+
+
+def listing(names: Sequence[str]) -> str:
+    shown = ", ".join(sorted(names)[:_MAX_NAMES])
+    return shown + (f", ... ({len(names)} in all)" if len(names) > _MAX_NAMES else "")
+
+
+def _header(text: str, overrides: Sequence[str]) -> str:
+    return f"{text}   ({' '.join(overrides)})" if overrides else text
+
+
+def _numbers(jobs: Sequence[BadJob]) -> str:
+    if len(jobs) == 1:
+        return f"job {jobs[0].number}"
+    shown = ", ".join(str(job.number) for job in jobs[:8])
+    return f"jobs {shown}" + (f", ... ({len(jobs)} jobs)" if len(jobs) > 8 else "")

@@ -1,0 +1,127 @@
+"""Every job of a sweep, composed and checked before the first one exists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from plainloop.config.check import Checked, Seen, check
+from plainloop.config.compose import Composer
+from plainloop.config.origin import Origin
+from plainloop.config.problems import BadJob, InvalidConfig, Problem, invalid_run, invalid_sweep
+
+
+@dataclass(frozen=True)
+class Job:
+    overrides: tuple[str, ...]
+    folder: Path
+    checked: Checked
+
+
+@dataclass(frozen=True)
+class Sweep:
+    master: DictConfig  # as Hydra's sweeper and launcher take it
+    jobs: list[Job]  # empty when the sweeper is not Hydra's own: it decides later what to try
+
+
+def check_sweep(composer: Composer, overrides: Sequence[str], known: Sequence[Problem] = ()) -> Sweep:
+    """Raises InvalidConfig with all problems of all jobs; makes nothing."""
+    problems = list(known)
+    master = _master(composer, overrides)
+    if master is not None and OmegaConf.select(master, "hydra.sweeper._target_") != _target_of(BasicSweeper):
+        if problems:
+            raise invalid_run(problems, overrides)
+        return Sweep(master, [])
+    hydra_overrides, jobs = _expand(composer, overrides, master, problems)
+    if problems:
+        raise invalid_run(problems, overrides)
+    seen, good, bad = Seen(), [], []
+    for number, job_overrides in enumerate(jobs):
+        try:
+            good.append(_check_job(composer, number, hydra_overrides, job_overrides, seen, good))
+        except InvalidConfig as error:
+            bad.append(BadJob(number, tuple(job_overrides), error.problems))
+    if bad:
+        raise invalid_sweep(bad, len(jobs))
+    assert master is not None
+    return Sweep(master, good)
+
+
+def _master(composer: Composer, overrides: Sequence[str]) -> DictConfig | None:
+    try:
+        master = composer.compose(overrides, RunMode.MULTIRUN)
+    except (HydraException, OmegaConfBaseException):
+        return None  # some override is wrong: it is part of the jobs too, and is explained there
+    with open_dict(master):
+        master.hydra.mode = RunMode.MULTIRUN
+    return master
+
+
+def _expand(
+    composer: Composer, overrides: Sequence[str], master: DictConfig | None, problems: list[Problem]
+) -> tuple[list[str], list[list[str]]]:
+    """Hydra's overrides, and those of each job: the product of all lists, the last one fastest."""
+    space = (OmegaConf.select(master, "hydra.sweeper.params") or {}) if master is not None else {}
+    parser = OverridesParser.create(config_loader=composer.loader)
+    ours, hydras = [], []
+    for text in [*(f"{key}={value}" for key, value in space.items()), *overrides]:
+        try:
+            parsed = parser.parse_override(text)
+        except HydraException:
+            problems += composer.explain([text]).problems
+            continue
+        (hydras if parsed.is_hydra_override() else ours).append(parsed)
+    try:
+        jobs = BasicSweeper.split_arguments(ours, None)[0]
+    except HydraException as error:
+        problems.append(Problem("-m", str(error).splitlines()[0], expected="lists: a=1,2,3 or a=range(1,4)"))
+        return [], []
+    return [parsed.input_line for parsed in hydras if parsed.input_line], jobs
+
+
+def _check_job(
+    composer: Composer, number: int, hydra_overrides: list[str], overrides: list[str], seen: Seen, earlier: list[Job]
+) -> Job:
+    composed = composer.explain([*hydra_overrides, *overrides])
+    config = composed.config
+    if config is None:
+        raise invalid_run(composed.problems, overrides)
+    with open_dict(config):
+        config.hydra.job.num, config.hydra.job.id = number, str(number)
+        config.hydra.mode = RunMode.MULTIRUN
+    HydraConfig.instance().set_config(config)
+    problems = list(composed.problems)
+    folder = Path(str(config.hydra.sweep.dir)), Path(str(config.hydra.sweep.subdir))
+    if not (folder[0] / folder[1]).absolute().resolve().is_relative_to(folder[0].absolute().resolve()):
+        problems.append(Problem("hydra.sweep.subdir", "leads out of the sweep's folder", str(folder[1]), "a folder below hydra.sweep.dir"))
+    twin = next((i for i, job in enumerate(earlier) if job.folder == folder[0] / folder[1]), None)
+    if twin is not None:
+        problems.append(
+            Problem(
+                "hydra.sweep.subdir", f"is the folder of job {twin} too", str(folder[1]), "one folder per job",
+                instead="hydra.sweep.subdir='${hydra.job.num}'",
+            )
+        )  # fmt: skip
+    launcher = OmegaConf.to_container(config.hydra.launcher)
+    checked = check(
+        config,
+        origin=Origin([*hydra_overrides, *overrides], composer=composer),
+        launcher=launcher if isinstance(launcher, dict) else None,  # type: ignore[arg-type]
+        folder=folder[0],
+        seen=seen,
+        known=problems,
+    )
+    return Job(tuple(overrides), folder[0] / folder[1], checked)
+
+
+def _target_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

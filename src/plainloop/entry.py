@@ -1,0 +1,231 @@
+"""Hydra's edges: what happens between the command line and `plainloop.run.run`, and what the shell is told afterwards.
+
+Plain `@hydra.main` would make folders before anything is checked, print composition errors in its own way and compose the jobs
+of a sweep only when they start. So its pieces are called in our order: compose, check, then `run_job` or the sweeper.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import run_job
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from plainloop.config import command as command_line
+from plainloop.config.check import Checked, check
+from plainloop.config.command import Command
+from plainloop.config.compose import Composer
+from plainloop.config.continuing import continued, is_finished, newest_unfinished
+from plainloop.config.origin import Origin
+from plainloop.config.problems import InvalidConfig, Problem, invalid_run
+from plainloop.config.sweep import Sweep, check_sweep
+from plainloop.errors import Preempted, RunError
+
+log = logging.getLogger("plainloop")
+
+_INTERRUPTED = 130  # as shells count it: 128 + SIGINT
+
+
+def main(conf_dir: Path) -> None:
+    """Reads the command line and does what it says. Leaves by SystemExit with a code of `plainloop.errors` unless all is well."""
+    sys.argv[1:] = command_line.without_local_rank(sys.argv[1:])
+    command = command_line.parse(sys.argv[1:])
+    if command.information:
+        inform(conf_dir)
+        return
+    try:
+        code = start(command, conf_dir)
+    except RunError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        code = tell(error)
+    except Preempted as stopped:
+        code = tell_stopped(stopped, command)
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    except Exception:  # the last door: what nobody foresaw keeps its traceback and gets its own exit code
+        traceback.print_exc()
+        code = RunError.code
+    if code:
+        raise SystemExit(code)
+
+
+def start(command: Command, conf_dir: Path) -> int:
+    """Composes, checks, then trains; the exit code. Raises InvalidConfig before anything exists on disk."""
+    composer = Composer(conf_dir, config_name=command.config_name, extra_dir=command.config_dir)
+    if command.multirun or "hydra.mode=MULTIRUN" in command.overrides:
+        return start_sweep(command, composer)
+    return start_run(command, composer)
+
+
+def start_run(command: Command, composer: Composer) -> int:
+    composed = composer.compose_or_explain(command.overrides)
+    known = [*command.problems, *composed.problems]
+    config, origin = composed.config, Origin(command.overrides, composer=composer)
+    if config is None:
+        raise invalid_run(known, command.overrides)
+    HydraConfig.instance().set_config(config)
+    resume = OmegaConf.select(config, "resume")
+    if resume not in (None, "auto"):
+        config, origin = continued(Path(resume), command.overrides, config, composer)
+    folder = Path(str(config.hydra.run.dir))
+    if not known and not config.check and is_finished(folder, config):
+        return tell_finished(folder)
+    checked = check(config, origin=origin, folder=folder, known=known)
+    if checked.config["check"]:
+        tell_plan(str(checked.plan))
+        return 0
+    if resume == "auto":
+        folder = newest_unfinished(folder.parent, checked.config) or folder
+    warn(checked)
+    if _rank() != 0:
+        return train(checked.config, None)
+    return train_as_hydra_job(composer, config, checked, folder)
+
+
+def train_as_hydra_job(composer: Composer, config: DictConfig, checked: Checked, folder: Path) -> int:
+    """Hydra makes the folder, `.hydra/` and the log file; `.hydra/` is that of the first start."""
+    with open_dict(config):
+        config.hydra.run.dir = str(folder)
+        config.hydra.mode = RunMode.RUN
+        if (folder / ".hydra").exists():
+            config.hydra.output_subdir = None
+    callbacks = Callbacks(config)
+    callbacks.on_run_start(config=config, config_name=composer.config_name)
+    done = run_job(
+        hydra_context=HydraContext(config_loader=composer.loader, callbacks=callbacks),
+        task_function=lambda _: train(checked.config, folder),
+        config=config,
+        job_dir_key="hydra.run.dir",
+        job_subdir_key=None,
+    )
+    callbacks.on_run_end(config=config, config_name=composer.config_name, job_return=done)
+    code: int = done.return_value  # raises what nobody foresaw
+    return code
+
+
+def start_sweep(command: Command, composer: Composer) -> int:
+    if _rank() != 0 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        problem = Problem("-m", "a launcher has started several processes already", instead="-m without torchrun, with trainer.devices=N")
+        raise invalid_run([problem], command.overrides)
+    sweep = check_sweep(composer, command.overrides, command.problems)
+    if sweep.jobs and sweep.jobs[0].checked.config["check"]:
+        for number, job in enumerate(sweep.jobs):
+            tell_plan(f"job {number} of {len(sweep.jobs)}   ({' '.join(job.overrides)})\n{job.checked.plan}")
+        return 0
+    return launch(sweep, composer)
+
+
+def launch(sweep: Sweep, composer: Composer) -> int:
+    """Hands the sweep to Hydra's sweeper and launcher; jobs are given their checked configs by number."""
+    codes: list[int] = []
+
+    def job(_: DictConfig) -> None:
+        hydra_config = HydraConfig.get()
+        folder = Path(hydra_config.runtime.output_dir)
+        checked = sweep.jobs[hydra_config.job.num].checked if sweep.jobs else check_now(composer, hydra_config)
+        codes.append(tell_finished(folder) if is_finished(folder, checked.config) else train(checked.config, folder))
+
+    HydraConfig.instance().set_config(sweep.master)
+    callbacks = Callbacks(sweep.master)
+    callbacks.on_multirun_start(config=sweep.master, config_name=composer.config_name)
+    sweeper = Plugins.instance().instantiate_sweeper(
+        config=sweep.master,
+        hydra_context=HydraContext(config_loader=composer.loader, callbacks=callbacks),
+        task_function=job,
+    )
+    sweeper.sweep(arguments=list(sweep.master.hydra.overrides.task))
+    callbacks.on_multirun_end(config=sweep.master, config_name=composer.config_name)
+    return next((code for code in codes if code), 0)
+
+
+def check_now(composer: Composer, hydra_config: Any) -> Checked:
+    """For sweepers that decide what to try while they run: the job is checked when it starts."""
+    overrides = list(hydra_config.overrides.task)
+    composed = composer.explain([*hydra_config.overrides.hydra, *overrides])
+    if composed.config is None:
+        raise invalid_run(composed.problems, overrides)
+    return check(composed.config, origin=Origin(overrides, composer=composer), known=composed.problems)
+
+
+def train(config: dict[str, Any], folder: Path | None) -> int:
+    """One run to its end; what a person can mend is told here, so that the next job of a sweep still starts."""
+    from plainloop.loggers.console import closing_lines
+    from plainloop.run import run
+
+    try:
+        summary = run(config | {"resume": None, "check": False}, folder)
+    except RunError as error:
+        return tell(error)
+    if folder is not None:
+        for line in closing_lines(summary, folder):
+            log.info(line)
+    return 0
+
+
+def inform(conf_dir: Path) -> None:
+    """--help, --cfg, --info and their kind are Hydra's business."""
+
+    def nothing(_: DictConfig) -> None:
+        raise AssertionError("an informational flag starts no run")
+
+    os.environ.setdefault("HYDRA_MAIN_MODULE", "train")  # what Hydra shows as the job's name
+    hydra.main(version_base="1.3", config_path=str(conf_dir), config_name="train")(nothing)()
+
+
+def warn(checked: Checked) -> None:
+    if _rank() == 0:
+        for text in checked.warnings:
+            print(f"warning: {text}", file=sys.stderr)
+
+
+def tell_plan(text: str) -> None:
+    if _rank() == 0:
+        print(text)
+
+
+def tell_finished(folder: Path) -> int:
+    """What there is to say of a run that is done."""
+    if _rank() == 0:
+        path = folder / "summary.json"
+        best = (json.loads(path.read_text()).get("best") or {}) if path.is_file() else {}
+        shown = f": best {best['metric']} {best['value']:.4g} at step {best['step']}" if best.get("value") is not None else ""
+        print(f"done: {folder} is finished{shown}")
+    return 0
+
+
+def tell(error: RunError) -> int:
+    """The message, what to type next, and the exit code. Every rank finds the same mistakes in a config; one tells."""
+    if _rank() == 0 or not isinstance(error, InvalidConfig):
+        where = f"rank {_rank()}: " if _rank() else ""
+        print(f"{where}{error}", *([f"next: {error.hint}"] if error.hint else []), sep="\n", file=sys.stderr)
+    return error.code
+
+
+def tell_stopped(stopped: Preempted, command: Command) -> int:
+    """The last line of a stopped run is the command that continues it."""
+    if _rank() == 0:
+        print(f"{stopped}; to go on:\n{command_to_continue(stopped.folder, command)}", file=sys.stderr)
+    return stopped.code
+
+
+def command_to_continue(folder: Path, command: Command) -> str:
+    plugins = command.value_of("plugins")
+    more = [f"plugins={plugins}"] if plugins else []
+    return " ".join(["python", shlex.quote(sys.argv[0]), *(shlex.quote(word) for word in (f"resume={folder}", *more))])
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", 0))
