@@ -21,6 +21,7 @@ help:  ## Lists what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.installed  ## Makes .venv with the locked set, once; again when requirements.lock changes.
+	@:
 
 train: setup  ## Trains; ARGS are train.py's overrides. Without any: the embedded digits, some seconds.
 	@$(RUN) train.py $(ARGS)
