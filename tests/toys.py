@@ -105,7 +105,9 @@ def toy_state(
     model = ToyNet(dropout)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        [{"params": parameters[:2], "weight_decay": 0.1}, {"params": parameters[2:], "weight_decay": 0.0}], lr=lr
+        [{"params": parameters[:2], "weight_decay": 0.1}, {"params": parameters[2:], "weight_decay": 0.0}],
+        lr=lr,
+        fused=True,  # the others read their step counter, which is on the host, and would hide a read of ours
     )
     return TrainState(
         model=model,

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from plainloop import distributed
+from plainloop.config.settings import TrainerSettings
 from plainloop.errors import OutOfMemory
 
 
@@ -24,18 +25,16 @@ def prepare(*, deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = not deterministic
 
 
-def wrap(
-    model: nn.Module, *, device: torch.device, compile: bool, find_unused_parameters: bool, static_graph: bool
-) -> nn.Module:
+def wrap(model: nn.Module, told: TrainerSettings, device: torch.device) -> nn.Module:
     """What runs the forward pass of training: the model itself, its DDP wrapper where there are ranks, compiled if asked."""
     if distributed.world_size() > 1:
         model = DistributedDataParallel(
             model,
             device_ids=[device.index] if device.type == "cuda" else None,
-            find_unused_parameters=find_unused_parameters,
-            static_graph=static_graph,
+            find_unused_parameters=told.find_unused_parameters,
+            static_graph=told.static_graph,
         )
-    return torch.compile(model) if compile else model  # type: ignore[return-value]
+    return torch.compile(model) if told.compile else model  # type: ignore[return-value]
 
 
 @contextmanager

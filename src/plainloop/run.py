@@ -14,7 +14,7 @@ from plainloop.attempt import attempt
 from plainloop.checkpoint import Checkpoints
 from plainloop.config.build import build, settings
 from plainloop.config.settings import CheckpointSettings, TrainerSettings
-from plainloop.config.units import clock_of
+from plainloop.config.units import Clock, clock_of
 from plainloop.contracts import Task
 from plainloop.images import Normalize, to_float
 from plainloop.journal import Journal
@@ -45,11 +45,11 @@ def train(config: dict[str, Any], folder: Path, journal: Journal | None, preempt
     """Builds the parts in order, takes up what an earlier attempt saved, and trains. Rank 0 has the journal."""
     clock = clock_of(config)
     told = settings(TrainerSettings, config["trainer"], clock)
-    saving = settings(CheckpointSettings, config["checkpoint"], clock)
     make = functools.partial(build, clock=clock, plugins=config["plugins"])
     device = distributed.pick_device(config["device"])
-
+    saving = settings(CheckpointSettings, config["checkpoint"], clock)
     checkpoints = Checkpoints(folder / "checkpoints", keep_last=saving.keep_last, save_best=saving.save_best)
+
     saved = take_up(config, checkpoints, journal)
     task: Task = make(config["task"])
     data, augment = build_data(config, make)
@@ -73,33 +73,31 @@ def train(config: dict[str, Any], folder: Path, journal: Journal | None, preempt
         preemption=preemption,
         device=device,
         seed=config["seed"],
-        steps=clock.total_steps,
-        steps_per_epoch=clock.steps_per_epoch,
         base_lr=base_rate(config),
-        precision=PRECISIONS[told.precision],
-        accumulate=told.accumulate,
-        clip_norm=told.clip_norm,
-        clip_value=told.clip_value,
-        clip_agc=told.clip_agc,
-        log_every=told.log_every,
-        eval_every=None if told.eval_every == "never" else told.eval_every,
-        save_every=None if told.save_every == "never" else told.save_every,
-        save_every_s=60 * saving.every_minutes if saving.every_minutes else None,
-        save_best=saving.save_best,
-        patience=told.early_stop.patience,
-        min_delta=told.early_stop.min_delta,
-        skip_nonfinite=told.on_nonfinite == "skip",
-        max_skips=told.max_skips,
+        **loop_settings(told, saving, clock),
     )
     with recorder:
-        trainer.fit(
-            state,
-            backend.wrap(
-                model,
-                device=device,
-                compile=told.compile,
-                find_unused_parameters=told.find_unused_parameters,
-                static_graph=told.static_graph,
-            ),
-        )
+        trainer.fit(state, backend.wrap(model, told, device))
     return recorder.summary
+
+
+def loop_settings(told: TrainerSettings, saving: CheckpointSettings, clock: Clock) -> dict[str, Any]:
+    """What the loop is told, in its own terms: steps, seconds, None for never."""
+    return {
+        "steps": clock.total_steps,
+        "steps_per_epoch": clock.steps_per_epoch,
+        "precision": PRECISIONS[told.precision],
+        "accumulate": told.accumulate,
+        "clip_norm": told.clip_norm,
+        "clip_value": told.clip_value,
+        "clip_agc": told.clip_agc,
+        "log_every": told.log_every,
+        "eval_every": None if told.eval_every == "never" else told.eval_every,
+        "save_every": None if told.save_every == "never" else told.save_every,
+        "save_every_s": 60 * saving.every_minutes if saving.every_minutes else None,
+        "save_best": saving.save_best,
+        "patience": told.early_stop.patience,
+        "min_delta": told.early_stop.min_delta,
+        "skip_nonfinite": told.on_nonfinite == "skip",
+        "max_skips": told.max_skips,
+    }
