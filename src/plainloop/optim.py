@@ -90,7 +90,7 @@ def set_rate(optimizer: Optimizer, multiplier: float, momentum: float | None = N
 def scaled_lr(lr: float, *, rule: ScalingRule, batch_size: int, base_batch_size: int) -> float:
     """The base rate for this global batch, where `lr` is the rate at `base_batch_size`.
 
-    linear as in https://arxiv.org/abs/1706.02677, which suits SGD; sqrt keeps the noise of an adaptive optimizer's update.
+    linear is for SGD (https://arxiv.org/abs/1706.02677), sqrt for adaptive optimizers.
     Raises ValueError for any other rule.
 
     >>> scaled_lr(0.1, rule="linear", batch_size=512, base_batch_size=256)

@@ -1,0 +1,344 @@
+"""Schedules against the sources' worked examples, torch's schedulers, and the laws that resuming stands on."""
+
+import functools
+import inspect
+import math
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch.optim import lr_scheduler
+
+from plainloop import schedule
+from plainloop.schedule import Cyclic, OneCycle
+
+CONF = Path(__file__).parents[1] / "conf" / "scheduler"
+TOTAL = 120
+
+# Every schedule without warm-up over TOTAL steps, each with settings that its own curve shows.
+PLAIN = {
+    "constant": functools.partial(schedule.constant, total_steps=TOTAL),
+    "multistep": functools.partial(schedule.multistep, total_steps=TOTAL, milestones=[40, 80], gamma=0.1),
+    "values": functools.partial(schedule.multistep, total_steps=TOTAL, milestones=[40, 80], values=[1.0, 0.3, 0.05]),
+    "step": functools.partial(schedule.step, total_steps=TOTAL, step_size=25, gamma=0.5),
+    "polynomial": functools.partial(schedule.polynomial, total_steps=TOTAL, power=0.9, min_lr=0.01),
+    "exponential": functools.partial(schedule.exponential, total_steps=TOTAL, gamma=0.9, every=10),
+    "cosine": functools.partial(schedule.cosine, total_steps=TOTAL, min_lr=0.01),
+    "linear": functools.partial(schedule.linear, total_steps=TOTAL, min_lr=0.01),
+}
+CYCLES = {
+    "onecycle": OneCycle(total_steps=TOTAL),
+    "onecycle_three_phase": OneCycle(total_steps=TOTAL, three_phase=True, anneal_strategy="linear"),
+    "cyclic": Cyclic(total_steps=TOTAL, step_size_up=13, step_size_down=7, min_lr=0.1),
+}
+
+
+def rates(function, base_lr, steps):
+    return [base_lr * function(step, base_lr=base_lr) for step in steps]
+
+
+def torch_rates(make, base_lr, num_steps):
+    """What torch's scheduler sets before steps 0 to num_steps - 1."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base_lr, momentum=0.9)
+    scheduler = make(optimizer)
+    seen = []
+    for _ in range(num_steps):
+        seen.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
+        optimizer.step()
+        scheduler.step()
+    return [lr for lr, _ in seen], [momentum for _, momentum in seen]
+
+
+# The sources' worked examples.
+
+
+def test_yolov3_warms_up_over_1000_batches_from_0_to_its_rate():
+    yolov3 = functools.partial(
+        schedule.multistep, total_steps=27_000, warmup=1000, warmup_start_lr=0.0, milestones=[21_300, 24_000]
+    )
+    assert rates(yolov3, 0.000125, [0, 500, 1000]) == [0.0, 0.0000625, 0.000125]
+
+
+def test_yolov3_decays_at_epochs_213_and_240_of_100_batches():
+    yolov3 = functools.partial(
+        schedule.multistep, total_steps=27_000, warmup=1000, milestones=[213 * 100, 240 * 100], gamma=0.1
+    )
+    last_before, first_after = (
+        rates(yolov3, 0.000125, [21_299, 23_999, 26_999]),
+        rates(yolov3, 0.000125, [21_300, 24_000]),
+    )
+    assert last_before == pytest.approx([0.000125, 0.0000125, 0.00000125], rel=1e-12)  # powers of 0.1 are not exact
+    assert first_after == pytest.approx([0.0000125, 0.00000125], rel=1e-12)
+
+
+def test_resnet50_drops_to_a_tenth_every_30_epochs():
+    epoch = 1_281_167 // 256
+    expected = [0.1 * 0.1 ** (number // 30) for number in range(120)]
+    resnet50 = functools.partial(
+        schedule.multistep, total_steps=120 * epoch, milestones=[30 * epoch, 60 * epoch, 90 * epoch]
+    )
+    every_30 = functools.partial(schedule.step, total_steps=120 * epoch, step_size=30 * epoch)
+    for function in (resnet50, every_30):
+        for edge in (0, epoch - 1):
+            steps = [number * epoch + edge for number in range(120)]
+            assert rates(function, 0.1, steps) == pytest.approx(expected, rel=1e-12)
+
+
+def test_mobilenetv3_rises_for_5_epochs_then_falls_as_a_cosine():
+    epoch = 1_281_167 // 1024
+    mobilenet = functools.partial(schedule.cosine, total_steps=360 * epoch, warmup=5 * epoch)
+    assert rates(mobilenet, 0.65, [0, epoch, 5 * epoch, 360 * epoch]) == [0.0, pytest.approx(0.13), 0.65, 0.0]
+    middle = (5 + 360) * epoch // 2
+    assert rates(mobilenet, 0.65, [middle]) == pytest.approx([0.325], rel=1e-3)  # an odd number of epochs has no middle
+
+
+def test_mmocr_poly_is_its_formula_at_every_epoch():
+    epoch, num_epochs, base_lr, min_lr = 7, 1200, 0.02, 1e-7
+    poly = functools.partial(schedule.polynomial, total_steps=num_epochs * epoch, power=0.9, min_lr=min_lr, every=epoch)
+    expected = [
+        (base_lr - min_lr) * (1 - number / num_epochs) ** 0.9 + min_lr
+        for number in range(num_epochs)
+        for _ in range(epoch)
+    ]
+    assert rates(poly, base_lr, range(num_epochs * epoch)) == pytest.approx(expected, abs=1e-12)
+
+
+# torch's schedulers. The tolerance is torch's: most of its schedulers multiply their way from step to step.
+
+EQUIVALENT = {
+    "constant": lambda optimizer: lr_scheduler.ConstantLR(optimizer, factor=1.0),
+    "multistep": lambda optimizer: lr_scheduler.MultiStepLR(optimizer, milestones=[40, 80], gamma=0.1),
+    "step": lambda optimizer: lr_scheduler.StepLR(optimizer, step_size=25, gamma=0.5),
+    "cosine": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, T_max=TOTAL, eta_min=0.01 * 0.4),
+    "linear": lambda optimizer: lr_scheduler.LinearLR(optimizer, start_factor=1.0, end_factor=0.01, total_iters=TOTAL),
+}
+
+
+@pytest.mark.parametrize("name", EQUIVALENT)
+def test_each_rate_is_torchs(name):
+    lowest = {"min_lr": 0.01 * 0.4} if name in ("cosine", "linear") else {}
+    ours = rates(functools.partial(PLAIN[name], **lowest), 0.4, range(TOTAL))
+    theirs, _ = torch_rates(EQUIVALENT[name], 0.4, TOTAL)
+    assert ours == pytest.approx(theirs, abs=1e-12)
+
+
+def test_polynomial_is_torchs_where_torch_has_no_lowest_rate():
+    ours = rates(functools.partial(schedule.polynomial, total_steps=TOTAL, power=2.0), 0.4, range(TOTAL))
+    theirs, _ = torch_rates(lambda optimizer: lr_scheduler.PolynomialLR(optimizer, TOTAL, power=2.0), 0.4, TOTAL)
+    assert ours == pytest.approx(theirs, abs=1e-12)
+
+
+def test_exponential_by_epoch_is_torchs_stepped_once_an_epoch():
+    ours = rates(functools.partial(schedule.exponential, total_steps=TOTAL, gamma=0.9, every=10), 0.4, range(TOTAL))
+    theirs, _ = torch_rates(lambda optimizer: lr_scheduler.ExponentialLR(optimizer, 0.9), 0.4, TOTAL // 10)
+    assert ours == pytest.approx([rate for rate in theirs for _ in range(10)], abs=1e-12)
+
+
+def test_cosine_with_warmup_is_torchs_two_schedulers_in_sequence():
+    def sequence(optimizer):
+        rise = lr_scheduler.LinearLR(optimizer, start_factor=0.1, end_factor=1.0, total_iters=20)
+        fall = lr_scheduler.CosineAnnealingLR(optimizer, T_max=TOTAL - 20)
+        return lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[20])
+
+    ours = rates(
+        functools.partial(schedule.cosine, total_steps=TOTAL, warmup=20, warmup_start_lr=0.04), 0.4, range(TOTAL)
+    )
+    theirs, _ = torch_rates(sequence, 0.4, TOTAL)
+    assert ours == pytest.approx(theirs, abs=1e-12)
+
+
+def test_a_schedule_that_is_one_step_late_is_told_from_torchs():
+    late = [0.4 * PLAIN["cosine"](max(step - 1, 0), base_lr=0.4, min_lr=0.004) for step in range(TOTAL)]
+    theirs, _ = torch_rates(EQUIVALENT["cosine"], 0.4, TOTAL)
+    assert late != pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize("three_phase", [False, True])
+@pytest.mark.parametrize("anneal_strategy", ["cos", "linear"])
+@pytest.mark.parametrize(("total", "pct_start"), [(100, 0.3), (97, 0.31), (10, 0.25), (5, 0.4)])
+def test_onecycle_is_torchs_in_rate_and_momentum(total, pct_start, anneal_strategy, three_phase):
+    settings = {"total_steps": total, "pct_start": pct_start, "anneal_strategy": anneal_strategy}
+    ours = OneCycle(**settings, three_phase=three_phase, div_factor=20.0, final_div_factor=100.0)
+    theirs, momenta = torch_rates(
+        lambda optimizer: lr_scheduler.OneCycleLR(
+            optimizer, max_lr=0.4, **settings, three_phase=three_phase, div_factor=20.0, final_div_factor=100.0
+        ),
+        0.4,
+        total,
+    )
+    assert [0.4 * ours(step) for step in range(total)] == pytest.approx(theirs, abs=1e-12)
+    assert [ours.momentum(step) for step in range(total)] == pytest.approx(momenta, abs=1e-12)
+
+
+@pytest.mark.parametrize(("mode", "gamma"), [("triangular", 1.0), ("triangular2", 1.0), ("exp_range", 0.99)])
+@pytest.mark.parametrize(("up", "down"), [(10, None), (7, 4), (3, 16), (1, 1)])
+def test_cyclic_is_torchs_in_rate_and_momentum(mode, gamma, up, down):
+    ours = Cyclic(
+        total_steps=TOTAL, step_size_up=up, step_size_down=down, min_lr=0.05, mode=mode, gamma=gamma, base_lr=0.4
+    )
+    theirs, momenta = torch_rates(
+        lambda optimizer: lr_scheduler.CyclicLR(
+            optimizer, base_lr=0.05, max_lr=0.4, step_size_up=up, step_size_down=down, mode=mode, gamma=gamma
+        ),
+        0.05,
+        TOTAL,
+    )
+    # torch counts cycles by dividing floats, which falls short of a foot by up to 1e-14 of a cycle.
+    assert [0.4 * ours(step) for step in range(TOTAL)] == pytest.approx(theirs, abs=1e-12)
+    assert [ours.momentum(step) for step in range(TOTAL)] == pytest.approx(momenta, abs=1e-12)
+
+
+def test_a_cycle_that_leaves_the_momentum_alone_gives_none():
+    assert OneCycle(total_steps=9, cycle_momentum=False).momentum(3) is None
+    assert Cyclic(total_steps=9, step_size_up=2, cycle_momentum=False).momentum(3) is None
+
+
+# Laws.
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(("warmup", "start", "base_lr"), [(1, 0.0, 1.0), (20, 0.0, 0.25), (24, 0.0625, 0.5)])
+def test_warmup_goes_in_a_straight_line_from_its_absolute_start_to_the_target(name, warmup, start, base_lr):
+    settings = {"values": [base_lr, base_lr / 2, base_lr / 4]} if name == "values" else {}
+    function = functools.partial(PLAIN[name], warmup=warmup, warmup_start_lr=start, **settings)
+    rate = rates(function, base_lr, range(warmup + 1))
+    assert (rate[0], rate[-1]) == (start, base_lr)
+    rises = [after - before for before, after in pairwise(rate)]
+    assert rises == pytest.approx([(base_lr - start) / warmup] * warmup, abs=1e-15)
+
+
+@pytest.mark.parametrize("base_lr", [0.02, 0.3, 1.0, 12.5])
+@pytest.mark.parametrize("name", ["polynomial", "cosine", "linear"])
+def test_absolute_rates_come_out_as_written_for_any_base_rate(name, base_lr):
+    function = functools.partial(PLAIN[name], warmup=10, warmup_start_lr=3e-6, min_lr=1e-7)
+    assert rates(function, base_lr, [0, 10, TOTAL]) == pytest.approx([3e-6, base_lr, 1e-7], rel=1e-14)
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *CYCLES])
+def test_past_the_end_the_last_value_holds(name):
+    function = (PLAIN | CYCLES)[name]
+    last = function(TOTAL)
+    assert [function(TOTAL + more) for more in (1, 7, 10**9)] == [last] * 3
+
+
+@pytest.mark.parametrize("name", ["constant", "multistep", "values", "step", "exponential"])
+@pytest.mark.parametrize("warmup", [0, 15])
+def test_a_longer_run_has_the_same_past(name, warmup):
+    longer = functools.partial(PLAIN[name], total_steps=3 * TOTAL, warmup=warmup)
+    shorter = functools.partial(PLAIN[name], warmup=warmup)
+    assert [longer(step) for step in range(TOTAL)] == [shorter(step) for step in range(TOTAL)]
+
+
+@pytest.mark.parametrize("name", ["polynomial", "cosine", "linear"])
+def test_a_longer_run_has_another_past_where_the_curve_spans_the_run(name):
+    longer = functools.partial(PLAIN[name], total_steps=3 * TOTAL)
+    assert all(longer(step) != PLAIN[name](step) for step in range(1, TOTAL))
+
+
+@pytest.mark.parametrize("name", ["polynomial", "cosine", "linear", "exponential"])
+@pytest.mark.parametrize("warmup", [0, 10, 13])
+def test_every_holds_the_value_of_the_periods_first_step(name, warmup):
+    by_step = functools.partial(PLAIN[name], warmup=warmup, every=1)
+    by_period = functools.partial(PLAIN[name], warmup=warmup, every=10)
+    for step in range(warmup, TOTAL):
+        first = max(step - step % 10, warmup)
+        if name == "exponential":  # there the period is also the time in which one gamma is taken
+            assert by_period(step) == 0.9 ** (step // 10 - warmup // 10)
+        else:
+            assert by_period(step) == by_step(first)
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *CYCLES])
+def test_a_value_depends_on_the_step_alone(name):
+    function = (PLAIN | CYCLES)[name]
+    forwards = [function(step) for step in range(TOTAL + 5)]
+    backwards = [function(step) for step in reversed(range(TOTAL + 5))]
+    assert forwards == backwards[::-1]
+
+
+@pytest.mark.parametrize("name", ["polynomial", "cosine", "linear", "exponential", "step", "multistep"])
+def test_after_the_warmup_no_rate_rises(name):
+    function = functools.partial(PLAIN[name], warmup=10)
+    rate = [function(step) for step in range(10, TOTAL + 5)]
+    assert all(after <= before for before, after in pairwise(rate))
+
+
+@pytest.mark.parametrize("total", [1, 2, 3])
+@pytest.mark.parametrize("three_phase", [False, True])
+def test_onecycle_over_a_handful_of_steps_is_finite_and_within_bounds(total, three_phase):
+    function = OneCycle(total_steps=total, three_phase=three_phase)
+    assert all(0.0 < function(step) <= 1.0 and math.isfinite(function.momentum(step)) for step in range(total + 1))
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "polynomial"])
+def test_a_warmup_of_the_whole_run_ends_at_the_base_rate(name):
+    assert PLAIN[name](TOTAL, warmup=TOTAL) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OneCycle(total_steps=9, pct_start=1.0), "scheduler.pct_start=1.0 must lie between 0 and 1.0"),
+        (lambda: OneCycle(total_steps=9, pct_start=0.5, three_phase=True), "between 0 and 0.5"),
+        (lambda: OneCycle(total_steps=9, anneal_strategy="cosine"), "anneal_strategy=cosine must be cos or linear"),
+        (lambda: OneCycle(total_steps=9, div_factor=0.0), "scheduler.div_factor=0.0 .* must be above 0"),
+        (lambda: Cyclic(total_steps=9, step_size_up=0), "scheduler.step_size_up=0 .* at least one step"),
+        (lambda: Cyclic(total_steps=9, step_size_up=1, mode="saw"), "mode=saw must be triangular"),
+    ],
+)
+def test_a_cycle_that_cannot_be_is_refused_with_its_key(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# The YAML.
+
+
+def steps_of(value, total=TOTAL, epoch=10):
+    """Durations of a YAML file as steps, everything else as it is."""
+    if isinstance(value, list):
+        return [steps_of(inner) for inner in value]
+    match = re.fullmatch(r"([\d.]+)(ep|st|%)", str(value))
+    return round(float(match[1]) * {"ep": epoch, "st": 1, "%": total / 100}[match[2]]) if match else value
+
+
+def built_from_yaml(name):
+    config = OmegaConf.load(CONF / f"{name}.yaml")
+    node = OmegaConf.to_container(
+        OmegaConf.create({"scheduler": config, "trainer": {"duration": "120st"}}), resolve=True
+    )
+    settings = {key: steps_of(value) for key, value in node["scheduler"].items()}
+    target = getattr(schedule, settings.pop("_target_").removeprefix("plainloop.schedule."))
+    return functools.partial(target, **settings) if settings.pop("_partial_", False) else target(**settings)
+
+
+NAMES = {path.stem for path in CONF.glob("*.yaml")}
+
+
+def test_there_are_the_ten_schedules():
+    ten = "constant multistep step polynomial exponential cosine cosine_warmup linear onecycle cyclic"
+    assert set(ten.split()) == NAMES
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_each_yaml_spells_out_every_setting_but_the_supplied_rate(name):
+    keys = set(OmegaConf.load(CONF / f"{name}.yaml")) - {"_target_", "_partial_"}
+    target = built_from_yaml(name)
+    target = target.func if isinstance(target, functools.partial) else type(target)
+    assert keys == set(inspect.signature(target).parameters) - {"step", "base_lr"}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_each_yaml_gives_rates_between_0_and_the_base_rate_and_reaches_it(name):
+    function = built_from_yaml(name)
+    rate = [function(step) for step in range(TOTAL)]
+    assert min(rate) >= 0.0
+    assert max(rate) == 1.0
+
+
+def test_only_the_schedules_named_for_it_warm_up_by_themselves():
+    starts_low = {name for name in NAMES if built_from_yaml(name)(0) < 1.0}
+    assert starts_low == {"cosine_warmup", "onecycle", "cyclic"}
