@@ -11,7 +11,7 @@ from typing import Any
 _SECRET = re.compile(r"api[_-]?key|access[_-]?key|private[_-]?key|credential|token|secret|passw", re.IGNORECASE)
 _MODEL_TOKENS = re.compile(
     r"(?:num|max|min|reg|cls|class|dist|mask|pad|sep|prefix|use|has|no|return|extra|register|special|pos)_(?:\w+_)?tokens?"
-    r"|token_(?:mixers?|dim|length|mask|size|type|pool|label|id)\w*|tokens_(?:norm|per_\w+)|tokeniz\w+"
+    r"|token_(?:mixers?|dim|length|mask|size|type|pool|label|id)\w*|\w*tokens_(?:norm|per_\w+)|tokeniz\w+"
     r"|\w+_(?:cls|class|reg|mix|pos)_tokens?|\w+_token_(?:only|id|emb)",
     re.IGNORECASE,
 )

@@ -38,7 +38,7 @@ class Forgetful(Jsonl):
 
 
 def rows_after_restarts(kind, name: str, folder: Path) -> bytes:
-    """Stopped at random places, the last line torn at a random byte; resumed at the last multiple of 40, as from a checkpoint."""
+    """Stopped at random places, the last line torn at a random byte; resumed at multiples of 40, like checkpoints."""
     draw = random.Random(0)
     reached = 0
     while reached < 200:
@@ -195,7 +195,7 @@ def test_a_row_that_the_disk_has_no_room_for_leaves_no_half_line(tmp_path):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_folder_that_is_not_there_is_named(name, tmp_path):
-    with pytest.raises(CannotWrite, match="cannot write .*nowhere"):
+    with pytest.raises(CannotWrite, match=r"cannot write .*nowhere"):
         KINDS[name]().start(tmp_path / "nowhere", {}, 0)
 
 

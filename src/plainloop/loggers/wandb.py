@@ -24,6 +24,8 @@ log = logging.getLogger("plainloop")
 # Slurm sends these to every process of a job.
 SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
 
+NETWORK_TIMEOUT_S = 30.0  # then the run ends and says how to go offline, instead of holding its GPUs
+
 # What wandb collects by itself may hold secrets: command line, git remote, printed lines, code.
 KEEP_OUT: dict[str, Any] = {
     "console": "off",
@@ -77,7 +79,7 @@ class Wandb:
                     dir=folder,
                     config=redact_tree(dict(config)),
                     mode=mode,
-                    settings=wandb.Settings(silent=mode == "offline", **KEEP_OUT),
+                    settings=wandb.Settings(silent=mode == "offline", init_timeout=NETWORK_TIMEOUT_S, **KEEP_OUT),
                 )
         except wandb.errors.Error as error:
             raise BadConfig(f"logger.wandb: {error}", hint="logger.wandb.mode=offline") from error
@@ -132,7 +134,8 @@ def _mode() -> Literal["online", "offline"]:
         return "offline"
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return "online"
-    hosts = {urlsplit(address).netloc for address in (wandb.Settings().base_url, "https://api.wandb.ai")}
+    address = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
+    hosts = {"api.wandb.ai", urlsplit(address).netloc}
     try:
         entries = netrc.netrc(os.environ.get("NETRC")).hosts
     except (OSError, netrc.NetrcParseError):
