@@ -17,12 +17,11 @@ LAYERS = (
     ("run",),
     ("trainer", "resume", "attempt"),
     ("recorder",),
-    ("parts", "summary"),
+    ("backend", "parts", "summary"),
     ("config",),
     ("agreement", "checkpoint", "drift", "journal", "state"),
     ("tasks", "data", "augment", "models", "loggers"),
     (
-        "backend",
         "checkpoint_format",
         "environment",
         "images",
