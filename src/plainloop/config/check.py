@@ -16,7 +16,7 @@ from plainloop.config.names import nearest_key
 from plainloop.config.origin import Origin
 from plainloop.config.plan import Plan, plan_of
 from plainloop.config.probe import Probed, probe
-from plainloop.config.problems import Problem, invalid_run
+from plainloop.config.problems import EVERYWHERE, Problem, invalid_run
 from plainloop.config.resolve import PENDING, Resolved, leaves, resolve
 from plainloop.config.settings import SETTINGS
 from plainloop.config.units import clock_of
@@ -201,7 +201,7 @@ def _something_left(origin: Origin, problems: Sequence[Problem], now: Mapping[st
     for text in origin.overrides:
         name, _, _ = text.partition("=")
         key = name.lstrip("+~")
-        if key in blamed or key.split(".")[0] not in schema.OPEN_GROUPS or "." not in key:
+        if key in blamed or key.split(".")[0] not in schema.OPEN_GROUPS or "." not in key or EVERYWHERE.startswith(key):
             continue
         place = origin.written(key)
         value = values.get(key)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plainloop.config.foreign import ours
-from plainloop.config.problems import Problem
+from plainloop.config.problems import EVERYWHERE, Problem
 
 # Hydra answers these itself, without a run.
 INFORMATION = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
@@ -15,9 +15,6 @@ _MULTIRUN = ("--multirun", "-m")
 _QUIET = ("--run", "-r", "--resolve")
 _WITH_VALUE = ("--package", "-p")  # only together with --cfg
 _CONFIG_NAME, _CONFIG_DIR = ("--config-name", "-cn"), ("--config-dir", "-cd")
-
-# An override of a key that is accepted everywhere, though no YAML file holds it.
-_ALWAYS = ("data.batch_size_per_device=",)
 
 
 @dataclass
@@ -46,8 +43,7 @@ def parse(arguments: Sequence[str]) -> Command:
         argument = rest.pop(0)
         flag, equals, value = argument.partition("=")
         if not argument.startswith("-"):
-            always = argument.startswith(_ALWAYS)
-            command.overrides.append(f"++{argument}" if always else argument)
+            command.overrides.append(f"++{argument}" if argument.startswith(EVERYWHERE) else argument)
         elif flag.replace("-", "_") == "__local_rank":
             if not equals and rest and rest[0].isdigit():
                 rest.pop(0)

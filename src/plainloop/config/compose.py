@@ -35,7 +35,7 @@ from yaml import YAMLError
 
 from plainloop.config.foreign import ours
 from plainloop.config.names import nearest, nearest_key
-from plainloop.config.problems import Problem, listing
+from plainloop.config.problems import Problem, as_typed, listing
 
 # Groups of named things, of which several options can be taken at once: logger=[csv,wandb].
 _SEVERAL = ("augment", "logger", "experiment", "debug")
@@ -271,4 +271,4 @@ def _first_line(error: BaseException, count: int = 1) -> str:
 
 
 def _by(text: str | None) -> str:
-    return f"command line override {text}"
+    return f"command line override {as_typed(text or '')}"

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Ours:
-    """What to type instead. `{}` stands for the given value; without it the text is shown as it is."""
+    """What to type instead. `{}` stands for the given value, `[{}ep]` for each item of a given list."""
 
     key: str
     form: str = ""  # of an override; "" is "key={}"
     note: str = ""
 
     def instead(self, value: str) -> str:
-        form = self.form or f"{self.key}={{}}"
-        return form.replace("{}", value) if value else form.replace("{}", "...")
+        """The override with its value.
+
+        >>> FOREIGN["lr_decay_epochs"].instead("[30,60]"), FOREIGN["num_epochs"].instead("90")
+        ('scheduler=multistep scheduler.milestones=[30ep,60ep]', 'trainer.duration=90ep')
+        """
+        form, value = self.form or f"{self.key}={{}}", value or "..."
+        found = re.search(r"\[\{\}(\w*)\]", form)
+        if found is None:
+            return form.replace("{}", value)
+        items = [item.strip() for item in value.strip("[]() ").split(",")]
+        return form.replace(found[0], "[" + ",".join(item + found[1] for item in items if item) + "]")
 
 
 _EPOCHS = Ours("trainer.duration", "trainer.duration={}ep")
@@ -34,7 +44,7 @@ _MIN_LR = Ours("scheduler.min_lr")
 # By the last part of the key, `-` as `_`.
 FOREIGN: dict[str, Ours] = {
     # PaddleX
-    "lr_decay_epochs": Ours("scheduler.milestones", "scheduler=multistep scheduler.milestones={}", "30ep, not 30"),
+    "lr_decay_epochs": Ours("scheduler.milestones", "scheduler=multistep scheduler.milestones=[{}ep]"),
     "lr_decay_gamma": Ours("scheduler.gamma"),
     "num_epochs": _EPOCHS,
     "train_batch_size": _GLOBAL,

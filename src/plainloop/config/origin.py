@@ -11,6 +11,7 @@ import yaml
 from hydra._internal.config_repository import IConfigRepository
 
 from plainloop.config.compose import Composer
+from plainloop.config.problems import as_typed
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -35,7 +36,7 @@ class Origin:
     def given_by(self, key: str) -> str:
         """For the person: the override that set the key, else file and line, else nothing."""
         text = self.override_of(key)
-        return f"command line override {text}" if text else str(self.place_of(key) or "")
+        return f"command line override {as_typed(text)}" if text else str(self.place_of(key) or "")
 
     def override_of(self, key: str) -> str:
         """The last override that sets this key or a node that holds it."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from plainloop.errors import BadConfig
 
+EVERYWHERE = "data.batch_size_per_device="  # an override that is always accepted, though no YAML file holds its key
+
 _MAX_NAMES = 24  # of valid keys in one line: more would push the problem itself off the screen
 
 
@@ -68,13 +70,18 @@ def invalid_sweep(bad: Sequence[BadJob], num_jobs: int) -> InvalidConfig:
     return InvalidConfig("\n".join(lines), [problem for job in bad for problem in job.problems])
 
 
+def as_typed(override: str) -> str:
+    """Without the plus signs that were added for Hydra's sake."""
+    return override.replace(f"++{EVERYWHERE}", EVERYWHERE)
+
+
 def listing(names: Sequence[str]) -> str:
     shown = ", ".join(sorted(names)[:_MAX_NAMES])
     return shown + (f", ... ({len(names)} in all)" if len(names) > _MAX_NAMES else "")
 
 
 def _header(text: str, overrides: Sequence[str]) -> str:
-    return f"{text}   ({' '.join(overrides)})" if overrides else text
+    return f"{text}   ({' '.join(as_typed(override) for override in overrides)})" if overrides else text
 
 
 def _numbers(jobs: Sequence[BadJob]) -> str:

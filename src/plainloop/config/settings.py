@@ -54,6 +54,7 @@ class TrainerSettings:
     compile: bool
     channels_last: bool
     deterministic: bool
+    detect_anomaly: bool  # names the operation that made a gradient not a number; slow
     log_every: Steps  # counted in steps: takes a bare number too
     eval_every: Steps | Literal["never"]
     save_every: Steps | Literal["never"]
