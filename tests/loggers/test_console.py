@@ -25,7 +25,7 @@ root = logging.getLogger()
 root.setLevel(logging.INFO)
 for handler in (logging.StreamHandler(sys.stdout), logging.FileHandler(sys.argv[1])):
     root.addHandler(handler)
-console = Console(total_steps=300, batch_size=100)
+console = Console(total_steps=300, steps_per_epoch=100, batch_size=100)
 console.start(Path("."), {}, 0)
 for step in range(1, 301):
     time.sleep(0.002)
@@ -142,7 +142,7 @@ def test_handlers_are_as_before_after_the_bar(tmp_path):
 
 def test_time_left_is_counted_from_the_end_of_the_first_step(caplog):
     now = [0.0]
-    console = Console(total_steps=101, batch_size=10, clock=lambda: now[0])
+    console = Console(total_steps=101, steps_per_epoch=10, batch_size=10, clock=lambda: now[0])
     console.start(Path("."), {}, 0)
     now[0] = 60.0  # the first step compiles for a minute
     console.advance(1)
@@ -154,7 +154,7 @@ def test_time_left_is_counted_from_the_end_of_the_first_step(caplog):
 
 
 def test_a_step_costs_under_five_microseconds():
-    console = Console(total_steps=10**6, batch_size=10)
+    console = Console(total_steps=10**6, steps_per_epoch=10, batch_size=10)
     console.start(Path("."), {}, 0)
     best = 1.0
     for _ in range(50):

@@ -25,9 +25,16 @@ class Console:
     """
 
     def __init__(
-        self, *, total_steps: int, batch_size: int, monitor: str = "top1", clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        total_steps: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        monitor: str = "top1",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total = total_steps
+        self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
         self._monitor = monitor
         self._clock = clock
@@ -76,7 +83,9 @@ class Console:
         if not self._bar:
             return
         pace = self._pace(step, now)
-        shown = {"time/images_per_s": pace * self._batch_size} | self._shown if pace else self._shown
+        shown = self._shown | {"epoch": step / self._steps_per_epoch}
+        if pace:
+            shown.setdefault("time/images_per_s", pace * self._batch_size)
         left = [f"left {self._left(step, pace)}"] if pace else []
         self._bar.move(step, [f"{step}/{self._total}", *left, *bar_fields(shown, monitor=self._monitor)])
 
