@@ -6,7 +6,10 @@ import ctypes
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +21,7 @@ from plainloop.data.loaders import Loader
 from plainloop.errors import RunError
 
 Key = tuple[int, int]  # (epoch, index): with the seed, all that a sample's draws depend on
+TRAINERS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
@@ -59,51 +63,59 @@ def batches(
     """
     processes = loader.processes()
     before = set(multiprocessing.active_children())
-    source = iter(
-        DataLoader(
-            samples,  # type: ignore[arg-type]  # a map-style data set with keys for indices
-            batch_sampler=keys,
-            collate_fn=collate,
-            num_workers=processes,
-            prefetch_factor=loader.prefetch if processes else None,
-            timeout=timeout if processes else 0,
-            pin_memory=pin_memory,
-            worker_init_fn=start_worker,
-            generator=torch.Generator(),  # or else starting it would draw from the global one
+    with signals_blocked():
+        source = iter(
+            DataLoader(
+                samples,  # type: ignore[arg-type]  # a map-style data set with keys for indices
+                batch_sampler=keys,
+                collate_fn=collate,
+                num_workers=processes,
+                prefetch_factor=loader.prefetch if processes else None,
+                timeout=timeout if processes else 0,
+                pin_memory=pin_memory,
+                worker_init_fn=start_worker,
+                generator=torch.Generator(),  # or else starting it would draw from the global one
+            )
         )
-    )
     workers = set(multiprocessing.active_children()) - before
     try:
-        while True:
-            batch = next_of(source, timeout)
-            if batch is None:
-                return
+        while (batch := next_of(source, workers, timeout)) is not None:
             if isinstance(batch, RunError):
                 raise batch
             yield batch
     finally:
-        del source  # tells the workers to leave, and waits some seconds for it
+        if processes:
+            source._shutdown_workers()  # type: ignore[attr-defined]  # as its __del__ does, which tracebacks delay
         for worker in workers:
-            if worker.is_alive():
-                worker.kill()  # they ignore SIGTERM, and one that hangs would hold up our own exit
+            if worker.is_alive():  # some seconds later: it hangs, ignores SIGTERM, and would hold up our own exit
+                worker.kill()
+                worker.join()
 
 
-def next_of(source: Iterator[Any], timeout: float) -> Any:
+def next_of(source: Iterator[Any], workers: Set[BaseProcess], timeout: float) -> Any:
     """The next batch, or None after the last."""
     try:
         return next(source, None)
-    except RuntimeError as error:
-        if "DataLoader worker" in str(error):  # torch has no type of its own for this
-            raise RunError(
-                f"a data worker died: {error}",
-                hint="memory is the usual reason: type data.num_workers=1, or data.num_workers=0 to see the error",
-            ) from error
-        if "DataLoader timed out" in str(error):
+    except (RuntimeError, EOFError, OSError) as error:
+        if str(error).startswith("DataLoader timed out"):  # torch has no type of its own for this
             raise RunError(
                 f"no batch arrived within data.timeout={timeout} seconds",
                 hint="the storage hangs or is slow: check it, or raise data.timeout",
             ) from error
+        if has_ended(workers):
+            raise RunError(
+                f"a data worker died: {error or type(error).__name__}",
+                hint="memory is the usual reason: type data.num_workers=1, or data.num_workers=0 to see the error",
+            ) from error
         raise
+
+
+def has_ended(workers: Set[BaseProcess]) -> bool:
+    """Whether any of them has, or is about to: a connection breaks shortly before the end of its process can be seen."""
+    try:
+        return bool(connection.wait([worker.sentinel for worker in workers], timeout=1))
+    except RuntimeError:  # torch's SIGCHLD handler raises wherever we are, and for the same reason
+        return True
 
 
 def collate(samples: list[dict[str, Any] | RunError]) -> Batch | RunError:
@@ -111,10 +123,20 @@ def collate(samples: list[dict[str, Any] | RunError]) -> Batch | RunError:
     return next((sample for sample in samples if isinstance(sample, RunError)), None) or default_collate(samples)
 
 
-def start_worker(number: int) -> None:
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Processes forked inside are born deaf, so that none dies before it can ignore signals; ours arrive afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TRAINERS_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_worker(worker: int) -> None:
     """Leaves signals to the trainer, which finishes its step first, and dies with it, however that dies."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in TRAINERS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     torch.set_num_threads(1)

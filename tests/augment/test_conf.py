@@ -1,0 +1,68 @@
+"""The augment files compose, build, and never wait for the device."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch.utils._python_dispatch import TorchDispatchMode
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+FACTS = "+facts={image_shape:[3,12,10]}"
+
+
+def composed(name, *overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(f"augment/{name}", overrides=list(overrides)).augment
+
+
+def built(name):
+    """The functions of a file, in its order."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(f"augment/{name}", overrides=[FACTS])
+    return list(instantiate(config.augment, _convert_="all").values())
+
+
+class NoHostRead(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function is not torch.ops.aten._local_scalar_dense.default, "the host reads a value from the device"
+        return function(*args, **(kwargs or {}))
+
+
+def test_none_is_an_empty_dictionary():
+    assert composed("none") == {}
+
+
+def test_a_transform_of_torchvision_can_be_added_to_none():
+    typed = "+augment.jitter={_target_: plainloop.augment.per_sample.PerSample, "
+    typed += "transform: {_target_: torchvision.transforms.v2.ColorJitter, brightness: 0.4}}"
+    assert instantiate(composed("none", typed).jitter).transform.brightness == (0.6, 1.4)
+
+
+@pytest.mark.parametrize("name", ["crop_flip", "standard"])
+def test_every_file_builds_and_gives_the_size_that_the_model_sees(name):
+    batch = {"image": torch.rand(4, 3, 12, 10), "label": torch.arange(4)}
+    for augment in built(name):
+        batch = augment(batch, 0)
+    assert batch["image"].shape == (4, 3, 12, 10)
+
+
+def test_the_crops_scale_is_one_override_away():
+    assert composed("standard", "augment.crop.scale=[0.2,1]").crop.scale == [0.2, 1]
+
+
+@pytest.mark.parametrize("name", ["crop_flip", "standard"])
+def test_augmenting_never_waits_for_the_device(name):
+    functions = built(name)
+    with NoHostRead():
+        for augment in functions:
+            augment({"image": torch.rand(4, 3, 12, 10)}, 0)
+
+
+def test_an_added_item_is_caught():
+    def peeking(batch, step):
+        return batch | {"image": batch["image"] / batch["image"].max().item()}
+
+    with NoHostRead(), pytest.raises(AssertionError, match="the host reads"):
+        peeking({"image": torch.rand(4, 3, 12, 10)}, 0)

@@ -1,0 +1,239 @@
+"""Photographs from workers: bit-exact whatever the workers do, and no worker left behind."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torchvision.transforms import v2
+
+from plainloop import rng
+from plainloop.augment.crop import RandomResizedCrop
+from plainloop.data.image_folder import ImageFolder
+from plainloop.errors import BadData, RunError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+FOLDERS = {"train/cat": 9, "train/dog": 8, "val/cat": 4, "val/dog": 3, "test/cat": 1, "test/dog": 1}
+DRAWS = (RandomResizedCrop(size=16).sample, v2.ColorJitter(0.4, 0.4, 0.4), v2.RandomHorizontalFlip())
+
+
+def source(root, *, num_workers=0, transforms=DRAWS, **settings):
+    told = {"batch_size": 4, "image_size": 16, "device": "cpu", "timeout": 60} | settings
+    return ImageFolder(root=str(root), num_workers=num_workers, sample_transforms=transforms, **told)
+
+
+def equal(one, other):
+    return len(one) == len(other) and all(
+        a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a) for a, b in zip(one, other)
+    )
+
+
+@pytest.fixture
+def root(photos):
+    return photos(FOLDERS)
+
+
+@pytest.mark.parametrize(("num_workers", "prefetch"), [(1, 1), (1, 4), (2, 1), (2, 3)])
+def test_results_do_not_depend_on_workers_and_prefetching(root, num_workers, prefetch):
+    plain = list(source(root).train_batches(0, 9, seed=1))
+    assert equal(plain, list(source(root, num_workers=num_workers, prefetch=prefetch).train_batches(0, 9, seed=1)))
+
+
+class Unkeyed:
+    """Draws from a generator of its own, which each worker copies: what a keyed stream must not do."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, image):
+        return (image + torch.randint(0, 256, (1,), generator=self.generator)).to(torch.uint8)
+
+
+def test_a_transform_with_its_own_generator_is_caught(root):
+    plain = list(source(root, transforms=(Unkeyed(),)).train_batches(0, 9, seed=1))
+    assert not equal(plain, list(source(root, transforms=(Unkeyed(),), num_workers=2).train_batches(0, 9, seed=1)))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("start", [1, 4, 6])
+def test_starting_later_gives_the_same_steps(root, start, num_workers):
+    whole = list(source(root).train_batches(0, 9, seed=1))
+    assert equal(whole[start:], list(source(root, num_workers=num_workers).train_batches(start, 9, seed=1)))
+
+
+def test_the_same_sample_is_drawn_anew_in_every_epoch(root):
+    views = {}
+    for batch in source(root).train_batches(0, 12, seed=1):
+        for image, index in zip(batch["image"], batch["index"].tolist()):
+            views.setdefault(index, []).append(image.numpy().tobytes())
+    assert all(len(set(seen)) == len(seen) for seen in views.values())
+    assert max(map(len, views.values())) == 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_stream_leaves_the_generators_of_the_trainer_alone(root, num_workers):
+    rng.seed_all(7)
+    expected = torch.rand(3)
+    rng.seed_all(7)
+    stream = source(root, num_workers=num_workers).train_batches(0, 3, seed=1)
+    next(stream)
+    assert torch.equal(torch.rand(3), expected)
+    stream.close()
+
+
+def test_image_label_and_index_belong_together(root):
+    data = source(root, transforms=())
+    batches = [*data.train_batches(0, 4, seed=0)]
+    for batch in batches:
+        assert batch["image"].dtype == torch.uint8
+        assert batch["image"].shape == (4, 3, 16, 16)
+        assert torch.equal(batch["label"], (batch["index"] >= 9).long())
+    assert [sorted(batch) for batch in batches] == [["image", "index", "label"]] * 4
+
+
+@pytest.mark.parametrize(("split", "number"), [("val", 7), ("test", 2), ("train", 5)])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_evaluation_gives_every_sample_once_without_the_transforms_of_training(root, split, number, num_workers):
+    def images(**settings):
+        return list(source(root, train_eval_samples=5, num_workers=num_workers, **settings).eval_batches(split))
+
+    batches = images()
+    assert len(torch.cat([batch["index"] for batch in batches]).unique()) == number
+    assert sum(len(batch["index"]) for batch in batches) == number
+    assert equal(batches, images(transforms=()))
+
+
+def test_without_transforms_training_sees_what_evaluation_sees(root):
+    data = source(root, transforms=(), train_eval_samples=100)
+    seen = {int(i): image for b in data.eval_batches("train") for i, image in zip(b["index"], b["image"])}
+    for batch in data.train_batches(0, 4, seed=0):
+        assert all(torch.equal(seen[int(i)], image) for i, image in zip(batch["index"], batch["image"]))
+
+
+def test_transforms_that_leave_the_size_open_are_followed_by_resize_and_crop(root):
+    batch = next(source(root, transforms=(v2.RandomHorizontalFlip(),)).train_batches(0, 1, seed=0))
+    assert batch["image"].shape == (4, 3, 16, 16)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_damaged_file_ends_the_stream_with_its_path_and_no_traceback(root, num_workers):
+    (root / "train/dog/003.png").write_bytes(b"no image")
+    with pytest.raises(BadData, match=r"train/dog/003.png cannot be decoded") as caught:
+        list(source(root, num_workers=num_workers).train_batches(0, 4, seed=0))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_transform_that_gives_floats_is_told_to_leave_that(root):
+    transforms = (v2.ToDtype(torch.float32, scale=True),)
+    with pytest.raises(BadData, match=r"must give a \(3, H, W\) uint8 tensor; ToDtype.* gave torch.float32"):
+        next(source(root, transforms=transforms).train_batches(0, 1, seed=0))
+
+
+def test_a_test_split_without_its_folder_is_named(photos):
+    data = source(photos({"train/cat": 8, "val/cat": 2}))
+    with pytest.raises(BadData, match="has no test split; it has train and val"):
+        next(data.eval_batches("test"))
+
+
+@pytest.mark.parametrize("end", ["close", "forget", "exhaust"])
+def test_workers_are_gone_when_the_stream_ends(root, end):
+    before = set(multiprocessing.active_children())
+    stream = source(root, num_workers=2).train_batches(0, 50, seed=0)
+    next(stream)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
+    if end == "close":
+        stream.close()
+    elif end == "exhaust":
+        list(stream)
+    del stream
+    assert not set(multiprocessing.active_children()) & workers
+
+
+def test_a_worker_that_dies_is_explained(root):
+    before = set(multiprocessing.active_children())
+    stream = source(root, num_workers=1).train_batches(0, 500, seed=0)
+    next(stream)
+    (worker,) = set(multiprocessing.active_children()) - before
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(RunError, match="a data worker died") as caught:
+        list(stream)
+    assert "data.num_workers=" in caught.value.hint
+
+
+def hang(image):
+    time.sleep(600)
+
+
+def test_a_worker_that_hangs_is_given_up_and_killed(root, monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # seconds that torch waits for workers
+    before = set(multiprocessing.active_children())
+    with pytest.raises(RunError, match=r"no batch arrived within data.timeout=1 seconds"):
+        next(source(root, num_workers=1, transforms=(hang,), timeout=1).train_batches(0, 3, seed=0))
+    assert set(multiprocessing.active_children()) == before
+
+
+def test_workers_leave_signals_to_the_trainer(root):
+    before = set(multiprocessing.active_children())
+    stream = source(root, num_workers=2).train_batches(0, 9, seed=1)
+    batches = [next(stream)]
+    for worker in set(multiprocessing.active_children()) - before:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(worker.pid, number)
+    assert equal(batches + list(stream), list(source(root).train_batches(0, 9, seed=1)))
+
+
+TRAINER = """
+import multiprocessing, sys, time
+from plainloop.data.image_folder import ImageFolder
+data = ImageFolder(root=sys.argv[1], batch_size=4, image_size=16, num_workers=2, device="cpu")
+stream = data.train_batches(0, 500, seed=0)
+next(stream)
+print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+time.sleep(600)
+"""
+
+
+def test_workers_die_with_a_trainer_that_is_killed(root):
+    trainer = subprocess.Popen([sys.executable, "-c", TRAINER, str(root)], stdout=subprocess.PIPE, text=True)
+    workers = [int(pid) for pid in trainer.stdout.readline().split()]
+    trainer.kill()
+    trainer.wait()
+    trainer.stdout.close()
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline and any(is_running(pid) for pid in workers):
+        time.sleep(0.01)
+    assert len(workers) == 2
+    assert not any(is_running(pid) for pid in workers)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"])
+def test_every_yaml_gives_its_source_the_statistics_that_it_has_by_itself(name, root):
+    node = yaml.safe_load((CONF / f"data/{name}.yaml").read_text())
+    module, _, kind = node["_target_"].rpartition(".")
+    facts = getattr(__import__(module, fromlist=[kind]), kind).facts
+    told = {"digits": {}, "image_folder": {"root": str(root)}, "fashion_mnist": {"download": True}}
+    told = told.get(name, {"download": True})
+    assert facts(**told, mean=node["mean"], std=node["std"]) == facts(**told)
+
+
+def test_the_yaml_builds_the_source(root):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("data/image_folder", overrides=[f"data.root={root}", "data.batch_size=4", "+device=cpu"])
+    data = instantiate(config.data, image_size=16, num_workers=0, train={}, val={}, test={}, _convert_="all")
+    assert next(data.train_batches(0, 1, seed=0))["image"].shape == (4, 3, 16, 16)

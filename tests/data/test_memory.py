@@ -1,0 +1,134 @@
+"""Sets in memory: indexed on the device, a pure function of position, without a wait."""
+
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from plainloop import distributed
+from plainloop.data.digits import Digits
+from plainloop.data.loaders import Loader, loaders
+from plainloop.data.memory import InMemory
+from plainloop.errors import BadData
+
+
+class NoHostRead(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function is not torch.ops.aten._local_scalar_dense.default, "the host reads a value from the device"
+        return function(*args, **(kwargs or {}))
+
+
+def numbered(num_train=53, num_val=10, *, batch_size=12, train_eval_samples=7):
+    """A set whose pixels and labels are the samples' numbers."""
+
+    def part(number):
+        numbers = torch.arange(number)
+        return numbers.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous(), numbers
+
+    return InMemory(
+        {"train": part(num_train), "val": part(num_val)},
+        loaders=loaders(Loader(batch_size, 0)),
+        device="cpu",
+        train_eval_samples=train_eval_samples,
+    )
+
+
+def equal(one, other):
+    return len(one) == len(other) and all(
+        a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a) for a, b in zip(one, other)
+    )
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 5, 8, 11])
+def test_starting_later_gives_the_same_steps(start):
+    data = numbered()
+    assert equal(list(data.train_batches(0, 11, seed=5))[start:], list(data.train_batches(start, 11, seed=5)))
+
+
+def test_image_label_and_index_belong_together():
+    data = numbered()
+    for batch in [*data.train_batches(0, 9, seed=0), *data.eval_batches("val"), *data.eval_batches("train")]:
+        assert batch["image"].dtype == torch.uint8
+        assert batch["image"].shape[1:] == (1, 4, 4)
+        assert torch.equal(batch["image"][:, 0, 0, 0].long(), batch["label"])
+        assert torch.equal(batch["label"], batch["index"])
+
+
+def test_evaluation_gives_every_sample_once_in_order():
+    batches = list(numbered(batch_size=4).eval_batches("val"))
+    assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(10))
+    assert [len(batch["index"]) for batch in batches] == [4, 4, 2]
+
+
+def test_the_train_slice_is_the_same_whatever_was_trained_on():
+    data = numbered()
+    before = list(data.eval_batches("train"))
+    list(data.train_batches(0, 6, seed=9))
+    assert equal(before, list(data.eval_batches("train")))
+    assert sum(len(batch["index"]) for batch in before) == 7
+
+
+def test_batches_never_wait_for_the_device():
+    data = numbered()
+    with NoHostRead():
+        assert len([*data.train_batches(0, 9, seed=0), *data.eval_batches("val"), *data.eval_batches("train")]) == 11
+
+
+def test_a_read_from_the_device_is_caught():
+    with NoHostRead(), pytest.raises(AssertionError, match="the host reads"):
+        next(numbered().train_batches(0, 1, seed=0))["label"].sum().item()
+
+
+def test_a_split_that_is_not_there_is_named():
+    with pytest.raises(BadData, match="has no test split; it has train and val"):
+        next(numbered().eval_batches("test"))
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(BadData, match=r"data.batch_size=54"):
+        numbered(batch_size=54)
+
+
+def rank_process(rank, port, queue):
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with distributed.process_group("cpu"):
+        data = numbered()
+        train = [batch["index"].tolist() for batch in data.train_batches(2, 7, seed=1)]
+        queue.put((rank, train, [index for batch in data.eval_batches("val") for index in batch["index"].tolist()]))
+
+
+def test_two_processes_share_out_what_one_would_see():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [context.Process(target=rank_process, args=(rank, port, queue)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    (_, first, first_val), (_, second, second_val) = sorted(queue.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(60)
+    alone = [batch["index"].tolist() for batch in numbered().train_batches(2, 7, seed=1)]
+    assert [one + other for one, other in zip(first, second)] == alone
+    assert sorted(first_val + second_val) == list(range(10))
+
+
+def test_digits_are_split_in_the_same_proportion_for_each_class():
+    data = Digits(batch_size=64, device="cpu")
+    train, val = (data._memory.splits[split][1].bincount() for split in ("train", "val"))
+    assert torch.equal(val, ((train + val) * 0.2).round().long())
+
+
+def test_digits_facts_agree_with_the_data():
+    data, facts = Digits(batch_size=64, device="cpu"), Digits.facts(batch_size=64, device="cpu")
+    (images, _), (val_images, _) = data._memory.splits["train"], data._memory.splits["val"]
+    assert (facts.num_train, facts.num_val, facts.image_shape) == (len(images), len(val_images), images.shape[1:])
+    assert (images.min(), images.max()) == (0, 255)
+    pixels = images.double() / 255
+    assert facts.mean == (round(pixels.mean().item(), 4),)
+    assert facts.std == (round(pixels.std().item(), 4),)
