@@ -105,8 +105,9 @@ class Checkpoints:
         path = self.folder / f"step_{step:08d}.pt"
         storage.make_folder(self.folder, os=self._os)
         try:
-            self._remove_orphans()
-            old = next((entry for entry in self._entries() if entry.step == step and entry.ours), None)
+            entries = self._entries()
+            self._remove_orphans(entries)
+            old = next((entry for entry in entries if entry.step == step and entry.ours), None)
             if old is not None and good and mark is None:
                 row["best"] = old.row["best"]  # the same weights, saved once more
             if old is not None and old.row["sha256"] == row["sha256"] and self._flaw(old) is None:
@@ -120,7 +121,7 @@ class Checkpoints:
                 storage.write_whole(path.with_name(f"step_{step:08d}.json"), manifest_to_bytes(row), os=self._os)
         except (OSError, CannotWrite) as error:
             with contextlib.suppress(OSError):
-                self._remove_orphans()
+                self._remove_orphans(self._entries())
             if isinstance(error, OSError):
                 raise storage.cannot_write(path, len(data), error, os=self._os) from error
             raise
@@ -135,9 +136,10 @@ class Checkpoints:
         Raises Unresumable when there were checkpoints and none of them can be used, or when the newest has a format
         that this version does not know.
         """
-        earlier = [(name, "was found damaged before") for name in self._names() if name.endswith(".bad")]
+        earlier = [(name, "was found damaged before") for name in self._names()[::-1] if name.endswith(".bad")]
         skipped: list[tuple[str, str]] = []
-        for entry in self._entries():
+        entries = self._entries()
+        for entry in entries:
             if entry.flaw is None and not entry.ours:
                 raise Unresumable(
                     f"{self.folder / entry.manifest} has checkpoint format {entry.row['format']}; "
@@ -152,7 +154,7 @@ class Checkpoints:
                 skipped.append((entry.file, str(flaw)))
                 logger.warning("checkpoint %s cannot be used: %s; trying the one before", entry.file, flaw)
                 self._set_aside(entry, flaw)
-        orphans = self._orphans()
+        orphans = self._orphans(entries)
         if len(orphans) > 1:  # a save that was cut short leaves one; these were committed, and lost their manifests
             earlier += [(name, "its manifest (.json) is gone") for name in orphans]
         if skipped or earlier:
@@ -165,7 +167,7 @@ class Checkpoints:
 
     def best(self) -> tuple[int, float, Path] | None:
         """(step, value, path) of the best; None where none was marked. NaN for a value that was not given."""
-        entry = self._best_entry()
+        entry = next((entry for entry in self._entries() if entry.ours and entry.row["best"]), None)
         if entry is None:
             return None
         value = entry.row["best"]["value"]
@@ -194,17 +196,18 @@ class Checkpoints:
     def _tidy(self) -> None:
         """Everything after the commit: what fails here does no harm, and the next save does it again."""
         try:
-            self._remove_orphans()
-            self._retain()
-            self._write_best()
+            entries = self._entries()
+            self._remove_orphans(entries)
+            self._write_best(self._retain(entries))
         except (OSError, CannotWrite) as error:
             logger.warning("the checkpoints in %s are safe, but not in order: %s", self.folder, error)
 
-    def _retain(self) -> None:
-        """Deletes, oldest first, all but the best and the newest `keep_last` that are finite and verified."""
-        sound, best_found, odd_found = 0, False, False
+    def _retain(self, entries: list[Entry]) -> Entry | None:
+        """Deletes, oldest first, all but the best, which it gives, and the newest `keep_last` finite, verified ones."""
+        sound, odd_found = 0, False
+        best: Entry | None = None
         old: list[Entry] = []
-        for entry in self._entries():
+        for entry in entries:
             if entry.flaw is None and not entry.ours:
                 continue
             flaw = self._flaw(entry) if sound < self._keep_last else entry.flaw
@@ -218,23 +221,25 @@ class Checkpoints:
                 odd_found = True
             elif sound < self._keep_last:
                 sound += 1
-            elif best_found or not entry.row["best"]:
+            elif best or not entry.row["best"]:
                 old.append(entry)
-            best_found = best_found or bool(entry.row["best"])
+            if best is None and entry.row["best"]:
+                best = entry
         for entry in reversed(old):
-            self._unlink(entry.manifest)  # first: a file without manifest is nothing, and swept
+            self._unlink(entry.manifest)
+        if old:  # a manifest without file would look like damage; a file without manifest is nothing, and swept
+            storage.sync_folder(self.folder, os=self._os)
+        for entry in reversed(old):
             self._unlink(entry.file)
+        return best
 
-    def _write_best(self) -> None:
-        entry, path = self._best_entry(), self.folder / "best.json"
-        row = None if entry is None else {"step": entry.step, **entry.row["best"], "file": entry.file}
-        if row is not None and storage.read_json(path, os=self._os) != row:
-            storage.write_json(path, row, os=self._os)
-        elif row is None:
-            self._unlink(path.name)
-
-    def _best_entry(self) -> Entry | None:
-        return next((entry for entry in self._entries() if entry.ours and entry.row["best"]), None)
+    def _write_best(self, best: Entry | None) -> None:
+        if best is None:
+            self._unlink("best.json")
+            return
+        row = {"step": best.step, **best.row["best"], "file": best.file}
+        if storage.read_json(self.folder / "best.json", os=self._os) != row:
+            storage.write_json(self.folder / "best.json", row, os=self._os)
 
     def _entries(self) -> list[Entry]:
         """Everything that has a manifest, newest first."""
@@ -282,22 +287,23 @@ class Checkpoints:
             return
         names = self._names()
         tails = (f".{n}.bad" if n else ".bad" for n in range(len(names) + 1))
-        tail = next(tail for tail in tails if entry.manifest + tail not in names and entry.file + tail not in names)
-        for name in (entry.file, entry.manifest):  # the manifest last: a file without one would be swept
+        tail = next(tail for tail in tails if not {entry.manifest + tail, entry.file + tail} & set(names))
+        files = [entry.file] if entry.row else [entry.file, entry.file.replace(".pt", ".b.pt")]
+        for name in (*files, entry.manifest):  # the manifest last: a file without one would be swept
             with contextlib.suppress(OSError):  # where nothing can be renamed it is found damaged again
                 storage.again(self._os.rename, self.folder / name, self.folder / (name + tail))
 
-    def _orphans(self) -> list[str]:
+    def _orphans(self, entries: list[Entry]) -> list[str]:
         """Files that no manifest names and that no damaged one may have named."""
-        entries = {entry.step: entry for entry in self._entries()}
+        of_step = {entry.step: entry for entry in entries}
         found = ((name, FILE.fullmatch(name)) for name in self._names())
-        steps = ((name, entries.get(int(match[1]))) for name, match in found if match)
-        return [name for name, entry in steps if entry is None or (entry.ours and entry.file != name)]
+        named = ((name, of_step.get(int(match[1]))) for name, match in found if match)
+        return [name for name, entry in named if entry is None or (entry.ours and entry.file != name)]
 
-    def _remove_orphans(self) -> None:
+    def _remove_orphans(self, entries: list[Entry]) -> None:
         """Leaves them where no manifest stands beside several: those were committed, see `newest`."""
-        orphans = self._orphans()
-        if len(orphans) == 1 or any(entry.ours for entry in self._entries()):
+        orphans = self._orphans(entries)
+        if len(orphans) == 1 or any(entry.ours for entry in entries):
             for name in orphans:
                 self._unlink(name)
 

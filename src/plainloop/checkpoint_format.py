@@ -71,7 +71,15 @@ def state_from_bytes(data: bytes) -> dict[str, Any]:
         raise BadBytes("not a file of torch.save")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ) as error:
         raise BadBytes(f"not plain tensors and numbers: {str(error).strip().splitlines()[0]}") from error
     if not isinstance(state, dict):
         raise BadBytes(f"holds a {type(state).__name__} instead of a state")
@@ -132,7 +140,7 @@ def manifest_from_bytes(data: bytes, step: int) -> dict[str, Any]:
 
 
 def _canonical(row: Mapping[str, Any]) -> bytes:
-    return (json.dumps(row, sort_keys=True, allow_nan=False, indent=1) + "\n").encode()
+    return (json.dumps(row, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -1,7 +1,7 @@
 """What a run says about itself while it lives, so that it can be read after any death.
 
-`run.lock` says who trains here, `attempts.jsonl` has a line for each start and each end, `events.jsonl` one for whatever was
-notable, and `status.json` is the present. LOST is never written: a reader finds it. Nothing here imports torch.
+`run.lock` says who trains here, `attempts.jsonl` has a line for each start and each end, `events.jsonl` one for
+whatever was notable, and `status.json` is the present. LOST is never written: a reader finds it. No torch here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from plainloop import lock, storage
 from plainloop.errors import CannotWrite, NoProgress
+from plainloop.secrets import redact, redact_tree
 
 State = Literal["PENDING", "RUNNING", "PREEMPTED", "FAILED", "CANCELLED", "DONE", "LOST"]
 
@@ -76,23 +77,25 @@ class Journal:
             for left in self.folder.glob(".*.tmp"):
                 left.unlink(missing_ok=True)
             before = storage.read_json(self.folder / "status.json") or {}
-            kept = {key: before[key] for key in ("attempt", "step", "total", "checkpoint") if key in before}
-            self._row = {**kept, "state": "RUNNING", "reason": "starting", "hint": "", "exit_code": None, **lock.me()}
+            rows = storage.read_lines(self.folder / "attempts.jsonl")
+            self._row = {key: before[key] for key in ("step", "total", "checkpoint") if key in before}
+            self._row |= {"state": "RUNNING", "reason": "starting", "hint": "", "exit_code": None, **lock.me()}
+            self._row["attempt"] = max((row["attempt"] for row in rows), default=0) + 1
             self._write_status()
             yield
 
     def begin(self, step: int, total: int = 0) -> int:
-        """Notes the start of an attempt at the durable step `step`, and gives its number, from 1.
+        """Notes the start of an attempt at the durable step `step`, and gives its number, from 1. Called inside `hold`.
 
-        Raises NoProgress when the last three attempts in a row neither left a newer durable step nor were asked to stop.
-        Once that was said, the next start has three attempts again.
+        Raises NoProgress when the last three attempts in a row neither left a newer durable step nor were asked to
+        stop. Once that was said, the next start has three attempts again.
         """
         rows = storage.read_lines(self.folder / "attempts.jsonl")
-        attempt = max((row["attempt"] for row in rows), default=0) + 1
-        start = {"attempt": attempt, "started": time.time(), "step": step, "host": self._row.get("host", "")}
-        start |= {"pid": os.getpid(), "command": shlex.join(sys.argv)}
+        attempt = int(self._row["attempt"])
+        start = {"attempt": attempt, "started": time.time(), "step": step, **lock.me()}
+        start |= {"command": redact(shlex.join(sys.argv))}
         storage.append_line(self.folder / "attempts.jsonl", start, os=self._os)
-        self._row |= {"reason": "", "attempt": attempt, "step": step, "total": total}
+        self._row |= {"reason": "", "step": step, "total": total}
         self._write_status()
         vain = _attempts_in_vain(rows, step)
         if len(vain) >= ATTEMPTS:
@@ -121,9 +124,8 @@ class Journal:
     def event(self, kind: str, **values: Any) -> None:
         """Adds a line to events.jsonl. Where that fails it warns: an event is never worth a run."""
         try:
-            storage.append_line(
-                self.folder / "events.jsonl", {"time": time.time(), "kind": kind, **values}, os=self._os
-            )
+            row = {"time": time.time(), "kind": kind, **redact_tree(values)}
+            storage.append_line(self.folder / "events.jsonl", row, os=self._os)
         except CannotWrite as error:
             logger.warning("event %s %s is not on disk: %s", kind, values, error)
 
@@ -131,10 +133,10 @@ class Journal:
         self, state: State, *, reason: str = "", hint: str = "", step: int | None = None, exit_code: int = 0
     ) -> None:
         """The last words. Raises nothing: what ended the run is worth more than an error of writing it down."""
-        self._row |= {"state": state, "reason": reason, "hint": hint, "exit_code": exit_code}
+        self._row |= {"state": state, "reason": reason, "hint": redact(hint), "exit_code": exit_code}
         self._row["step"] = self._row.get("step", 0) if step is None else step
-        row = {key: self._row[key] for key in ("state", "reason", "step", "exit_code")}
-        row = {"attempt": self._row.get("attempt", 0), "ended": time.time(), **row}
+        row = {"attempt": self._row["attempt"], "ended": time.time()}
+        row |= {key: self._row[key] for key in ("state", "reason", "step", "exit_code")}
         try:
             storage.append_line(self.folder / "attempts.jsonl", row, os=self._os)
         except CannotWrite as error:
@@ -172,7 +174,12 @@ def read_status(folder: Path, *, stale_after: float = STALE_S) -> Status:
     row = storage.read_json(folder / "status.json")
     if row is None or "state" not in row:
         row = _row_of_attempts(attempts)
-    if row["state"] == "RUNNING" and attempts and "ended" in attempts[-1] and attempts[-1]["attempt"] == row["attempt"]:
+    if (
+        row["state"] == "RUNNING"
+        and attempts
+        and "ended" in attempts[-1]
+        and attempts[-1]["attempt"] == row.get("attempt")
+    ):
         row = {**row, **attempts[-1]}  # it ended between its two last writes
     known = {field.name for field in fields(Status)}
     status = Status(**{key: value for key, value in row.items() if key in known})

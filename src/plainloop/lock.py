@@ -140,9 +140,9 @@ def _take_flock(descriptor: int, folder: Path, flock: Callable[[int, int], None]
 
 def _take_lease(folder: Path, claim: bytes) -> None:
     """A link appears whole and only where no other is. Raises Locked."""
-    lease, ours = folder / "run.lease", folder / f".run.lease.{socket.gethostname()}.{os.getpid()}.tmp"
-    storage.write_whole(ours, claim)
+    lease, ours = folder / "run.lease", folder / f".run.lease.{socket.gethostname()}.{os.getpid()}.claim"
     try:
+        ours.write_bytes(claim)
         old = _content(lease)
         if old is not None:
             # Times of one file system, so that clocks of two machines need not agree.
@@ -162,7 +162,7 @@ def _take_lease(folder: Path, claim: bytes) -> None:
     except OSError as error:
         raise storage.cannot_write(lease, len(claim), error) from error
     finally:
-        os.unlink(ours)
+        ours.unlink(missing_ok=True)
 
 
 def _locked(folder: Path) -> Locked:

@@ -1,0 +1,255 @@
+"""A fault at any file operation of a save leaves a folder that gives back the last committed state, or the new one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plainloop import storage
+from plainloop.checkpoint import Checkpoints
+from plainloop.errors import CannotWrite
+from plainloop.journal import Journal, read_status
+
+OPERATIONS = {"close", "fsync", "ftruncate", "listdir", "lseek", "makedirs", "open", "pread", "read", "rename"}
+OPERATIONS |= {"statvfs", "unlink", "write"}
+ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EDQUOT": errno.EDQUOT, "EINTR": errno.EINTR}
+
+
+class Faulty:
+    """The module os, with one fault at the n-th file operation."""
+
+    def __init__(self, n: int, fault: str) -> None:
+        self.n, self.fault, self.count, self.hit = n, fault, 0, ""
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        return self.wrap(name, real) if name in OPERATIONS else real
+
+    def wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def operation(*arguments: Any, **settings: Any) -> Any:
+            self.count += name == "write" or self.fault not in ("short", "torn")
+            if self.count != self.n or self.hit:
+                return real(*arguments, **settings)
+            self.hit = name
+            if self.fault in ERRORS:
+                if name == "close":
+                    real(*arguments)
+                raise OSError(ERRORS[self.fault], os.strerror(ERRORS[self.fault]))
+            half = [arguments[0], arguments[1][: len(arguments[1]) // 2]] if name == "write" else arguments
+            if self.fault == "torn":
+                real(*half)
+            if self.fault in ("torn", "kill"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*half, **settings)  # short
+
+        return operation
+
+
+def encode(state: dict[str, Any]) -> bytes:
+    return json.dumps(state).encode()
+
+
+def checkpoints(run: Path, system: Any = os) -> Checkpoints:
+    return Checkpoints(run / "checkpoints", serialise=encode, parse=json.loads, os=system)
+
+
+def state(step: int) -> dict[str, Any]:
+    return {"step": step, "filling": "x" * 500}
+
+
+@pytest.fixture
+def before(folder: Path) -> Path:
+    """A run with the checkpoints 1 (the best), 2 and 3."""
+    run = folder / "before"
+    for step in (1, 2, 3):
+        checkpoints(run).save(state(step), step=step, best=step == 1, metric="val/top1", value=0.5)
+    journal = Journal(run)
+    with journal.hold():
+        journal.begin(3, total=9)
+    return run
+
+
+def save_4(run: Path, system: Any) -> bool:
+    """What surrounds a save that is the best one and makes two others superfluous; whether it succeeded."""
+    journal = Journal(run, os=system)
+    journal._row = dict(storage.read_json(run / "status.json") or {})
+    failure = None
+    try:
+        checkpoints(run, system).save(state(4), step=4, best=True, metric="val/top1", value=0.6)
+    except CannotWrite as error:
+        failure = error
+        journal.event("save_failed", why=str(error))
+    assert failure is None or f"({errno.errorcode[failure.__cause__.errno]})" in str(failure)
+    journal.running(4, 9, checkpoint="step_00000004.pt")
+    journal.event("saved", step=4)
+    journal.end("PREEMPTED", reason="preempted", hint="python train.py resume=x", step=4, exit_code=75)
+    return failure is None
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """The signal that ended a forked process doing the work; 0 when it came to its end."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.WTERMSIG(os.waitpid(pid, 0)[1])
+
+
+def count_operations(before: Path, run: Path, fault: str) -> int:
+    shutil.copytree(before, run)
+    system = Faulty(-1, fault)
+    assert save_4(run, system)
+    shutil.rmtree(run)
+    return system.count
+
+
+@pytest.mark.parametrize("fault", ["ENOSPC", "EIO", "EDQUOT", "EINTR", "short", "kill", "torn"])
+def test_a_fault_at_any_operation_leaves_the_last_or_the_new_state(before: Path, folder: Path, fault: str) -> None:
+    run = folder / "run"
+    operations = count_operations(before, run, fault)
+    hits: Counter[str] = Counter()
+    for n in range(1, operations + 1):
+        shutil.copytree(before, run)
+        system = Faulty(n, fault)
+        if fault in ("kill", "torn"):
+            done = in_child(lambda: save_4(run, system)) == 0  # noqa: B023
+            hits["killed"] += not done
+        else:
+            done = save_4(run, system)
+            hits[system.hit] += 1
+        if fault in ("EINTR", "short"):
+            assert done, f"operation {n}: a signal or a short write is no failure"
+
+        found = checkpoints(run).newest()
+        assert found is not None
+        assert found.state == state(found.step)
+        assert found.step in ((4,) if done else (3, 4))
+        best = checkpoints(run).best()
+        assert best is not None
+        assert best[0] == (4 if found.step == 4 else 1)
+        assert read_status(run).state in (("PREEMPTED",) if done else ("PREEMPTED", "LOST", "RUNNING"))
+
+        again = checkpoints(run)
+        again.sweep()
+        again.save(state(5), step=5)
+        assert sorted(path.name for path in (run / "checkpoints").iterdir()) == names(best[0], found.step, 5)
+        shutil.rmtree(run)
+    assert sum(hits.values()) >= {"short": 5, "torn": 5}.get(fault, 45), hits
+
+
+def names(*steps: int) -> list[str]:
+    return sorted({"best.json", *(f"step_{step:08d}.{end}" for step in steps for end in ("pt", "json"))})
+
+
+def test_a_writer_that_overwrites_in_place_is_found_by_these_faults(folder: Path) -> None:
+    path = folder / "last.pt"
+    lost = 0
+    for n in (1, 2, 3):
+        path.write_bytes(encode(state(3)))
+
+        def overwrite(system: Any = Faulty(n, "torn")) -> None:  # noqa: B008
+            descriptor = system.open(path, os.O_WRONLY | os.O_TRUNC)
+            system.write(descriptor, encode(state(4)))
+            system.close(descriptor)
+
+        in_child(overwrite)
+        lost += path.read_bytes() not in (encode(state(3)), encode(state(4)))
+    assert lost == 1
+
+
+def test_a_full_disk_is_said_with_numbers(folder: Path) -> None:
+    class Full:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def statvfs(self, path: Path) -> Any:
+            return type("Found", (), {"f_blocks": 9, "f_bavail": 300, "f_frsize": 1000})
+
+    with pytest.raises(CannotWrite, match=r"disk full: 1\.2 MB needed, 300\.0 kB free at .* \(ENOSPC\)"):
+        storage.write_whole(folder / "file", bytes(1_200_000), os=Full())
+    assert list(folder.iterdir()) == []
+
+
+def test_saving_works_again_when_there_is_room_again(before: Path) -> None:
+    class Sometimes(Faulty):
+        def statvfs(self, path: Path) -> Any:
+            return type("Found", (), {"f_blocks": 1, "f_bavail": 0 if self.full else 9, "f_frsize": 10_000})
+
+    system = Sometimes(-1, "none")
+    system.full = True
+    kept = checkpoints(before, system)
+    with pytest.raises(CannotWrite):
+        kept.save(state(4), step=4)
+    system.full = False
+    kept.save(state(5), step=5)
+    newest = checkpoints(before).newest()
+    assert newest is not None
+    assert (newest.step, newest.skipped) == (5, ())
+
+
+def test_the_last_words_need_no_room(before: Path) -> None:
+    class NoNewFiles(Faulty):
+        def statvfs(self, path: Path) -> Any:
+            return type("Found", (), {"f_blocks": 9, "f_bavail": 0, "f_frsize": 1000})
+
+        def write(self, descriptor: int, data: memoryview) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    journal = Journal(before)
+    with journal.hold():
+        journal.begin(3, 9)
+        journal._os = NoNewFiles(0, "none")
+        journal.running(7, 9, checkpoint="step_00000003.pt")
+        journal.end("FAILED", reason="cannot_write", hint="make room", step=7, exit_code=73)
+    status = read_status(before)
+    assert (status.state, status.reason, status.step, status.exit_code) == ("FAILED", "cannot_write", 7, 73)
+
+
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_nobody_else_may_write_what_a_run_writes(folder: Path, umask: int) -> None:
+    run, old = folder / "run", os.umask(umask)
+    try:
+        run.mkdir()
+        with Journal(run).hold():
+            checkpoints(run).save(state(1), step=1, best=True)
+            Journal(run).event("saved")
+    finally:
+        os.umask(old)
+    assert [path for path in [run, *run.rglob("*")] if path.stat().st_mode & 0o022] == []
+
+
+def test_disk_use_stays_within_bounds_over_100_kills(folder: Path) -> None:
+    """keep_last + the best + one that is being written, whatever was left by the lives before."""
+    run, size = folder / "run", len(encode(state(1)))
+    step, kills = 0, 0
+    most = 0
+    while kills < 100:
+
+        def life(first: int = step + 1, n: int = 10 + kills * 7 % 83) -> None:
+            kept = checkpoints(run, Faulty(n, "kill"))
+            kept.newest()
+            kept.sweep()
+            for number in range(first, first + 9):
+                kept.save(state(number), step=number, best=number % 3 == 0, metric="m", value=number / 1000)
+
+        kills += in_child(life) == signal.SIGKILL
+        data = [path for path in (run / "checkpoints").glob("*.pt*") if path.stat().st_size >= size // 2]
+        data += [path for path in (run / "checkpoints").glob(".*.pt*") if path.stat().st_size >= size // 2]
+        most = max(most, len(data))
+        found = checkpoints(run).newest()
+        step = max(step, found.step) if found else step
+        assert found is None or found.step == step
+    checkpoints(run).sweep()
+    assert most <= 2 + 1 + 1
+    assert [path.name for path in (run / "checkpoints").iterdir() if ".tmp" in path.name] == []
