@@ -52,13 +52,12 @@ def build_model(config: Mapping[str, Any], told: TrainerSettings, device: torch.
 def base_rate(config: Mapping[str, Any]) -> float:
     """optimizer.lr, scaled to the run's batch size by trainer.lr_scaling."""
     scaling = config["trainer"]["lr_scaling"]
-    lr, _ = scaled_lr(
+    return scaled_lr(
         config["optimizer"]["lr"],
         rule=scaling["rule"],
         batch_size=train_batch_size(config),
         base_batch_size=scaling["base_batch_size"],
     )
-    return lr
 
 
 def build_schedule(config: Mapping[str, Any], make: Make) -> Schedule:
@@ -71,7 +70,7 @@ def build_state(
     """The model with its optimizer, gradient scaler and average, before the first step."""
     lr = base_rate(config)
     groups = param_groups(
-        model, lr=lr, weight_decay=config["optimizer"].get("weight_decay", 0.0), **vars(told.param_groups)
+        model, lr=lr, weight_decay=config["optimizer"].get("weight_decay"), **vars(told.param_groups)
     )
     return TrainState(
         model=model,
@@ -83,4 +82,4 @@ def build_state(
 
 def build_loggers(config: Mapping[str, Any], make: Make) -> Sequence[Logger]:
     """metrics.jsonl always, then what the config names."""
-    return [Jsonl(), *(make(node) for name, node in config["logger"].items() if name != "jsonl")]
+    return [Jsonl(), *(make(node) for name, node in (config.get("logger") or {}).items() if name != "jsonl")]

@@ -16,6 +16,7 @@ from plainloop.environment import environment, fingerprint, fingerprint_differen
 from plainloop.errors import CannotWrite, NonFinite
 from plainloop.journal import Journal
 from plainloop.loggers.console import Console
+from plainloop.loggers.jsonl import Jsonl
 from plainloop.state import TrainState
 from plainloop.summary import summarize
 from plainloop.weights import save_weights
@@ -60,13 +61,17 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.summary = self.summarize()
-        if error is None:
-            save_weights(self.state.evaluated, self.folder / "last.safetensors")
-            self.settle_best()
-            storage.write_json(self.folder / "summary.json", self.summary)
-        for logger in self.loggers:
-            logger.finish(self.summary)
+        self.console.finish({})  # first: while its bar is up, it hides what else is to be said
+        try:
+            if error is None:
+                save_weights(self.state.evaluated, self.folder / "last.safetensors")
+                self.settle_best()
+            self.summary = self.summarize()
+            if error is None:
+                storage.write_json(self.folder / "summary.json", self.summary)
+        finally:
+            for logger in self.loggers:
+                logger.finish(self.summary)
 
     def advance(self, step: int) -> None:
         self.console.advance(step)
@@ -85,6 +90,9 @@ class Recorder:
                 f"after step {state.step} some weights or averages are not finite; they were not saved",
                 hint=f"the last finite checkpoint is in {self.checkpoints.folder}",
             )
+        for logger in self.loggers:
+            if isinstance(logger, Jsonl):
+                logger.sync()  # a checkpoint never outlives the rows before it
         try:
             if best:
                 save_weights(state.evaluated, self.folder / "best.safetensors")
@@ -115,7 +123,9 @@ class Recorder:
             return
         changed = fingerprint_differences(fingerprint(storage.read_json(path)), fingerprint(self.environment))
         if changed:
-            log.warning("the machine is not the one that this run began on; the last bits may differ: %s", "; ".join(changed))
+            log.warning(
+                "the machine is not the one that this run began on; the last bits may differ: %s", "; ".join(changed)
+            )
             self.journal.event("environment_changed", step=self.state.step, changes=changed)
 
     def settle_best(self) -> None:

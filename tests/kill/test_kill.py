@@ -1,0 +1,62 @@
+"""Kill it anywhere: whatever happens to a run, it ends with the bits of one that nobody touched."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.configs import checked
+from tests.kill.harness import Tally, differences, finish, remains, torment
+
+# Gradient scaling, EMA, dropout, BatchNorm, a drop of the rate, accumulation, early stopping and a best checkpoint.
+RUN = (
+    "model.dropout=0.2",
+    "augment=crop_flip",
+    "augment.crop.pad=1",
+    "data.batch_size=128",
+    "scheduler=multistep",
+    "scheduler.milestones=[2ep,5ep]",
+    "trainer.duration=8ep",
+    "trainer.accumulate=2",
+    "trainer.clip_norm=1.0",
+    "trainer.ema_decay=0.95",
+    "trainer.early_stop.patience=3",
+    "trainer.early_stop.min_delta=0.01",
+    "trainer.log_every=7",
+    "trainer.save_every=4st",
+)
+KINDS = {"fp16": "trainer.precision=fp16", "bf16": "trainer.precision=bf16", "fp32": "trainer.precision=fp32"}
+
+
+def kill(kinds: list[str], kills: int, folder: Path, *, floors: dict[str, float]) -> Tally:
+    rng, tally = random.Random(kills), Tally()
+    logical = 0
+    references: dict[str, Any] = {}
+    while tally.killed < kills:
+        kind = kinds[logical % len(kinds)]
+        config = checked(*RUN, KINDS[kind], f"seed={logical // len(kinds) % 2}")
+        name = f"{kind}-{config['seed']}"
+        if name not in references:
+            seconds = finish(config, folder / name)
+            references[name] = (remains(folder / name), seconds)
+        reference, seconds = references[name]
+        subject = folder / f"run-{logical}"
+        torment(config, subject, tally, rng, longest=seconds * 0.6, enough=lambda tally: tally.killed >= kills)
+        assert differences(reference, remains(subject)) == [], f"{subject} after {tally}"
+        logical += 1
+    print(f"{tally.killed} kills over {logical} runs, all exact; hit: {dict(tally.kills)}")
+    for phase, floor in floors.items():
+        assert tally.kills[phase] >= floor * kills, f"too few kills hit {phase}: {dict(tally.kills)}"
+    return tally
+
+
+def test_killed_runs_end_with_the_same_bits(tmp_path: Path) -> None:
+    kill(["fp32"], 20, tmp_path, floors={})
+
+
+@pytest.mark.kill
+def test_200_kills_and_every_run_is_exact(tmp_path: Path) -> None:
+    kill(["fp16", "bf16", "fp32"], 200, tmp_path, floors={"save": 0.05, "evaluate": 0.05, "edge": 0.05, "start": 0.02})
