@@ -1,7 +1,8 @@
-"""Hydra's edges: what happens between the command line and `plainloop.run.run`, and what the shell is told afterwards.
+"""Hydra's edges: what happens between the command line and `plainloop.run.run`, and what the shell is told after it.
 
-Plain `@hydra.main` would make folders before anything is checked, print composition errors in its own way and compose the jobs
-of a sweep only when they start. So its pieces are called in our order: compose, check, then `run_job` or the sweeper.
+Plain `@hydra.main` would make folders before anything is checked, print composition errors in its own way and compose
+the jobs of a sweep only when they start. So its pieces are called in our order: compose, check, then `run_job` or the
+sweeper.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from plainloop.config import command as command_line
 from plainloop.config.check import Checked, check
@@ -39,7 +40,7 @@ _INTERRUPTED = 130  # as shells count it: 128 + SIGINT
 
 
 def main(conf_dir: Path) -> None:
-    """Reads the command line and does what it says. Leaves by SystemExit with a code of `plainloop.errors` unless all is well."""
+    """Does what the command line says. Leaves by SystemExit with a code of `plainloop.errors` unless all is well."""
     sys.argv[1:] = command_line.without_local_rank(sys.argv[1:])
     command = command_line.parse(sys.argv[1:])
     if command.information:
@@ -55,9 +56,9 @@ def main(conf_dir: Path) -> None:
         code = tell_stopped(stopped, command)
     except KeyboardInterrupt:
         code = _INTERRUPTED
-    except Exception:  # the last door: what nobody foresaw keeps its traceback and gets its own exit code
+    except Exception as error:  # the last door: what nobody foresaw keeps its traceback and gets its own exit code
         traceback.print_exc()
-        code = RunError.code
+        raise SystemExit(RunError.code) from error
     if code:
         raise SystemExit(code)
 
@@ -80,7 +81,7 @@ def start_run(command: Command, composer: Composer) -> int:
     resume = OmegaConf.select(config, "resume")
     if resume not in (None, "auto"):
         config, origin = continued(Path(resume), command.overrides, config, composer)
-    folder = Path(str(config.hydra.run.dir))
+    folder = Path(str(config.hydra.run.dir)) if resume in (None, "auto") else Path(resume)
     if not known and not config.check and is_finished(folder, config):
         return tell_finished(folder)
     checked = check(config, origin=origin, folder=folder, known=known)
@@ -97,7 +98,7 @@ def start_run(command: Command, composer: Composer) -> int:
 
 def train_as_hydra_job(composer: Composer, config: DictConfig, checked: Checked, folder: Path) -> int:
     """Hydra makes the folder, `.hydra/` and the log file; `.hydra/` is that of the first start."""
-    with open_dict(config):
+    with read_write(config.hydra):
         config.hydra.run.dir = str(folder)
         config.hydra.mode = RunMode.RUN
         if (folder / ".hydra").exists():
@@ -118,7 +119,11 @@ def train_as_hydra_job(composer: Composer, config: DictConfig, checked: Checked,
 
 def start_sweep(command: Command, composer: Composer) -> int:
     if _rank() != 0 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        problem = Problem("-m", "a launcher has started several processes already", instead="-m without torchrun, with trainer.devices=N")
+        problem = Problem(
+            "-m",
+            "a launcher has started several processes already",
+            instead="-m without torchrun, with trainer.devices=N",
+        )
         raise invalid_run([problem], command.overrides)
     sweep = check_sweep(composer, command.overrides, command.problems)
     if sweep.jobs and sweep.jobs[0].checked.config["check"]:
@@ -188,12 +193,12 @@ def inform(conf_dir: Path) -> None:
 def warn(checked: Checked) -> None:
     if _rank() == 0:
         for text in checked.warnings:
-            print(f"warning: {text}", file=sys.stderr)
+            sys.stderr.write(f"warning: {text}\n")
 
 
 def tell_plan(text: str) -> None:
     if _rank() == 0:
-        print(text)
+        sys.stdout.write(f"{text}\n")
 
 
 def tell_finished(folder: Path) -> int:
@@ -201,8 +206,12 @@ def tell_finished(folder: Path) -> int:
     if _rank() == 0:
         path = folder / "summary.json"
         best = (json.loads(path.read_text()).get("best") or {}) if path.is_file() else {}
-        shown = f": best {best['metric']} {best['value']:.4g} at step {best['step']}" if best.get("value") is not None else ""
-        print(f"done: {folder} is finished{shown}")
+        shown = (
+            f": best {best['metric']} {best['value']:.4g} at step {best['step']}"
+            if best.get("value") is not None
+            else ""
+        )
+        sys.stdout.write(f"done: {folder} is finished{shown}\n")
     return 0
 
 
@@ -210,14 +219,14 @@ def tell(error: RunError) -> int:
     """The message, what to type next, and the exit code. Every rank finds the same mistakes in a config; one tells."""
     if _rank() == 0 or not isinstance(error, InvalidConfig):
         where = f"rank {_rank()}: " if _rank() else ""
-        print(f"{where}{error}", *([f"next: {error.hint}"] if error.hint else []), sep="\n", file=sys.stderr)
+        sys.stderr.write(f"{where}{error}\n" + (f"next: {error.hint}\n" if error.hint else ""))
     return error.code
 
 
 def tell_stopped(stopped: Preempted, command: Command) -> int:
     """The last line of a stopped run is the command that continues it."""
     if _rank() == 0:
-        print(f"{stopped}; to go on:\n{command_to_continue(stopped.folder, command)}", file=sys.stderr)
+        sys.stderr.write(f"{stopped}; to go on:\n{command_to_continue(stopped.folder, command)}\n")
     return stopped.code
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from plainloop.config import hardware, rules, schema
+from plainloop.config.case import Case, judge
 from plainloop.config.facts import Cache, facts_of
 from plainloop.config.names import nearest_key
 from plainloop.config.origin import Origin
@@ -60,8 +61,8 @@ def check(
         folder: where it will be written.
         known: problems found while composing; they are reported with the rest.
 
-    Raises InvalidConfig with every problem. Imports torch only when what can be judged without it is right, or when what is
-    left of the command line cannot be judged without it.
+    Raises InvalidConfig with every problem. Imports torch only when what can be judged without it is right, or when
+    what is left of the command line cannot be judged without it.
     """
     seen = seen or Seen()
     first = resolve(config)
@@ -83,11 +84,12 @@ def _without_torch(
 ) -> list[Problem]:
     now = first.config
     problems = [
-        Problem(key, "must be given", "???", "a value", origin.given_by(key), instead=f"{key}=...") for key in first.missing
+        Problem(key, "must be given", "???", "a value", origin.given_by(key), instead=f"{key}=...")
+        for key in first.missing
     ]
     keys = [key for key, _ in leaves(now)]
     for key, message in first.broken.items():
-        wanted = message.partition(":")[0].strip("${}")
+        wanted = message.partition("':")[0].strip("'${}")
         near = nearest_key(wanted, keys)
         problems.append(Problem(key, message, given_by=origin.given_by(key), meant=near[0] if near else ""))
     missing = set(first.missing)
@@ -104,10 +106,12 @@ def _without_torch(
     problems += _plugins_are_the_persons_own(now, origin)
     problems += _hydra_builds_only_its_own(config, origin, plugins)
     if isinstance(now.get("scheduler"), Mapping):
-        found = schema.group_problems("scheduler", now["scheduler"], origin, plugins, only=lambda t: t.startswith(_TORCH_FREE))
+        found = schema.group_problems(
+            "scheduler", now["scheduler"], origin, plugins, only=lambda t: t.startswith(_TORCH_FREE)
+        )
         problems += [problem for problem in found if problem.key not in missing]
     blamed = {problem.key for problem in problems}
-    early, _ = rules.judge(rules.EARLY, rules.Case(now, origin, ranks=1, folder=folder))
+    early, _ = judge(rules.EARLY, Case(now, origin, ranks=1, folder=folder))
     return problems + [problem for problem in early if problem.key not in blamed]
 
 
@@ -141,7 +145,11 @@ def _with_torch(
         return problems, [], now, None
     second = resolve(config, facts)
     now = second.config
-    problems += [Problem(key, message, given_by=origin.given_by(key)) for key, message in second.broken.items() if key not in blamed]
+    problems += [
+        Problem(key, message, given_by=origin.given_by(key))
+        for key, message in second.broken.items()
+        if key not in blamed
+    ]
     problems += _open_groups(now, origin, plugins, blamed)
     if problems or blamed:
         return problems, [], now, None
@@ -159,20 +167,25 @@ def _global_batch_size(config: DictConfig, ranks: int) -> DictConfig:
 
 
 def _rules_and_plan(
-    now: dict[str, Any], origin: Origin, plugins: Sequence[str], ranks: int, launcher: Mapping[str, Any] | None, seen: Seen
+    now: dict[str, Any],
+    origin: Origin,
+    plugins: Sequence[str],
+    ranks: int,
+    launcher: Mapping[str, Any] | None,
+    seen: Seen,
 ) -> tuple[list[Problem], list[str], dict[str, Any], Plan | None]:
-    case = rules.Case(now, origin, ranks)
-    problems, warnings = rules.judge(rules.BEFORE_THE_CLOCK, case)
-    _, early_warnings = rules.judge(rules.EARLY, case)
+    case = Case(now, origin, ranks)
+    problems, warnings = judge(rules.BEFORE_THE_CLOCK, case)
+    _, early_warnings = judge(rules.EARLY, case)
     warnings += early_warnings
     local = "slurm" not in str((launcher or {}).get("_target_", "")).lower()
     if local:
-        found, more = rules.judge(hardware.HARDWARE, case)
+        found, more = judge(hardware.HARDWARE, case)
         problems, warnings = problems + found, warnings + more
     if any(problem.key == "data.batch_size" and "larger" in problem.what for problem in problems):
         return problems, warnings, now, None
     clock = clock_of(now)
-    found, more = rules.judge(rules.LATE, rules.Case(now, origin, ranks, clock=clock))
+    found, more = judge(rules.LATE, Case(now, origin, ranks, clock=clock))
     problems, warnings = problems + found, warnings + more
     probed, found = probe(now, origin, plugins, seen.models)
     problems += found
@@ -194,8 +207,8 @@ def _fresh(problems: Sequence[Problem], blamed: set[str]) -> list[Problem]:
 
 
 def _something_left(origin: Origin, problems: Sequence[Problem], now: Mapping[str, Any]) -> bool:
-    """Whether an override remains that only a signature can judge: an added key of an open group, or a value of another type
-    than the one in our YAML."""
+    """Whether an override remains that only a signature can judge: an added key of an open group, or a value of another
+    type than the one in our YAML."""
     blamed = {problem.key for problem in problems}
     values = dict(leaves(now))
     for text in origin.overrides:
@@ -241,8 +254,15 @@ def _hydra_builds_only_its_own(config: DictConfig, origin: Origin, plugins: Sequ
         target = str(OmegaConf.select(config.hydra, f"{part}._target_", default=""))
         if target and not target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
             key = f"hydra.{part}._target_"
-            problems.append(Problem(key, "is no plugin of Hydra", target, "a launcher or sweeper: hydra/launcher=...", origin.given_by(key)))
-    callbacks = OmegaConf.to_container(config.hydra.callbacks) or {}
-    if isinstance(callbacks, Mapping):
-        problems += schema.target_problems(callbacks, "hydra.callbacks", origin, plugins)
+            problems.append(
+                Problem(
+                    key,
+                    "is no plugin of Hydra",
+                    target,
+                    "a launcher or sweeper: hydra/launcher=...",
+                    origin.given_by(key),
+                )
+            )
+    callbacks: Any = OmegaConf.to_container(config.hydra.callbacks) or {}
+    problems += schema.target_problems(callbacks, "hydra.callbacks", origin, plugins)
     return problems

@@ -36,7 +36,7 @@ class Command:
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Reads a command line. `--local_rank` of old launchers is dropped; other flags that are not Hydra's are problems."""
+    """Reads a command line. `--local_rank` of old launchers is dropped; flags that are not Hydra's are problems."""
     command, rest = Command(), list(arguments)
     command.information = any(argument.split("=")[0] in INFORMATION for argument in rest)
     while rest:
@@ -87,7 +87,9 @@ def _flag(flag: str, value: str) -> Problem:
     found = ours(name)
     typed = f"{flag} {value}".strip()
     if found is None:
-        return Problem(flag, "is no flag here", typed, "overrides, key=value without dashes", instead=f"{name}={value or '...'}")
+        return Problem(
+            flag, "is no flag here", typed, "overrides, key=value without dashes", instead=f"{name}={value or '...'}"
+        )
     return Problem(
         flag,
         f"here that is `{found.key}`, an override without dashes" if found.key else "is not needed here",

@@ -1,8 +1,8 @@
 """Composes configs through Hydra, and finds everything that is wrong with the overrides instead of the first thing.
 
-Hydra stops at the first override that it cannot apply and gives no suggestion. Here every override is classified by itself:
-does it parse, does its option exist, does its key exist; what fails becomes a `Problem` and is left out, so that the rest of
-the config can still be checked.
+Hydra stops at the first override that it cannot apply and gives no suggestion. Here every override is classified by
+itself: does it parse, does its option exist, does its key exist; what fails becomes a `Problem` and is left out, so
+that the rest of the config can still be checked.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, ListConfig
 from omegaconf._utils import split_key
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from plainloop.config.foreign import ours
@@ -61,7 +61,7 @@ class Composer:
         self.hydra = Hydra.create_main_hydra2(task_name=config_name, config_search_path=search_path)
         JobRuntime.instance().set("name", config_name)
         # Every YAML file is read once for all jobs of a sweep.
-        self.loader.repository = CachingConfigRepository(self.loader.repository)
+        self.loader.repository = CachingConfigRepository(self.loader.repository)  # type: ignore[assignment]
         self._bases: dict[tuple[str, ...], DictConfig] = {}
 
     @property
@@ -89,8 +89,8 @@ class Composer:
             return composed if composed.problems else Composed(None, [_unexplained(error)], list(overrides))
 
     def explain(self, overrides: Sequence[str]) -> Composed:
-        """Applies one override after the other. What was composed for the same groups before is used again: jobs of a sweep
-        differ in values more than in groups."""
+        """Applies one override after the other. What was composed for the same groups before is used again: jobs of a
+        sweep differ in values more than in groups."""
         problems: list[Problem] = []
         groups, values = [], []
         for text in overrides:
@@ -148,9 +148,12 @@ class Composer:
         chosen = value if isinstance(value, list) else [value]
         if isinstance(value, list) and group not in _SEVERAL:
             return Problem(
-                group, "takes one option", override.get_value_element_as_str(), given_by=_by(override.input_line),
-                instead=f"{group}={chosen[0] if chosen else options[0]}   (or -m {group}={','.join(map(str, chosen))} for a sweep)",
-            )  # fmt: skip
+                group,
+                "takes one option",
+                override.get_value_element_as_str(),
+                given_by=_by(override.input_line),
+                instead=f"{group}={(chosen or options)[0]}, or -m {group}={','.join(map(str, chosen))} for a sweep",
+            )
         for option in chosen:
             if override.is_sweep_override():
                 return _needs_multirun(override)
@@ -216,7 +219,7 @@ def key_paths(config: DictConfig, prefix: str = "") -> list[str]:
     """Every dotted key of a config, inner nodes included, nothing resolved."""
     found = []
     for key in config:
-        path = f"{prefix}{key}"
+        path = f"{prefix}{key!s}"
         found.append(path)
         node = config._get_node(key)
         if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation()):

@@ -26,19 +26,24 @@ def saved_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     if not path.is_file():
         what = "has no config.yaml: it is no run directory" if folder.is_dir() else "does not exist"
-        raise invalid_run([Problem("resume", f"{folder} {what}", expected="a run directory, or auto", instead="resume=auto")], [])
+        raise invalid_run(
+            [Problem("resume", f"{folder} {what}", expected="a run directory, or auto", instead="resume=auto")], []
+        )
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise invalid_run([Problem("resume", f"{path} holds no config")], [])
     return found
 
 
-def continued(folder: Path, overrides: Sequence[str], composed: DictConfig, composer: Composer) -> tuple[DictConfig, Origin]:
+def continued(
+    folder: Path, overrides: Sequence[str], composed: DictConfig, composer: Composer
+) -> tuple[DictConfig, Origin]:
     """The saved config of a run under Hydra's node of the composed one, and over it what the command line says.
 
     What that changes is judged by the run itself, which knows how far it is.
     """
-    config = OmegaConf.create({key: value for key, value in saved_config(folder).items() if key != "facts"})
+    config = OmegaConf.create(saved_config(folder))
+    config.pop("facts", None)  # looked at anew
     for text in overrides:
         key = text.partition("=")[0].lstrip("+~").partition("@")[0]
         if key in _OF_THE_START or key.split(".")[0] == "hydra" or key.startswith("hydra/"):
@@ -49,7 +54,6 @@ def continued(folder: Path, overrides: Sequence[str], composed: DictConfig, comp
         config.resume, config.check = None, composed.check
         config.plugins = composed.plugins  # a saved config may not widen the allowlist
         config.hydra = composed.hydra
-        config.hydra.run.dir = str(folder)
     return config, Origin(overrides, composer=composer, saved=folder / "config.yaml")
 
 

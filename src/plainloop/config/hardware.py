@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from plainloop.config.rules import Case, Finding, Rule, Warned
+from plainloop.config.case import Case, Finding, Rule, Warned
 
 
 def ranks_of(config: Mapping[str, Any], launcher: Mapping[str, Any] | None = None) -> int:
-    """Processes that will train: those that a launcher dealt, else the launcher's nodes x tasks, else `trainer.devices`."""
+    """Processes that will train: those already dealt, else the launcher's nodes x tasks, else `trainer.devices`."""
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
     dealt = int((launcher or {}).get("nodes") or 1) * int((launcher or {}).get("tasks_per_node") or 1)
@@ -36,9 +36,12 @@ def device_is_there(case: Case) -> Iterator[Finding]:
     wanted = max(devices, default=0) + 1 if isinstance(devices, list) else devices if isinstance(devices, int) else 0
     if gpus and wanted > gpus:
         yield case.problem(
-            "trainer.devices", "asks for more GPUs than there are", got=str(devices), expected=f"at most {gpus}: numbers 0 to {gpus - 1}",
+            "trainer.devices",
+            "asks for more GPUs than there are",
+            got=str(devices),
+            expected=f"at most {gpus}, numbered from 0",
             instead="trainer.devices=auto",
-        )  # fmt: skip
+        )
 
 
 def precision_suits_the_device(case: Case) -> Iterator[Finding]:
@@ -49,12 +52,18 @@ def precision_suits_the_device(case: Case) -> Iterator[Finding]:
     if precision == "bf16" and cuda and torch.cuda.get_device_capability() < (8, 0):
         name = torch.cuda.get_device_name()
         yield case.problem(
-            "trainer.precision", f"{name} computes no bf16", got="bf16", expected="fp16 or fp32", instead="trainer.precision=fp16"
+            "trainer.precision",
+            f"{name} computes no bf16",
+            got="bf16",
+            expected="fp16 or fp32",
+            instead="trainer.precision=fp16",
         )
     if precision == "fp16" and not cuda:
         yield Warned("trainer.precision=fp16 without a GPU is slower than fp32; bf16 needs no gradient scaler")
     if case.get("trainer.sync_batchnorm") and case.ranks > 1 and not cuda:
-        yield case.problem("trainer.sync_batchnorm", "needs CUDA devices", got="true", instead="trainer.sync_batchnorm=false")
+        yield case.problem(
+            "trainer.sync_batchnorm", "needs CUDA devices", got="true", instead="trainer.sync_batchnorm=false"
+        )
 
 
 def devices_agree_with_the_launcher(case: Case) -> Iterator[Finding]:
@@ -62,9 +71,12 @@ def devices_agree_with_the_launcher(case: Case) -> Iterator[Finding]:
     wanted = len(devices) if isinstance(devices, list) else devices
     if dealt is not None and isinstance(wanted, int) and wanted != int(dealt):
         yield case.problem(
-            "trainer.devices", f"a launcher has started {dealt} processes already", got=str(devices),
-            expected=f"auto, or {dealt}", instead="leave trainer.devices out",
-        )  # fmt: skip
+            "trainer.devices",
+            f"a launcher has started {dealt} processes already",
+            got=str(devices),
+            expected=f"auto, or {dealt}",
+            instead="leave trainer.devices out",
+        )
 
 
 def _is_local(launcher: Mapping[str, Any] | None) -> bool:
@@ -78,4 +90,3 @@ def _visible_gpus() -> int:
 
 
 HARDWARE: tuple[Rule, ...] = (devices_agree_with_the_launcher, device_is_there, precision_suits_the_device)
-

@@ -43,12 +43,12 @@ def nearest_key(key: str, keys: Iterable[str], *, count: int = 3) -> list[str]:
 
 
 def distance(a: str, b: str, limit: int) -> int:
-    """Edits between two words: insertions, deletions, substitutions, swapped neighbours; beyond `limit` any larger number.
+    """Edits between two words: letters put in, left out, changed or swapped; beyond `limit` any larger number.
 
     >>> distance("adamw", "admaw", 3), distance("sgd", "sgdd", 3), distance("abc", "xyz", 1)
     (1, 1, 2)
     """
-    before, above = [], list(range(len(b) + 1))  # the two rows above the one being filled
+    before, above = list[int](), list(range(len(b) + 1))  # the two rows above the one being filled
     for i, x in enumerate(a, 1):
         row = [i]
         for j, y in enumerate(b, 1):

@@ -29,7 +29,9 @@ class Place:
 class Origin:
     """Answers for one config. Files are read when the first question comes: a config without problems costs nothing."""
 
-    def __init__(self, overrides: Sequence[str], *, composer: Composer | None = None, saved: Path | None = None) -> None:
+    def __init__(
+        self, overrides: Sequence[str], *, composer: Composer | None = None, saved: Path | None = None
+    ) -> None:
         self.overrides, self._composer, self._saved = list(overrides), composer, saved
         self._places: dict[str, Place] | None = None
 
@@ -98,7 +100,7 @@ def _walk(node: yaml.MappingNode, shown: str, prefix: str, places: dict[str, Pla
         if not prefix and key.value == "defaults":
             continue
         path = f"{prefix}{key.value}"
-        scalar = yaml.load(yaml.serialize(value), Loader=_Loader) if isinstance(value, yaml.ScalarNode) else None  # noqa: S506
+        scalar = yaml.load(yaml.serialize(value), Loader=_Loader) if isinstance(value, yaml.ScalarNode) else None
         places[path] = Place(shown, key.start_mark.line + 1, scalar)
         if isinstance(value, yaml.MappingNode):
             _walk(value, shown, f"{path}.", places)

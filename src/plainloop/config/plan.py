@@ -52,7 +52,9 @@ def draw(values: Sequence[float], *, height: int = _HEIGHT) -> list[str]:
 def _length(config: Mapping[str, Any], clock: Clock) -> list[str]:
     trainer, facts, batch_size = config["trainer"], config["facts"], train_batch_size(config)
     every = {key: trainer[f"{key}_every"] for key in ("log", "eval", "save")}
-    spelled = ", ".join(f"{key} {text}{'' if text == 'never' else f' = {clock.steps(text)}'}" for key, text in every.items())
+    spelled = ", ".join(
+        f"{key} {text}{'' if text == 'never' else f' = {clock.steps(text)}'}" for key, text in every.items()
+    )
     return [
         f"  steps         {clock.total_steps} = {trainer['duration']}, {clock.epochs(clock.total_steps):.4g} epochs of "
         f"{facts['num_train']} // {batch_size} = {clock.steps_per_epoch} steps",
@@ -63,13 +65,18 @@ def _length(config: Mapping[str, Any], clock: Clock) -> list[str]:
 def _batch(config: Mapping[str, Any], ranks: int) -> list[str]:
     batch_size, accumulate = train_batch_size(config), config["trainer"]["accumulate"]
     micro = batch_size // (ranks * accumulate)
-    return [f"  batch         {batch_size} (global) = {ranks} ranks x {accumulate} micro-batches x {micro} images"]
+    return [
+        f"  batch         {batch_size} (global) = {ranks} (ranks) x {accumulate} (micro-batches) x {micro} (images)"
+    ]
 
 
 def _data(config: Mapping[str, Any]) -> list[str]:
     facts = config["facts"]
     shape = "x".join(map(str, facts["image_shape"]))
-    return [f"  data          {facts['num_train']} train, {facts['num_val']} val, {facts['num_classes']} classes, images {shape}"]
+    return [
+        f"  data          {facts['num_train']} train, {facts['num_val']} val, "
+        f"{facts['num_classes']} classes, images {shape}"
+    ]
 
 
 def _rates(config: Mapping[str, Any], clock: Clock) -> list[str]:
@@ -89,7 +96,9 @@ def _rates(config: Mapping[str, Any], clock: Clock) -> list[str]:
     rows = draw(shown)
     lines += [f"  {f'{peak:.3g}' if i == 0 else '':>12}  {row}" for i, row in enumerate(rows)]
     marks = _marks(config, clock, total)
-    lines += [f"    step {step:>8}  {schedule(step) * base_lr:.6g}{f'   {name}' if name else ''}" for step, name in marks]
+    lines += [
+        f"    step {step:>8}  {schedule(step) * base_lr:.6g}{f'   {name}' if name else ''}" for step, name in marks
+    ]
     return lines
 
 
@@ -103,7 +112,9 @@ def _marks(config: Mapping[str, Any], clock: Clock, total: int) -> list[tuple[in
     for milestone in scheduler.get("milestones") or ():
         marks[clock.steps(milestone)] = f"milestone {milestone}"
     size = clock.steps(scheduler.get("step_size") or 0)
-    marks |= {step: f"{i} x {scheduler['step_size']}" for i, step in enumerate(range(size, total, size) if size else (), 1)}
+    marks |= {
+        step: f"{i} x {scheduler['step_size']}" for i, step in enumerate(range(size, total, size) if size else (), 1)
+    }
     marks[total // 2] = marks.get(total // 2, "half-way")
     marks[total - 1] = "last"
     return sorted((step, name) for step, name in marks.items() if 0 <= step < total)[:12]

@@ -1,4 +1,4 @@
-"""Builds the model on the meta device: no memory, no weights, but its own opinion of its arguments and of the images."""
+"""Builds the model on the meta device: no memory and no weights, but its opinion of its arguments and of the images."""
 
 from __future__ import annotations
 
@@ -43,10 +43,14 @@ def probe(
     if not problems and _classifies(config) and probed.outputs is not None and probed.outputs != (classes,):
         problems.append(
             Problem(
-                "model", "gives another number of classes than the data have", f"{probed.outputs} per image", f"({classes},)",
-                origin.given_by("model"), instead="model.num_classes=${facts.num_classes}",
+                "model",
+                "gives another number of classes than the data have",
+                f"{probed.outputs} per image",
+                f"({classes},)",
+                origin.given_by("model"),
+                instead="model.num_classes=${facts.num_classes}",
             )
-        )  # fmt: skip
+        )
     return probed, problems
 
 
@@ -96,7 +100,12 @@ def _look_at_images(model: Any, config: Mapping[str, Any], origin: Origin, param
             return Probed(parameters, buffers, None, None)
         text = str(error).splitlines()[0]
         what = f"does not take images of {'x'.join(map(str, shape))}: {text}"
-        problem = Problem("model", what, given_by=origin.given_by("model._target_"), expected="a model for this image size and channels")
+        problem = Problem(
+            "model",
+            what,
+            given_by=origin.given_by("model._target_"),
+            expected="a model for this image size and channels",
+        )
         return Probed(parameters, buffers, None, None, (problem,))
     outputs = tuple(output.shape[1:]) if isinstance(output, torch.Tensor) else None
     return Probed(parameters, buffers, elements // 2, outputs)
@@ -110,7 +119,9 @@ def _unknown_timm_model(node: Mapping[str, Any], origin: Origin) -> Problem | No
     import timm
 
     name = node.get("model_name")
-    if not isinstance(name, str) or ":" in name or timm.is_model(name):  # hf-hub:... and local-dir:... name no registered one
+    if (
+        not isinstance(name, str) or ":" in name or timm.is_model(name)
+    ):  # hf-hub:... and local-dir:... name no registered one
         return None
     near = nearest(name.partition(".")[0], timm.list_models())
     return Problem(
@@ -120,7 +131,7 @@ def _unknown_timm_model(node: Mapping[str, Any], origin: Origin) -> Problem | No
         given_by=origin.given_by("model.model_name"),
         meant=", ".join(near),
         instead=f"model.model_name={near[0]}" if near else "",
-        notes=(f"{len(timm.list_models())} names: python -c \"import timm; print(*timm.list_models())\"",),
+        notes=(f'{len(timm.list_models())} names: python -c "import timm; print(*timm.list_models())"',),
     )
 
 
@@ -135,9 +146,11 @@ def _refused(error: Exception, node: Mapping[str, Any], origin: Origin) -> Probl
     key, names = f"model.{found[1]}", _arguments(node)
     near = nearest(found[1], names)
     return Problem(
-        key, f"unknown key: {node.get('model_name', node['_target_'])} has no such argument", given_by=origin.given_by(key),
+        key,
+        f"unknown key: {node.get('model_name', node['_target_'])} has no such argument",
+        given_by=origin.given_by(key),
         meant=f"model.{near[0]}" if near else "",
-    )  # fmt: skip
+    )
 
 
 def _arguments(node: Mapping[str, Any]) -> list[str]:

@@ -32,7 +32,8 @@ def resolve(config: DictConfig, facts: Mapping[str, Any] | None = None) -> Resol
 
     Without `facts` what refers to them is `PENDING`; with them they are a node of their own.
     """
-    task = OmegaConf.create({key: value for key, value in config._content.items() if key != "hydra"})
+    content: Any = config._content
+    task = OmegaConf.create({key: value for key, value in content.items() if key != "hydra"})
     if facts is not None:
         task["facts"] = dict(facts)
     missing: list[str] = []
@@ -69,7 +70,7 @@ def _value(parent: Any, key: Any, path: str, missing: list[str], broken: dict[st
         except OmegaConfBaseException as error:
             if not known and "facts" in str(error):
                 return PENDING
-            broken[path] = f"{raw._value()}: {str(error).splitlines()[0]}"
+            broken[path] = f"{raw._value()!r}: {str(error).splitlines()[0]}"
             return None
         if not isinstance(found, DictConfig | ListConfig):
             return found

@@ -1,95 +1,28 @@
-"""What must agree with what: ranges, and rules across groups. Each rule is one function that says what is wrong and the ways out.
+"""What must agree with what. Each rule is one function that says what is wrong and the ways out.
 
 `EARLY` needs the config alone and imports nothing heavy; `LATE` also needs the facts of the data, and so the clock.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-from plainloop.config.origin import Origin
+from plainloop.config.case import Case, Finding, Rule, Warned
 from plainloop.config.problems import Problem
-from plainloop.config.resolve import PENDING, leaves
-from plainloop.config.units import Clock, train_batch_size
+from plainloop.config.ranges import ranges
+from plainloop.config.resolve import leaves
+from plainloop.config.units import train_batch_size
 from plainloop.secrets import looks_secret
 
-
-@dataclass(frozen=True)
-class Warned:
-    """Right, but slow or surprising."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Case:
-    """What rules judge. `clock` and config["facts"] are there for the late ones only."""
-
-    config: dict[str, Any]
-    origin: Origin
-    ranks: int
-    folder: Path | None = None  # where the run or the sweep will be written
-    clock: Clock | None = None
-
-    def get(self, key: str) -> Any:
-        """The value at a dotted key; None when there is none, or when it is not known yet."""
-        node: Any = self.config
-        for part in key.split("."):
-            node = node.get(part) if isinstance(node, Mapping) else None
-        return None if node is PENDING else node
-
-    def problem(self, key: str, what: str, **more: Any) -> Problem:
-        return Problem(key, what, given_by=self.origin.given_by(key), **more)
-
-
-Finding = Problem | Warned
-Rule = Callable[[Case], Iterator[Finding]]
-
-# Key -> (from, to, text); open ends are written as the text says.
-_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "seed": (lambda v: 0 <= v < 2**63, "0 or more, below 2**63"),
-    "trainer.accumulate": (lambda v: v >= 1, "1 or more"),
-    "trainer.clip_norm": (lambda v: v > 0, "more than 0; null switches clipping off"),
-    "trainer.clip_value": (lambda v: v > 0, "more than 0; null switches clipping off"),
-    "trainer.clip_agc": (lambda v: v > 0, "more than 0, about 0.01; null switches clipping off"),
-    "trainer.ema_decay": (lambda v: 0 < v < 1, "between 0 and 1, about 0.999; null switches averaging off"),
-    "trainer.early_stop.patience": (lambda v: v >= 1, "1 evaluation or more; null never stops early"),
-    "trainer.early_stop.min_delta": (lambda v: v >= 0, "0 or more"),
-    "trainer.lr_scaling.base_batch_size": (lambda v: v >= 1, "1 or more"),
-    "trainer.param_groups.layer_decay": (lambda v: 0 < v <= 1, "above 0, at most 1; null leaves all layers equal"),
-    "trainer.max_skips": (lambda v: v >= 1, "1 or more"),
-    "checkpoint.keep_last": (lambda v: v >= 1, "1 or more"),
-    "checkpoint.every_minutes": (lambda v: v > 0, "more than 0; null saves by steps alone"),
-    "data.batch_size": (lambda v: v >= 1, "1 or more"),
-    "data.batch_size_per_device": (lambda v: v >= 1, "1 or more"),
-    "data.train.batch_size": (lambda v: v >= 1, "1 or more"),
-    "data.val.batch_size": (lambda v: v >= 1, "1 or more"),
-    "data.test.batch_size": (lambda v: v >= 1, "1 or more"),
-    "data.num_workers": (lambda v: v >= 0, "0 or more, or auto"),
-    "data.val_fraction": (lambda v: 0 < v < 1, "between 0 and 1"),
-    "optimizer.lr": (lambda v: v > 0, "more than 0"),
-    "optimizer.weight_decay": (lambda v: v >= 0, "0 or more"),
-    "optimizer.momentum": (lambda v: 0 <= v < 1, "0 or more, below 1"),
-    "scheduler.warmup_start_lr": (lambda v: v >= 0, "0 or more: an absolute rate"),
-    "scheduler.min_lr": (lambda v: v >= 0, "0 or more: an absolute rate"),
-    "scheduler.gamma": (lambda v: v > 0, "more than 0"),
-    "scheduler.power": (lambda v: v > 0, "more than 0"),
-    "task.label_smoothing": (lambda v: 0 <= v < 1, "0 or more, below 1"),
-}
+_AT_LEAST_ONE_STEP = (
+    *(f"trainer.{key}" for key in ("duration", "log_every", "eval_every", "save_every")),
+    *(f"scheduler.{key}" for key in ("every", "step_size", "step_size_up", "step_size_down")),
+)
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,79}")
-
-
-def ranges(case: Case) -> Iterator[Finding]:
-    for key, (inside, expected) in _RANGES.items():
-        value = case.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool) and not (math.isfinite(value) and inside(value)):
-            yield case.problem(key, "out of range", got=str(value), expected=expected)
 
 
 def name_is_a_slug(case: Case) -> Iterator[Finding]:
@@ -98,9 +31,12 @@ def name_is_a_slug(case: Case) -> Iterator[Finding]:
     if isinstance(name, str) and not _SLUG.fullmatch(name):
         slug = re.sub(r"[^A-Za-z0-9._=-]+", "-", name).strip("-._")[:80] or "train"
         yield case.problem(
-            "name", "is no folder name", got=repr(name),
-            expected="letters, digits, . _ = -, at most 80, no slash; it becomes outputs/<name>", instead=f"name={slug}",
-        )  # fmt: skip
+            "name",
+            "is no folder name",
+            got=repr(name),
+            expected="letters, digits, . _ = -, at most 80, no slash; it becomes outputs/<name>",
+            instead=f"name={slug}",
+        )
 
 
 def no_secrets(case: Case) -> Iterator[Finding]:
@@ -132,9 +68,10 @@ def validation_is_on_where_it_is_needed(case: Case) -> Iterator[Finding]:
         return
     if case.get("trainer.early_stop.patience") is not None:
         yield case.problem(
-            "trainer.early_stop.patience", "counts evaluations, and trainer.eval_every=never switches them off",
+            "trainer.early_stop.patience",
+            "counts evaluations, and trainer.eval_every=never switches them off",
             instead="trainer.eval_every=1ep, or trainer.early_stop.patience=null",
-        )  # fmt: skip
+        )
     if case.get("checkpoint.save_best"):
         yield Warned("trainer.eval_every=never: nothing is measured, so best is the last checkpoint")
 
@@ -143,9 +80,11 @@ def one_batch_size(case: Case) -> Iterator[Finding]:
     both = [key for key in ("data.batch_size", "data.batch_size_per_device") if case.origin.override_of(key)]
     if len(both) == 2 and case.get("data.batch_size_per_device") is not None:
         yield case.problem(
-            "data.batch_size_per_device", "is given beside data.batch_size, and one follows from the other",
-            expected="one of them: data.batch_size is the sum over all devices", instead=f"leave one out: {both[0]} or {both[1]}",
-        )  # fmt: skip
+            "data.batch_size_per_device",
+            "is given beside data.batch_size, and one follows from the other",
+            expected="one of them: data.batch_size is the sum over all devices",
+            instead=f"leave one out: {both[0]} or {both[1]}",
+        )
 
 
 def duration_is_absolute(case: Case) -> Iterator[Finding]:
@@ -156,13 +95,40 @@ def duration_is_absolute(case: Case) -> Iterator[Finding]:
         )
 
 
+def devices_are_some(case: Case) -> Iterator[Finding]:
+    devices = case.get("trainer.devices")
+    wrong = (
+        devices < 1
+        if isinstance(devices, int)
+        else isinstance(devices, list) and len(set(devices)) != max(1, len(devices))
+    )
+    if wrong:
+        yield case.problem(
+            "trainer.devices",
+            "names no devices, or one twice",
+            got=str(devices),
+            expected="auto, 1 or more, or a list as [0,3]",
+            instead="trainer.devices=auto",
+        )
+
+
+def optimizer_has_a_rate(case: Case) -> Iterator[Finding]:
+    """Schedules give multiples of it."""
+    optimizer = case.config.get("optimizer")
+    if isinstance(optimizer, Mapping) and optimizer.get("lr") is None:
+        yield case.problem("optimizer.lr", "must be given", expected="the base rate", instead="++optimizer.lr=0.001")
+
+
 def batch_fits_the_data(case: Case) -> Iterator[Finding]:
     num_train, batch_size = case.config["facts"]["num_train"], train_batch_size(case.config)
     if batch_size > num_train:
         yield case.problem(
-            "data.batch_size", f"is larger than the training set: one epoch would be {num_train} // {batch_size} = 0 steps",
-            got=str(batch_size), expected=f"at most {num_train}", instead=f"data.batch_size={max(1, num_train // 10)}",
-        )  # fmt: skip
+            "data.batch_size",
+            f"is larger than the training set: one epoch would be {num_train} // {batch_size} = 0 steps",
+            got=str(batch_size),
+            expected=f"at most {num_train}",
+            instead=f"data.batch_size={max(1, num_train // 10)}",
+        )
 
 
 def batch_divides(case: Case) -> Iterator[Finding]:
@@ -173,28 +139,37 @@ def batch_divides(case: Case) -> Iterator[Finding]:
         below, above = batch_size // parts * parts, (batch_size // parts + 1) * parts
         near = f"{below} or {above}" if below else str(above)
         yield case.problem(
-            "data.batch_size", f"does not divide over {case.ranks} ranks x {accumulate} micro-batches = {parts} parts",
-            got=f"{batch_size} (global)", expected=f"the nearest that do: {near}", instead=f"data.batch_size={above}",
-        )  # fmt: skip
+            "data.batch_size",
+            f"does not divide by {parts} = {case.ranks} (ranks) x {accumulate} (micro-batches)",
+            got=f"{batch_size} (global)",
+            expected=f"the nearest that do: {near}",
+            instead=f"data.batch_size={above}",
+        )
 
 
 def validation_is_not_empty(case: Case) -> Iterator[Finding]:
     if case.config["facts"]["num_val"] == 0 and case.get("trainer.eval_every") != "never":
         yield case.problem(
-            "trainer.eval_every", "the validation set is empty", got=str(case.get("trainer.eval_every")),
-            expected="images to evaluate, or no evaluation", instead="trainer.eval_every=never, or data.val_fraction=0.1",
-        )  # fmt: skip
+            "trainer.eval_every",
+            "the validation set is empty",
+            got=str(case.get("trainer.eval_every")),
+            expected="images to evaluate, or no evaluation",
+            instead="trainer.eval_every=never, or data.val_fraction=0.1",
+        )
 
 
 def steps_are_not_zero(case: Case) -> Iterator[Finding]:
     assert case.clock is not None
-    for key in ("duration", "log_every", "eval_every", "save_every"):
-        text = case.get(f"trainer.{key}")
-        if text != "never" and case.clock.steps(text) < 1:
+    for key in _AT_LEAST_ONE_STEP:
+        text = case.get(key)
+        if text not in (None, "never") and case.clock.steps(text) < 1:
             yield case.problem(
-                f"trainer.{key}", f"is zero steps (one epoch is {case.clock.steps_per_epoch} steps)", got=str(text),
-                expected="at least 1st", instead=f"trainer.{key}=1ep",
-            )  # fmt: skip
+                key,
+                f"is zero steps (one epoch is {case.clock.steps_per_epoch} steps)",
+                got=str(text),
+                expected="at least 1st",
+                instead=f"{key}=1ep",
+            )
 
 
 def warmup_ends_before_the_first_decay(case: Case) -> Iterator[Finding]:
@@ -220,22 +195,36 @@ def warmup_ends_before_the_first_decay(case: Case) -> Iterator[Finding]:
         )
     elif warmup_steps > case.clock.total_steps:
         yield case.problem(
-            "scheduler.warmup", f"is longer than the run of {case.clock.total_steps} steps",
-            got=f"{warmup} = {warmup_steps} steps", instead="scheduler.warmup=5%, or a longer trainer.duration",
-        )  # fmt: skip
+            "scheduler.warmup",
+            f"is longer than the run of {case.clock.total_steps} steps",
+            got=f"{warmup} = {warmup_steps} steps",
+            instead="scheduler.warmup=5%, or a longer trainer.duration",
+        )
 
 
 def milestones_lie_inside_the_run(case: Case) -> Iterator[Finding]:
     assert case.clock is not None
-    milestones = _milestones(case)
-    if any(later <= earlier for earlier, later in zip(milestones, milestones[1:], strict=False)):
+    milestones, values = _milestones(case), case.get("scheduler.values")
+    if isinstance(values, list) and len(values) != len(milestones) + 1:
         yield case.problem(
-            "scheduler.milestones", "must rise", got=str(case.get("scheduler.milestones")),
+            "scheduler.values",
+            "needs one rate before each milestone and one after the last",
+            got=f"{len(values)} rates",
+            expected=f"{len(milestones) + 1} for {len(milestones)} milestones",
+            instead="scheduler.values=null takes scheduler.gamma",
+        )
+    if any(later <= earlier for earlier, later in itertools.pairwise(milestones)):
+        yield case.problem(
+            "scheduler.milestones",
+            "must rise",
+            got=str(case.get("scheduler.milestones")),
             instead=f"scheduler.milestones=[{','.join(f'{m}st' for m in sorted(set(milestones)))}]",
-        )  # fmt: skip
+        )
     beyond = [m for m in milestones if m >= case.clock.total_steps]
     if beyond:
-        yield Warned(f"the learning rate drops at steps {beyond}, at or after the end of the run ({case.clock.total_steps} steps)")
+        yield Warned(
+            f"the learning rate drops at steps {beyond}, which the run of {case.clock.total_steps} steps does not reach"
+        )
 
 
 def model_and_data_have_the_same_classes(case: Case) -> Iterator[Finding]:
@@ -244,13 +233,19 @@ def model_and_data_have_the_same_classes(case: Case) -> Iterator[Finding]:
         value = case.get(key)
         if isinstance(value, int) and value != classes:
             yield case.problem(
-                key, "differs from the classes of the data", got=str(value), expected=f"{classes}: {_names(case)}",
+                key,
+                "differs from the classes of the data",
+                got=str(value),
+                expected=f"{classes}: {_names(case)}",
                 instead=f"leave {key} out, it is ${{facts.num_classes}}",
-            )  # fmt: skip
+            )
     weights = case.get("task.class_weights")
     if isinstance(weights, list) and len(weights) != classes:
         yield case.problem(
-            "task.class_weights", "needs one weight per class", got=f"{len(weights)} weights", expected=f"{classes}: {_names(case)}"
+            "task.class_weights",
+            "needs one weight per class",
+            got=f"{len(weights)} weights",
+            expected=f"{classes}: {_names(case)}",
         )
 
 
@@ -285,6 +280,8 @@ EARLY: tuple[Rule, ...] = (
     validation_is_on_where_it_is_needed,
     one_batch_size,
     duration_is_absolute,
+    devices_are_some,
+    optimizer_has_a_rate,
 )
 # Without these the clock does not exist.
 BEFORE_THE_CLOCK: tuple[Rule, ...] = (batch_fits_the_data, batch_divides)
@@ -296,10 +293,3 @@ LATE: tuple[Rule, ...] = (
     model_and_data_have_the_same_classes,
     early_stop_can_happen,
 )
-
-
-def judge(rules: tuple[Rule, ...], case: Case) -> tuple[list[Problem], list[str]]:
-    """All findings of some rules: problems, and the texts of warnings."""
-    found = [finding for rule in rules for finding in rule(case)]
-    return [f for f in found if isinstance(f, Problem)], [f.text for f in found if isinstance(f, Warned)]
-

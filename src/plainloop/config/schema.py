@@ -14,7 +14,15 @@ from plainloop.config.names import nearest
 from plainloop.config.origin import Origin
 from plainloop.config.problems import Problem, listing
 from plainloop.config.resolve import PENDING
-from plainloop.config.signature import UNKNOWN, Parameter, Signature, fields_of, misfit, signature_of, takes_bare_steps, type_name
+from plainloop.config.signature import (
+    UNKNOWN,
+    Parameter,
+    fields_of,
+    misfit,
+    signature_of,
+    takes_bare_steps,
+    type_name,
+)
 
 OPEN_GROUPS = ("task", "data", "model", "augment", "optimizer", "scheduler", "logger")
 NAMED_THINGS = ("augment", "logger")  # groups that are a dictionary of nodes
@@ -60,7 +68,13 @@ def target_problems(node: Mapping[str, Any], path: str, origin: Origin, plugins:
 
 
 def signature_problems(
-    node: Mapping[str, Any], path: str, origin: Origin, plugins: Sequence[str], *, given: int = 0, supplied: Sequence[str] = ()
+    node: Mapping[str, Any],
+    path: str,
+    origin: Origin,
+    plugins: Sequence[str],
+    *,
+    given: int = 0,
+    supplied: Sequence[str] = (),
 ) -> list[Problem]:
     """A node and all nodes inside it against the signatures of their targets; imports them.
 
@@ -83,7 +97,7 @@ def signature_problems(
         if key in RESERVED:
             continue
         parameter = signature.parameters.get(key)
-        if parameter is None and not signature.open or key in by_run and key not in supplied:
+        if (parameter is None and not signature.open) or (key in by_run and key not in supplied):
             problems.append(_unknown(path, key, [n for n in names if n not in by_run], origin, target))
         elif parameter is not None and not _holds_nodes(value):
             problems += _fit(parameter, value, _join(path, key), origin)
@@ -92,7 +106,12 @@ def signature_problems(
         required = required[signature.num_positional :]
     taken = names[: len(node.get("_args_", ()))]
     problems += [
-        Problem(_join(path, name), "missing", expected=f"a value: {_dotted(target)} needs it", instead=f"+{_join(path, name)}=...")
+        Problem(
+            _join(path, name),
+            "missing",
+            expected=f"a value: {_dotted(target)} needs it",
+            instead=f"+{_join(path, name)}=...",
+        )
         for name in required
         if name not in node and name not in by_run and name not in taken
     ]
@@ -222,5 +241,3 @@ def _join(path: str, key: str) -> str:
 
 def _dotted(target: Any) -> str:
     return f"{target.__module__}.{target.__qualname__}"
-
-

@@ -17,7 +17,9 @@ class RootSettings:
     name: str  # the folder under outputs/
     device: Literal["auto", "cpu", "cuda", "mps"]
     resume: str | None  # a run directory, or "auto"; None starts a new run
-    init_from: str | None  # a run directory or a weights file to start from, weights only; None starts from the model's own
+    init_from: (
+        str | None
+    )  # a run directory or a weights file to start from, weights only; None starts from the model's own
     check: bool  # print the plan and leave
     plugins: list[str]  # packages whose objects `_target_` may name
 

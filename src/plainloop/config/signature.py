@@ -32,7 +32,7 @@ class Signature:
 
 def signature_of(target: Callable[..., Any]) -> Signature:
     """Parameters that a config can give by name, with their resolved annotations."""
-    function = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]
+    function = target.__init__ if inspect.isclass(target) else target
     found = inspect.signature(target)
     hints = _hints(function)
     parameters, is_open, num_positional = {}, False, 0
@@ -121,13 +121,14 @@ def _misfit_plain(value: Any, annotation: Any, bare_steps: bool) -> str | None:
 
 
 def _misfit_scalar(value: Any, kind: type) -> str | None:
-    accepted, expected = {
+    scalars: dict[type, tuple[Any, str]] = {
         int: (int, "a whole number"),
         float: ((int, float), "a number"),
         bool: (bool, "true or false"),
         str: (str, "text"),
         Path: (str, "a path"),
-    }[kind]
+    }
+    accepted, expected = scalars[kind]
     fits = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
     return None if fits else expected
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -44,7 +45,9 @@ def check_sweep(composer: Composer, overrides: Sequence[str], known: Sequence[Pr
     hydra_overrides, jobs = _expand(composer, overrides, master, problems)
     if problems:
         raise invalid_run(problems, overrides)
-    seen, good, bad = Seen(), [], []
+    seen = Seen()
+    good: list[Job] = []
+    bad: list[BadJob] = []
     for number, job_overrides in enumerate(jobs):
         try:
             good.append(_check_job(composer, number, hydra_overrides, job_overrides, seen, good))
@@ -72,7 +75,8 @@ def _expand(
     """Hydra's overrides, and those of each job: the product of all lists, the last one fastest."""
     space = (OmegaConf.select(master, "hydra.sweeper.params") or {}) if master is not None else {}
     parser = OverridesParser.create(config_loader=composer.loader)
-    ours, hydras = [], []
+    ours: list[Override] = []
+    hydras: list[Override] = []
     for text in [*(f"{key}={value}" for key, value in space.items()), *overrides]:
         try:
             parsed = parser.parse_override(text)
@@ -102,15 +106,25 @@ def _check_job(
     problems = list(composed.problems)
     folder = Path(str(config.hydra.sweep.dir)), Path(str(config.hydra.sweep.subdir))
     if not (folder[0] / folder[1]).absolute().resolve().is_relative_to(folder[0].absolute().resolve()):
-        problems.append(Problem("hydra.sweep.subdir", "leads out of the sweep's folder", str(folder[1]), "a folder below hydra.sweep.dir"))
+        problems.append(
+            Problem(
+                "hydra.sweep.subdir",
+                "leads out of the sweep's folder",
+                str(folder[1]),
+                "a folder below hydra.sweep.dir",
+            )
+        )
     twin = next((i for i, job in enumerate(earlier) if job.folder == folder[0] / folder[1]), None)
     if twin is not None:
         problems.append(
             Problem(
-                "hydra.sweep.subdir", f"is the folder of job {twin} too", str(folder[1]), "one folder per job",
+                "hydra.sweep.subdir",
+                f"is the folder of job {twin} too",
+                str(folder[1]),
+                "one folder per job",
                 instead="hydra.sweep.subdir='${hydra.job.num}'",
             )
-        )  # fmt: skip
+        )
     launcher = OmegaConf.to_container(config.hydra.launcher)
     checked = check(
         config,

@@ -10,9 +10,7 @@ from types import ModuleType
 from typing import Any
 
 # Of our own package only the parts that are made to be named: nothing that runs, loads, writes or launches.
-OURS = tuple(
-    f"plainloop.{part}" for part in ("augment", "data", "loggers", "models", "optim", "schedule", "tasks")
-)
+OURS = tuple(f"plainloop.{part}" for part in ("augment", "data", "loggers", "models", "optim", "schedule", "tasks"))
 LIBRARIES = (
     "torch.optim",
     "torch.nn",
@@ -54,8 +52,8 @@ def authorize(target: Any, plugins: Sequence[str] = ()) -> str:
 def locate(target: Any, plugins: Sequence[str] = ()) -> Callable[..., Any]:
     """The class or function that an allowed `_target_` names.
 
-    Modules are entered by import alone, never through an attribute, so that a module's own imports (torch.nn.os) are out
-    of reach; the object found must itself be defined inside the allowlist.
+    Modules are entered by import alone, never through an attribute, so that a module's own imports (torch.nn.os) are
+    out of reach; the object found must itself be defined inside the allowlist.
 
     Raises Forbidden, or ValueError when there is no such object.
     """

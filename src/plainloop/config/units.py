@@ -59,7 +59,7 @@ class Clock:
 
 
 def train_batch_size(config: Mapping[str, Any]) -> int:
-    """Samples per optimizer step over all ranks: the training loader's batch size, which may override the shared one."""
+    """Samples per optimizer step over all ranks: the training loader's, which may override the shared one."""
     data = config["data"]
     own = (data.get("train") or {}).get("batch_size")
     return data["batch_size"] if own is None else own
@@ -76,5 +76,7 @@ def clock_of(config: Mapping[str, Any]) -> Clock:
         raise ValueError(f"data.batch_size={batch_size} is larger than the training set of {num_train} samples")
     duration = config["trainer"]["duration"]
     if isinstance(duration, str) and parse(duration).unit == "%":
-        raise ValueError(f"trainer.duration={duration}: a run is no share of itself; write epochs (90ep) or steps (1000st)")
+        raise ValueError(
+            f"trainer.duration={duration}: a run is no share of itself; write epochs (90ep) or steps (1000st)"
+        )
     return Clock(steps_per_epoch, Clock(steps_per_epoch, 0).steps(duration))
