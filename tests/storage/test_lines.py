@@ -38,7 +38,10 @@ def test_no_line_is_lost_in_kills_at_any_time(folder: Path) -> None:
         heard, told = os.pipe()
         pid = os.fork()
         if pid == 0:
-            writer(told)
+            try:
+                writer(told)
+            finally:
+                os._exit(0)
         os.close(told)
         for _ in range(1 + kill % 4):
             known += len(os.read(heard, 1))
