@@ -76,9 +76,8 @@ def main() -> None:
         print(f"total of all   {sum(stalls):>15.3f} s")
         print(f"rate           {rate:>15.0f} MB/s   with hash and fsync")
         print(f"verified load  {loaded:>15.3f} s")
-        print(
-            f"share of a run {100 * stall / (60 * arguments.every_minutes):>15.2f} %   every {arguments.every_minutes} min"
-        )
+        share = 100 * stall / (60 * arguments.every_minutes)
+        print(f"share of a run {share:>15.2f} %   every {arguments.every_minutes} min")
     finally:
         shutil.rmtree(folder)
 
