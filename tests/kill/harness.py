@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from plainloop.checkpoint import Checkpoints
-from plainloop.errors import Preempted
+from plainloop.errors import NoProgress, Preempted
 from plainloop.run import run
 from plainloop.trainer import Trainer
 from tests.toys import equal
@@ -56,8 +56,8 @@ def live(config: dict[str, Any], folder: Path, phase: mmap.mmap) -> int:
         with marking(phase):
             run(config, folder)
         code = 0
-    except Preempted:
-        code = Preempted.code
+    except (Preempted, NoProgress) as ended:
+        code = ended.code
     finally:
         os._exit(code)
 
@@ -97,8 +97,11 @@ def finish(config: dict[str, Any], folder: Path) -> float:
     """Lets the run go on undisturbed; seconds."""
     phase = mmap.mmap(-1, 1)
     started = time.monotonic()
-    _, status = os.waitpid(live(config, folder, phase), 0)
-    assert os.waitstatus_to_exitcode(status) == 0, f"the run in {folder} failed; see its status.json"
+    code = NoProgress.code
+    while code == NoProgress.code:  # after three kills without a new checkpoint it says so once; starting again is allowed
+        _, status = os.waitpid(live(config, folder, phase), 0)
+        code = os.waitstatus_to_exitcode(status)
+    assert code == 0, f"the run in {folder} failed; see its status.json"
     return time.monotonic() - started
 
 
@@ -118,19 +121,21 @@ def torment(
         tally.lives += 1
         pid = live(config, folder, phase)
         until = time.monotonic() + rng.uniform(0.01, longest)
-        while time.monotonic() < until:
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                return
+        ended = 0
+        while time.monotonic() < until and not ended:
+            ended, status = os.waitpid(pid, os.WNOHANG)
             time.sleep(0.001)
-        hit = PHASES[phase[0]]
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, rng.choice(signals))
-        _, status = os.waitpid(pid, 0)
+        if not ended:
+            hit = PHASES[phase[0]]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, rng.choice(signals))
+            _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
         if code == 0:  # it was quicker
             return
-        assert code in (-signal.SIGKILL, Preempted.code, -signal.SIGTERM, -signal.SIGUSR2, -signal.SIGINT), code
-        tally.kills[hit] += 1
+        assert code in (*(-number for number in signals), Preempted.code, NoProgress.code), f"{folder}: exit code {code}"
+        if not ended and code != NoProgress.code:
+            tally.kills[hit] += 1
     finish(config, folder)
 
 

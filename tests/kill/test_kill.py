@@ -13,7 +13,8 @@ from tests.kill.harness import Tally, differences, finish, remains, torment
 
 # Gradient scaling, EMA, dropout, BatchNorm, a drop of the rate, accumulation, early stopping and a best checkpoint.
 RUN = (
-    "model.dropout=0.2",
+    "model.width=6",
+    "model.drop_rate=0.2",
     "augment=crop_flip",
     "augment.crop.pad=1",
     "data.batch_size=128",
