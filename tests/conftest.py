@@ -2,11 +2,18 @@
 
 import os
 import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 # Before torch is imported, and inherited by every process that a test starts.
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# This tree's code in those processes, too, wherever plainloop may be installed.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent / "src"), os.getenv("PYTHONPATH", "")])
 PLACE = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 for name in set(os.environ):
     if name in PLACE or name.startswith(("SLURM_", "TORCHELASTIC_", "WANDB_", "HYDRA_")):
@@ -24,3 +31,11 @@ def _connect_here(self: socket.socket, address: Any) -> None:
 
 
 socket.socket.connect = _connect_here  # type: ignore[method-assign]
+
+
+@pytest.fixture(autouse=True)
+def no_hydra_is_left_over() -> Iterator[None]:
+    """Hydra holds one composition per process, and the next test may want its own."""
+    yield
+    if "hydra.core.global_hydra" in sys.modules:
+        sys.modules["hydra.core.global_hydra"].GlobalHydra.instance().clear()
