@@ -67,7 +67,7 @@ def check(
     seen = seen or Seen()
     first = resolve(config)
     plugins = [p for p in first.config.get("plugins") or [] if isinstance(p, str)]
-    problems = [*known, *_without_torch(first, config, origin, plugins, folder)]
+    problems = [*(origin.located(problem) for problem in known), *_without_torch(first, config, origin, plugins, folder)]
     if problems and not _something_left(origin, problems, first.config):
         raise invalid_run(problems, origin.overrides)
     found, warnings, config_now, plan = _with_torch(

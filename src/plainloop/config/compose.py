@@ -83,7 +83,10 @@ class Composer:
     def compose_or_explain(self, overrides: Sequence[str]) -> Composed:
         """One run's config, or the same without the overrides that are wrong, each explained."""
         try:
-            return Composed(self.compose(overrides), [], list(overrides))
+            config = self.compose(overrides)
+            # Hydra merges optimizer=[sgd,adamw] into one optimizer without a word.
+            merged = self.explain(overrides).problems if any("=[" in text for text in overrides) else []
+            return Composed(config, merged, list(overrides))
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
             composed = self.explain(overrides)
             return composed if composed.problems else Composed(None, [_unexplained(error)], list(overrides))
@@ -256,7 +259,7 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
 
 
 def _needs_multirun(override: Override) -> Problem:
-    key, value = override.get_key_element(), override.get_value_element_as_str()
+    key, _, value = str(override.input_line).partition("=")
     return Problem(
         override.key_or_group,
         f"several values in one run, {value}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import yaml
 from hydra._internal.config_repository import IConfigRepository
 
 from plainloop.config.compose import Composer
-from plainloop.config.problems import as_typed
+from plainloop.config.problems import Problem, as_typed
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -58,6 +58,11 @@ class Origin:
     def written(self, key: str) -> Place | None:
         """The line that wrote exactly this key."""
         return self._read().get(key)
+
+    def located(self, problem: Problem) -> Problem:
+        """The same with file and line of the key that was meant."""
+        place = self.written(problem.meant) if problem.meant else None
+        return replace(problem, meant=f"{problem.meant}   ({place})") if place else problem
 
     def _read(self) -> dict[str, Place]:
         if self._places is None:

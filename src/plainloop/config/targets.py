@@ -77,15 +77,17 @@ def public_names(module_name: str) -> list[str]:
 
 
 def _import(name: str, target: str) -> ModuleType:
+    """Imports one package after the other; only what is a module by import counts, whatever attributes there are."""
+    module: ModuleType | None = None
     path = ""
     for part in name.split("."):
         path = f"{path}.{part}" if path else part
-        # Each package is imported before it is asked for its child: find_spec would do so anyway.
-        if find_spec(path) is None:
+        if (module is not None and not hasattr(module, "__path__")) or find_spec(path) is None:
             raise ValueError(f"{target!r} does not exist: there is no module {path!r}")
         module = import_module(path)
         if module.__name__ != path:
             raise Forbidden(f"{target!r}: module {path!r} is another name of {module.__name__!r}")
+    assert module is not None
     return module
 
 

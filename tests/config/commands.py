@@ -1,0 +1,30 @@
+"""What a command line would be told, without a process."""
+
+from pathlib import Path
+
+from plainloop.config.check import Checked, Seen, check
+from plainloop.config.compose import Composer
+from plainloop.config.origin import Origin
+from plainloop.config.problems import InvalidConfig, Problem
+
+ROOT = Path(__file__).resolve().parents[2]
+SEEN = Seen()  # models and data are looked at once for all tests
+
+
+def passed(*overrides: str, **more: object) -> Checked:
+    """The checked config of a command line that is right."""
+    composer = Composer(ROOT / "conf")
+    composed = composer.compose_or_explain(overrides)
+    assert composed.config is not None, composed.problems
+    origin = Origin(overrides, composer=composer)
+    return check(composed.config, origin=origin, known=composed.problems, seen=SEEN, **more)  # type: ignore[arg-type]
+
+
+def problems(*overrides: str, **more: object) -> dict[str, Problem]:
+    """By key, what is wrong with it."""
+    try:
+        passed(*overrides, **more)
+    except InvalidConfig as error:
+        assert len(str(error).splitlines()) <= 15 * len(error.problems)
+        return {problem.key: problem for problem in error.problems}
+    return {}

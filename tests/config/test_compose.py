@@ -1,0 +1,146 @@
+"""Wrong overrides, all at once, each with what to type instead."""
+
+import itertools
+import random
+
+import pytest
+from tests.config.commands import ROOT
+
+from plainloop.config.compose import Composer, key_paths
+from plainloop.config.foreign import FOREIGN
+from plainloop.config.names import distance, nearest, nearest_key
+from plainloop.config.problems import Problem
+
+
+@pytest.fixture(scope="module")
+def composer() -> Composer:
+    return Composer(ROOT / "conf")
+
+
+def explained(composer: Composer, *overrides: str) -> dict[str, Problem]:
+    return {problem.key: problem for problem in composer.compose_or_explain(overrides).problems}
+
+
+def typos(word: str, seed: int) -> list[str]:
+    """One of each kind: a letter put in, left out, changed, two swapped."""
+    draw = random.Random(f"{word}{seed}")
+    letters = [i for i, letter in enumerate(word) if letter.isalpha()]
+    at = draw.choice(letters)
+    other = draw.choice([c for c in "abcdefghijklmnopqrstuvwxyz" if c != word[at]])
+    made = [word[:at] + other + word[at:], word[:at] + word[at + 1 :], word[:at] + other + word[at + 1 :]]
+    pairs = [i for i in letters if i + 1 < len(word) and word[i + 1].isalpha() and word[i] != word[i + 1]]
+    if pairs:
+        at = draw.choice(pairs)
+        made.append(word[:at] + word[at + 1] + word[at] + word[at + 2 :])
+    return made
+
+
+def test_one_edit_typos_of_every_key_lead_back_to_it(composer: Composer) -> None:
+    keys = [key for key in key_paths(composer.compose([])) if key.split(".")[0] != "hydra"]
+    first = third = total = 0
+    for key, seed in itertools.product(keys, range(4)):
+        for typo in typos(key, seed):
+            if typo in keys or typo.startswith(".") or typo.endswith("."):
+                continue
+            found = nearest_key(typo, keys)
+            total, first, third = total + 1, first + (found[:1] == [key]), third + (key in found)
+    assert total > 500
+    assert (first / total >= 0.95, third / total >= 0.99) == (True, True), (first / total, third / total)
+
+
+def test_one_edit_typos_of_every_option_lead_back_to_it(composer: Composer) -> None:
+    first = third = total = 0
+    for group, options in composer.groups.items():
+        for option, seed in itertools.product(options, range(4)):
+            for typo in typos(option, seed):
+                if group.startswith("hydra/") or typo in options:
+                    continue
+                found = nearest(typo, options)
+                total, first, third = total + 1, first + (found[:1] == [option]), third + (option in found)
+    assert total > 300
+    assert (first / total >= 0.95, third / total >= 0.99) == (True, True), (first / total, third / total)
+
+
+def test_nothing_far_away_is_suggested(composer: Composer) -> None:
+    names = [option for options in composer.groups.values() for option in options]
+    for word in ("xyzzy", "foo", "transformer9000", "q"):
+        assert all(distance(word, name, 99) <= max(1, len(word) // 3) for name in nearest(word, names))
+
+
+def test_an_unknown_key_names_the_nearest_and_the_valid_ones(composer: Composer) -> None:
+    found = explained(composer, "optimizer.weight_dekay=0.1")["optimizer.weight_dekay"]
+    assert (found.what, found.meant) == ("unknown key", "optimizer.weight_decay")
+    assert found.instead == "optimizer.weight_decay=0.1"
+    assert "betas" in found.notes[0]
+
+
+def test_all_wrong_overrides_are_found_at_once_and_the_rest_composes(composer: Composer) -> None:
+    typed = ["optimizer=sdg", "trainer.acumulate=2", "foo", "sede=1", "model.depth.x=3", "optimizer.lr=[1,2", "seed=5"]
+    composed = composer.compose_or_explain(typed)
+    assert {p.key for p in composed.problems} == {
+        "optimizer", "trainer.acumulate", "foo", "sede", "model.depth.x", "optimizer.lr"
+    }  # fmt: skip
+    assert composed.config is not None
+    assert composed.config.seed == 5
+
+
+def test_options_that_do_not_exist_name_the_nearest(composer: Composer) -> None:
+    found = explained(composer, "optimizer=sdg", "hydra/launcher=submitit_slrum")
+    assert found["optimizer"].meant == "optimizer=sgd"
+    assert found["hydra/launcher"].meant == "hydra/launcher=submitit_slurm"
+
+
+def test_a_misspelt_group_names_the_group(composer: Composer) -> None:
+    assert explained(composer, "optimiser=sgd")["optimiser"].instead == "optimizer=sgd"
+    assert explained(composer, "schedular=cosine")["schedular"].instead == "scheduler=cosine"
+
+
+def test_a_key_without_its_group_is_found(composer: Composer) -> None:
+    assert explained(composer, "gamma=0.1", "scheduler=multistep")["gamma"].meant.startswith("scheduler.gamma")
+    assert explained(composer, "lr=0.1")["lr"].instead == "optimizer.lr=0.1"
+
+
+def test_several_values_without_m_are_no_value(composer: Composer) -> None:
+    found = explained(composer, "optimizer=sgd,adamw", "seed=1,2")
+    assert found["optimizer"].instead == "-m optimizer=sgd,adamw for a sweep, or optimizer=[sgd,adamw] for a list"
+    assert found["seed"].instead.startswith("-m seed=1,2")
+
+
+def test_one_group_takes_one_option_and_loggers_several(composer: Composer) -> None:
+    assert explained(composer, "optimizer=[sgd,adamw]")["optimizer"].what == "takes one option"
+    assert explained(composer, "logger=[csv,wandb]") == {}
+
+
+def test_adding_a_new_root_key_is_refused(composer: Composer) -> None:
+    assert {p.key: p for p in composer.explain(["+lr=0.1"]).problems}["lr"].instead == "optimizer.lr=0.1"
+
+
+def test_removing_what_is_not_there_is_refused(composer: Composer) -> None:
+    assert explained(composer, "~optimizer.foo").keys() == {"optimizer.foo"}
+    assert explained(composer, "~optimizer.betas") == {}
+
+
+@pytest.mark.parametrize("prefix", ["", "train.", "trainer."])
+def test_foreign_names_are_known(composer: Composer, prefix: str) -> None:
+    keys = key_paths(composer.compose([]))
+    foreign = {prefix + name: ours for name, ours in FOREIGN.items() if prefix + name not in [*keys, ours.key]}
+    found = {problem.key: problem for problem in composer.explain([f"{key}=7" for key in foreign]).problems}
+    assert found.keys() == foreign.keys()
+    for key, ours in foreign.items():
+        assert ours.key in found[key].what
+        assert found[key].given_by == f"command line override {key}=7"
+
+
+def test_what_foreign_names_lead_to_exists(composer: Composer) -> None:
+    """Every key and group that the table names is one of ours."""
+    groups = [f"scheduler={name}" for name in composer.groups["scheduler"]]
+    configs = [composer.compose([group]) for group in [*groups, "model=timm", "data=image_folder", "optimizer=sgd"]]
+    keys = {key for config in configs for key in key_paths(config)} | set(composer.groups)
+    keys |= {"data.batch_size_per_device", "model.drop_rate", "model.drop_path_rate", ""}
+    assert {ours.key for ours in FOREIGN.values()} <= keys
+
+
+def test_the_arithmetic_of_a_foreign_value_is_done() -> None:
+    assert FOREIGN["num_epochs"].instead("90") == "trainer.duration=90ep"
+    assert FOREIGN["lr_decay_epochs"].instead("[6,8,10]") == "scheduler=multistep scheduler.milestones=[6ep,8ep,10ep]"
+    assert FOREIGN["gpu_ids"].instead("0,3") == "trainer.devices=[0,3]"

@@ -1,0 +1,51 @@
+"""Durations and the clock: the sources' own numbers."""
+
+import pytest
+
+from plainloop.config.units import Clock, clock_of, parse
+
+
+def config(num_train: int, batch_size: int, duration: str, **data: object) -> dict:
+    return {
+        "facts": {"num_train": num_train},
+        "data": {"batch_size": batch_size, **data},
+        "trainer": {"duration": duration},
+    }
+
+
+def test_an_epoch_is_the_whole_batches_of_the_data() -> None:
+    assert clock_of(config(800, 8, "10ep")) == Clock(steps_per_epoch=100, total_steps=1000)
+    assert clock_of(config(807, 8, "10ep")) == Clock(steps_per_epoch=100, total_steps=1000)  # the rest is dropped
+
+
+def test_an_epoch_counts_the_training_loaders_batches() -> None:
+    assert clock_of(config(800, 8, "1ep", train={"batch_size": 10})).steps_per_epoch == 80
+    assert clock_of(config(800, 8, "1ep", train={"batch_size": None})).steps_per_epoch == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [("213ep", 21300), ("1000st", 1000), ("10%", 2700), ("0.5ep", 50), ("2.5%", 675), (" 3 ep ", 300), (7, 7)],
+)
+def test_every_unit_is_steps(text: str, steps: int) -> None:
+    assert Clock(steps_per_epoch=100, total_steps=27000).steps(text) == steps
+
+
+def test_steps_are_epochs_again() -> None:
+    assert Clock(100, 1000).epochs(250) == 2.5
+
+
+@pytest.mark.parametrize("text", ["5", "ep", "5 epochs", "-5ep", "1.5st", "5ep,6ep", "", "1e3st", "5Ep"])
+def test_what_is_no_duration_is_refused_with_the_forms(text: str) -> None:
+    with pytest.raises(ValueError, match="5ep|whole number"):
+        parse(text)
+
+
+def test_a_batch_larger_than_the_data_has_no_clock() -> None:
+    with pytest.raises(ValueError, match=r"data\.batch_size=900 is larger than the training set of 800"):
+        clock_of(config(800, 900, "1ep"))
+
+
+def test_a_run_is_no_share_of_itself() -> None:
+    with pytest.raises(ValueError, match=r"trainer\.duration=10%"):
+        clock_of(config(800, 8, "10%"))
