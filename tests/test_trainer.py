@@ -238,8 +238,7 @@ def test_a_bad_number_stops_the_run_and_nothing_bad_is_saved(value: float) -> No
 def test_a_skipped_update_changes_no_weight() -> None:
     state, recorder = trained(toy_state(), data=Poisoned((6, 7)), skip_nonfinite=True, log_every=1, save_every=1)
     before, after = recorder.saved[5], recorder.saved[7]
-    names = [name for name, _ in state.model.named_parameters()]
-    assert all(torch.equal(before["model"][name], after["model"][name]) for name in names)
+    assert equal(before["model"], after["model"])
     assert (state.step, state.skipped, state.skipped_in_a_row) == (12, 2, 0)
     assert recorder.rows[7]["train/skipped"] == 1.0 and "train/loss" not in recorder.rows[7]
 

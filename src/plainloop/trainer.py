@@ -123,6 +123,7 @@ class Trainer:
 
     def update(self, model: nn.Module, state: TrainState, batch: Batch) -> None:
         """One optimizer step on this rank's rows of the global batch. Override this to train in another way."""
+        buffers = [buffer.clone() for buffer in state.model.buffers()] if self.skip_nonfinite else []
         micro_batches = split(batch, self.accumulate)
         shares = shares_of(self.task, micro_batches)
         losses = []
@@ -146,7 +147,10 @@ class Trainer:
             state.window.add(
                 state.step + 1, 1.0, {"grad_norm": norm} | ({"skipped": bad} if self.may_skip(state) else {})
             )
-        if not skip:
+        if skip:  # BatchNorm has taken in the bad batch by now
+            for buffer, before in zip(state.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        else:
             state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad()
