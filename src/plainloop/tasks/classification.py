@@ -108,7 +108,7 @@ class Classification:
     def _weights_at(self, label: Tensor) -> Tensor | None:
         """The class weights where the labels are; they move there with the first batch and stay."""
         if self.class_weights is not None and self.class_weights.device != label.device:
-            self.class_weights = self.class_weights.to(label.device)
+            self.class_weights = self.class_weights.to(label.device, non_blocking=True)
         return self.class_weights
 
 

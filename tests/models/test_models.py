@@ -1,0 +1,124 @@
+"""Our models have the sizes of their papers, take any image, and say so when they have no weights to give."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from plainloop.config.build import build
+from plainloop.config.units import Clock
+from plainloop.models.resnet_small import BasicBlock, ResNetSmall
+from plainloop.models.tiny import TinyNet
+from tests.configs import ROOT, checked
+
+OPTIONS = sorted(file.stem for file in (ROOT / "conf/model").glob("*.yaml"))
+OURS = ["tiny", "resnet20", "resnet32", "resnet44", "resnet56"]
+
+
+def num_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def by_hand(depth: int) -> int:
+    """Weights of the paper's table 6, BatchNorm's two per channel included."""
+    blocks = (depth - 2) // 6
+
+    def conv(i: int, o: int) -> int:
+        return 9 * i * o + 2 * o
+
+    stages = ((16, 16), (16, 32), (32, 64))
+    return conv(3, 16) + sum(conv(i, o) + (2 * blocks - 1) * conv(o, o) for i, o in stages) + 64 * 10 + 10
+
+
+@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
+def test_small_resnets_have_the_papers_layers_and_parameters(depth: int, millions: float) -> None:
+    model = ResNetSmall(depth=depth, num_classes=10)
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert len(layers) == depth
+    assert num_parameters(model) == by_hand(depth)
+    assert num_parameters(model) == pytest.approx(millions * 1e6, rel=0.02)
+
+
+def test_a_shortcut_takes_every_second_pixel_and_fills_new_channels_with_zeros() -> None:
+    block = BasicBlock(2, 4, stride=2).eval()
+    nn.init.zeros_(block.conv2.weight)  # only the shortcut is left
+    x = torch.rand(1, 2, 4, 4)
+    expected = torch.zeros(1, 4, 2, 2)
+    expected[:, 1:3] = x[:, :, ::2, ::2]
+    assert torch.equal(block(x), expected)
+
+
+@pytest.mark.parametrize("depth", [2, 18, 21, -4])
+def test_a_depth_that_the_paper_does_not_allow_is_refused(depth: int) -> None:
+    with pytest.raises(ValueError, match=rf"model\.depth={depth} must be 6n \+ 2: 20, 32, 44, 56 or 110"):
+        ResNetSmall(depth=depth, num_classes=10)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28), (4, 17, 9), (2, 1, 1), (3, 96, 64)])
+@pytest.mark.parametrize(
+    "kind", [TinyNet, lambda **settings: ResNetSmall(depth=20, **settings)], ids=["tiny", "resnet"]
+)
+def test_images_of_any_size_and_channels_become_logits(kind: Any, shape: tuple[int, int, int]) -> None:
+    model = kind(num_classes=5, in_chans=shape[0]).eval()
+    assert model(torch.rand(2, *shape)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "kind", [TinyNet, lambda **settings: ResNetSmall(depth=20, **settings)], ids=["tiny", "resnet"]
+)
+def test_memory_format_changes_no_logit_beyond_rounding(kind: Any) -> None:
+    torch.manual_seed(0)
+    model, image = kind(num_classes=5, in_chans=3).eval(), torch.rand(2, 3, 16, 16)
+    plain = model(image)
+    last = model.to(memory_format=torch.channels_last)(image.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-5)  # sums in another order
+
+
+@pytest.mark.parametrize(
+    "kind", [TinyNet, lambda **settings: ResNetSmall(depth=20, **settings)], ids=["tiny", "resnet"]
+)
+def test_dropout_acts_in_training_only(kind: Any) -> None:
+    model, image = kind(num_classes=5, drop_rate=0.5), torch.rand(8, 3, 8, 8)
+    model.eval()
+    assert torch.equal(model(image), model(image))
+    model.train()
+    assert not torch.equal(model(image), model(image))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_pretrained_is_refused_where_there_are_no_weights(name: str) -> None:
+    node = checked(f"model={name}")["model"] | {"pretrained": True}
+    match = rf"model\.pretrained=true, but {name} has no published weights; .* init_from="
+    with pytest.raises(ValueError, match=match):
+        build(node, Clock(1, 1))
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_options_take_classes_and_channels_from_the_data(name: str) -> None:
+    model = build(checked(f"model={name}")["model"], Clock(1, 1)).eval()
+    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    for name in ("cat", "dog", "eel"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{number}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", sorted(set(OPTIONS) - set(OURS)))
+def test_options_of_timm_take_classes_and_channels_from_the_data(name: str, photographs: Path) -> None:
+    config = checked(f"model={name}", "data=image_folder", f"data.root={photographs}", "data.batch_size=4")
+    model = build(config["model"], Clock(1, 1)).eval()
+    with torch.no_grad():
+        assert model(torch.rand(1, 3, 224, 224)).shape == (1, 3)
+
+
+def test_any_timm_model_goes_by_its_name() -> None:
+    node = checked("model=timm", "model.model_name=test_vit", "+model.img_size=8", "+model.patch_size=4")["model"]
+    assert type(build(node, Clock(1, 1))).__name__ == "VisionTransformer"
