@@ -12,12 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from plainloop import distributed
 from plainloop.config.settings import TrainerSettings
-from plainloop.errors import OutOfMemory
+from plainloop.errors import NonFinite, OutOfMemory
 
 
-def prepare(*, deterministic: bool) -> None:
-    """Before the first use of the device. Image sizes are fixed within a run, so cuDNN may search for its fastest kernels, unless
-    the result must be the same each time."""
+def prepare(*, deterministic: bool, detect_anomaly: bool) -> None:
+    """Before the first use of the device. Image sizes are fixed within a run, so cuDNN may search for its fastest kernels,
+    unless the result must be the same each time."""
+    torch.autograd.set_detect_anomaly(detect_anomaly)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this workspace only
     torch.use_deterministic_algorithms(deterministic)
@@ -38,14 +39,17 @@ def wrap(model: nn.Module, told: TrainerSettings, device: torch.device) -> nn.Mo
 
 
 @contextmanager
-def out_of_memory_explained(accumulate: int) -> Iterator[None]:
-    """Turns torch's out-of-memory errors into one that ends with the next command to type."""
+def errors_explained(accumulate: int) -> Iterator[None]:
+    """Turns torch's out-of-memory errors into one that ends with the next command to type, and anomaly mode's into NonFinite."""
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise OutOfMemory(
-            f"out of memory: {str(error).splitlines()[0]}",
-            hint=f"add trainer.accumulate={2 * accumulate}: half the memory for activations, the same samples per step",
-        ) from error
+        first_line = str(error).partition("\n")[0]
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in first_line:
+            raise OutOfMemory(
+                f"out of memory: {first_line}",
+                hint=f"add trainer.accumulate={2 * accumulate}: half the memory for activations, the same samples per step",
+            ) from error
+        if "returned nan values in its" in first_line:  # said by torch.autograd's anomaly mode, after a trace of the forward pass
+            raise NonFinite(first_line, hint="the lines above name the operation of the forward pass") from error
+        raise

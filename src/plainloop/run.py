@@ -33,11 +33,12 @@ def run(config: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     A folder that holds the run's checkpoints is continued; only rank 0's `folder` counts. Raises RunError for what a person can
     mend, and Preempted when asked to stop.
     """
-    backend.prepare(deterministic=config["trainer"]["deterministic"])
+    told = config["trainer"]
+    backend.prepare(deterministic=told["deterministic"], detect_anomaly=told["detect_anomaly"])
     with Preemption() as preemption, distributed.process_group(config["device"]):
         folder = Path(distributed.from_rank_0(str(folder)))
         with attempt(folder) if distributed.rank() == 0 else nullcontext() as journal:
-            with backend.out_of_memory_explained(config["trainer"]["accumulate"]):
+            with backend.errors_explained(told["accumulate"]):
                 return train(config, folder, journal, preemption)
 
 
