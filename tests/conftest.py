@@ -13,7 +13,8 @@ import pytest
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 # This tree's code in those processes, too, wherever plainloop may be installed.
-os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent / "src"), os.getenv("PYTHONPATH", "")])
+SRC = str(Path(__file__).parent.parent / "src")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SRC, os.environ.get("PYTHONPATH")]))
 PLACE = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 for name in set(os.environ):
     if name in PLACE or name.startswith(("SLURM_", "TORCHELASTIC_", "WANDB_", "HYDRA_")):
