@@ -13,6 +13,7 @@ import os
 import shlex
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def main(conf_dir: Path) -> None:
 def start(command: Command, conf_dir: Path) -> int:
     """Composes, checks, then trains; the exit code. Raises InvalidConfig before anything exists on disk."""
     composer = Composer(conf_dir, config_name=command.config_name, extra_dir=command.config_dir)
+    command = replace(command, overrides=composer.as_names(command.overrides))
     if command.multirun or "hydra.mode=MULTIRUN" in command.overrides:
         return start_sweep(command, composer)
     return start_run(command, composer)

@@ -76,6 +76,14 @@ class Composer:
         names = self.hydra.list_all_config_groups()
         return {name: sorted(set(self.loader.get_group_options(name, ObjectType.CONFIG))) for name in names}
 
+    def as_names(self, overrides: Sequence[str]) -> list[str]:
+        """Quotes an option that Hydra would take for a number: `debug=nan` names a file."""
+        pairs = [(text, *text.partition("=")[::2]) for text in overrides]
+        return [
+            f"{group}='{option}'" if option in ("nan", "inf") and option in self.groups.get(group.lstrip("+"), ()) else text
+            for text, group, option in pairs
+        ]
+
     def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """As Hydra does it; raises what Hydra raises."""
         return self.hydra.compose_config(self.config_name, list(overrides), run_mode=mode)
