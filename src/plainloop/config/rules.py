@@ -162,6 +162,8 @@ def steps_are_not_zero(case: Case) -> Iterator[Finding]:
     assert case.clock is not None
     for key in _AT_LEAST_ONE_STEP:
         text = case.get(key)
+        if str(text).endswith("%"):
+            continue  # of a short run: at least one step, see build.settings
         if text not in (None, "never") and case.clock.steps(text) < 1:
             yield case.problem(
                 key,
