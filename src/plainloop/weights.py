@@ -150,7 +150,7 @@ def check_names_and_shapes(
     path: Path, saved: Mapping[str, Tensor], own: Mapping[str, Tensor], *, but: list[str]
 ) -> None:
     missing = [name for name in own if name not in saved and name not in but and not is_optional(name)]
-    unexpected = [name for name in saved if name not in own]
+    unexpected = sorted(saved.keys() - own.keys())  # safetensors keeps no order
     shapes = [
         f"{name} {tuple(saved[name].shape)} instead of {tuple(own[name].shape)}"
         for name in own
