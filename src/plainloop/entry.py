@@ -19,6 +19,7 @@ from typing import Any
 
 import hydra
 from hydra._internal.callbacks import Callbacks
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import run_job
@@ -66,11 +67,20 @@ def main(conf_dir: Path) -> None:
 
 def start(command: Command, conf_dir: Path) -> int:
     """Composes, checks, then trains; the exit code. Raises InvalidConfig before anything exists on disk."""
+    register_launchers()
     composer = Composer(conf_dir, config_name=command.config_name, extra_dir=command.config_dir)
     command = replace(command, overrides=composer.as_names(command.overrides))
     if command.multirun or "hydra.mode=MULTIRUN" in command.overrides:
         return start_sweep(command, composer)
     return start_run(command, composer)
+
+
+def register_launchers() -> None:
+    """Ours take the names of the submitit plugin's, and only after Hydra's scan, which stores the plugin's."""
+    Plugins.instance()
+    from hydra_plugins.plainloop_launchers.submitit_slurm import SlurmConf
+
+    ConfigStore.instance().store(group="hydra/launcher", name="submitit_slurm", node=SlurmConf())
 
 
 def start_run(command: Command, composer: Composer) -> int:
@@ -145,6 +155,7 @@ def launch(sweep: Sweep, composer: Composer) -> int:
         checked = sweep.jobs[hydra_config.job.num].checked if sweep.jobs else check_now(composer, hydra_config)
         codes.append(tell_finished(folder) if is_finished(folder, checked.config) else train(checked.config, folder))
 
+    job.sweep = sweep  # type: ignore[attr-defined]  # launchers that hand jobs to other machines take the configs from it
     HydraConfig.instance().set_config(sweep.master)
     callbacks = Callbacks(sweep.master)
     callbacks.on_multirun_start(config=sweep.master, config_name=composer.config_name)
@@ -153,7 +164,8 @@ def launch(sweep: Sweep, composer: Composer) -> int:
         hydra_context=HydraContext(config_loader=composer.loader, callbacks=callbacks),
         task_function=job,
     )
-    sweeper.sweep(arguments=list(sweep.master.hydra.overrides.task))
+    returned = sweeper.sweep(arguments=list(sweep.master.hydra.overrides.task)) or []
+    codes += [done.return_value for batch in returned for done in batch if isinstance(done.return_value, int)]
     callbacks.on_multirun_end(config=sweep.master, config_name=composer.config_name)
     return next((code for code in codes if code), 0)
 

@@ -1,0 +1,178 @@
+"""Slurm's own commands, and what they answer. Nothing here imports torch or submitit."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from plainloop.errors import RunError
+
+TIMEOUT_S = 60.0  # of one command; a controller that is restarting answers later
+RETRIES = 5
+
+# Base states that a job does not leave by itself (squeue(1), JOB STATE CODES).
+ENDED = frozenset(
+    {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED"}
+)
+
+# Reasons of PENDING that no waiting ends: the request itself breaks a limit (squeue(1), JOB REASON CODES).
+NEVER = re.compile(
+    r"PartitionTimeLimit|PartitionNodeLimit|PartitionInactive|PartitionConfig|BadConstraints|DependencyNeverSatisfied"
+    r"|InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed|ReservationDeleted"
+    r"|(Assoc|QOS)Max(WallDurationPerJobLimit|\w*PerJob(Limit)?|\w*PerNode(Limit)?|\w*MinutesPerJob(Limit)?)"
+    r"|(Assoc|QOS)Min\w+|MaxMemPerLimit|QOSNotAllowed|QOSUsageThreshold"
+)
+
+
+class SlurmError(RunError):
+    """One of Slurm's commands failed."""
+
+    reason = "slurm"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A job as Slurm shows it now."""
+
+    state: str  # PENDING, RUNNING, ... in Slurm's words; UNKNOWN when neither squeue nor sacct knows it
+    reason: str = ""  # why it is pending
+    exit_code: str = ""  # code:signal, once ended
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def never_starts(self) -> bool:
+        return self.state == "PENDING" and NEVER.fullmatch(self.reason) is not None
+
+
+def call(*command: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Raises SlurmError where the command is missing or does not answer; its exit status is the caller's to judge."""
+    try:
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except FileNotFoundError as error:
+        raise SlurmError(
+            f"{command[0]} is not here: this machine has no Slurm commands",
+            hint="log in to the cluster's login node, or type hydra/launcher=local",
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise SlurmError(
+            f"{' '.join(command)} did not answer within {TIMEOUT_S:.0f} s", hint="is the controller up? scontrol ping"
+        ) from error
+
+
+def states(jobs: Iterable[str]) -> dict[str, Seen]:
+    """What Slurm says of each job (12, or 12_3 of an array): squeue first, which knows a job until minutes after its
+    end, then accounting, where there is any.
+
+    Raises SlurmError when the controller cannot be asked: nobody must take that for jobs that are gone.
+    """
+    asked = list(dict.fromkeys(jobs))
+    found: dict[str, Seen] = {}
+    if asked:
+        mains = sorted({job.partition("_")[0] for job in asked})
+        answer = call(
+            "squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(mains)}"
+        )
+        if answer.returncode and "Invalid job id" not in answer.stderr:
+            raise SlurmError(f"squeue failed: {answer.stderr.strip()}", hint="is the controller up? scontrol ping")
+        for line in answer.stdout.splitlines():
+            job, state, reason = line.split("|", 2)
+            found[job] = Seen(state, reason)
+    missing = [job for job in asked if job not in found]
+    if missing:
+        found |= accounted(missing)
+    return {job: found.get(job, Seen("UNKNOWN")) for job in asked}
+
+
+def accounted(jobs: Iterable[str]) -> dict[str, Seen]:
+    """What accounting remembers; nothing where the site keeps none."""
+    answer = call(
+        "sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,ExitCode", "-j", ",".join(jobs)
+    )
+    if answer.returncode:
+        return {}
+    rows = (line.split("|") for line in answer.stdout.splitlines())
+    return {job: Seen(state.split()[0], exit_code=code) for job, state, code in rows}  # "CANCELLED by 1000"
+
+
+def show(job: str) -> dict[str, str]:
+    """scontrol's fields of one job, retried while the controller restarts. Raises SlurmError."""
+    for attempt in range(RETRIES):
+        answer = call("scontrol", "show", "job", "--oneliner", job)
+        if answer.returncode == 0:
+            return dict(re.findall(r"(\w+)=(\S*)", answer.stdout.splitlines()[0]))
+        time.sleep(2**attempt)
+    raise SlurmError(f"scontrol show job {job} failed: {answer.stderr.strip()}")
+
+
+def requeue(job: str) -> None:
+    """Puts a running job back in the queue, and ends it here. Retried. Raises SlurmError."""
+    for attempt in range(RETRIES):
+        answer = call("scontrol", "requeue", job)
+        if answer.returncode == 0:
+            return
+        if "disabled" in answer.stderr:  # --no-requeue, or JobRequeue=0 and nothing asked
+            break
+        time.sleep(2**attempt)
+    raise SlurmError(
+        f"scontrol requeue {job} failed: {answer.stderr.strip()}",
+        hint="the run is saved; give the same command again to go on",
+    )
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Raises SlurmError. Jobs that have ended are no error."""
+    listed = list(jobs)
+    answer = call("scancel", *listed) if listed else None
+    if answer is not None and answer.returncode and "already completing or completed" not in answer.stderr:
+        raise SlurmError(f"scancel failed: {answer.stderr.strip()}")
+
+
+def refused(script: Path) -> str:
+    """Why sbatch would not take this script, or ""; nothing is submitted."""
+    answer = call("sbatch", "--test-only", str(script))
+    lines = [line.removeprefix("sbatch: error: ") for line in answer.stderr.splitlines() if "error" in line]
+    return (
+        (lines[-1].removeprefix("allocation failure: ") if lines else answer.stderr.strip())
+        if answer.returncode
+        else ""
+    )
+
+
+def partitions() -> dict[str, Mapping[str, str]]:
+    """scontrol's fields of every partition by name."""
+    answer = call("scontrol", "show", "partition", "--oneliner")
+    if answer.returncode:
+        raise SlurmError(
+            f"scontrol show partition failed: {answer.stderr.strip()}", hint="is the controller up? scontrol ping"
+        )
+    rows = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in answer.stdout.splitlines() if line.strip()]
+    return {row["PartitionName"]: row for row in rows}
+
+
+def setting(name: str) -> str:
+    """One value of the cluster's configuration, "" when it has none."""
+    found = re.search(rf"^{name}\s*=\s*(\S+)", call("scontrol", "show", "config").stdout, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def minutes(limit: str) -> float:
+    """Slurm's way to write a time limit, in minutes.
+
+    >>> minutes("2:00"), minutes("01:30:00"), minutes("1-00:00:00"), minutes("UNLIMITED")
+    (2.0, 90.0, 1440.0, inf)
+    """
+    if limit in ("UNLIMITED", "INFINITE"):
+        return float("inf")
+    days, dash, clock = limit.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if dash:
+        parts += [0] * (3 - len(parts))  # days-hours[:minutes[:seconds]]
+    hours, mins, seconds = [0, 0, 0, *parts][-3:] if len(parts) > 1 else (0, parts[0], 0)
+    return int(days or 0) * 1440 + hours * 60 + mins + seconds / 60
