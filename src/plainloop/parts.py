@@ -16,6 +16,7 @@ from plainloop.config.signature import signature_of
 from plainloop.config.targets import locate
 from plainloop.config.units import train_batch_size
 from plainloop.contracts import Augment, Data, Logger, SampleTransform, Schedule
+from plainloop.errors import BadConfig
 from plainloop.loggers.jsonl import Jsonl
 from plainloop.optim import param_groups, scaled_lr
 from plainloop.state import EMA, TrainState
@@ -42,7 +43,10 @@ def build_model(config: Mapping[str, Any], told: TrainerSettings, device: torch.
     rng.seed_all(rng.fold(rng.INIT, config["seed"]), device)
     model: nn.Module = make(config["model"])
     if config["init_from"]:
-        load_weights(model, Path(config["init_from"]))
+        try:
+            load_weights(model, Path(config["init_from"]))
+        except ValueError as error:
+            raise BadConfig(str(error)) from error
     model = model.to(device, memory_format=torch.channels_last if told.channels_last else torch.preserve_format)
     if told.sync_batchnorm and distributed.world_size() > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)

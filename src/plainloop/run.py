@@ -12,7 +12,7 @@ import torch
 from plainloop import backend, distributed
 from plainloop.attempt import attempt
 from plainloop.checkpoint import Checkpoints
-from plainloop.config.build import build, settings
+from plainloop.config.build import build_checked, settings
 from plainloop.config.settings import CheckpointSettings, TrainerSettings
 from plainloop.config.units import Clock, clock_of
 from plainloop.contracts import Task
@@ -46,7 +46,7 @@ def train(config: dict[str, Any], folder: Path, journal: Journal | None, preempt
     """Builds the parts in order, takes up what an earlier attempt saved, and trains. Rank 0 has the journal."""
     clock = clock_of(config)
     told = settings(TrainerSettings, config["trainer"], clock)
-    make = functools.partial(build, clock=clock, plugins=config["plugins"])
+    make = functools.partial(build_checked, clock=clock, plugins=config["plugins"])
     device = distributed.pick_device(config["device"])
     saving = settings(CheckpointSettings, config["checkpoint"], clock)
     checkpoints = Checkpoints(folder / "checkpoints", keep_last=saving.keep_last, save_best=saving.save_best)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from plainloop.config.signature import counts_steps, fields_of, signature_of
 from plainloop.config.targets import locate
 from plainloop.config.units import Clock
+from plainloop.errors import BadConfig
 
 # What a node may hold beside its target's own arguments.
 RESERVED = ("_target_", "_partial_", "_args_")
@@ -38,6 +39,14 @@ def build(node: Mapping[str, Any], clock: Clock, *args: Any, plugins: Sequence[s
     if node.get("_partial_", False):
         return functools.partial(target, *positional, **given)
     return target(*positional, **given)
+
+
+def build_checked(node: Mapping[str, Any], clock: Clock, **given: Any) -> Any:
+    """The same at the start of a run, where a ValueError is about what the person has given. Raises BadConfig then."""
+    try:
+        return build(node, clock, **given)
+    except ValueError as error:
+        raise BadConfig(f"{node['_target_']}: {error}") from error
 
 
 def settings(kind: type[T], node: Mapping[str, Any], clock: Clock) -> T:
