@@ -14,10 +14,11 @@ SRC = ROOT / "src"
 # From the top down. A part imports from lines below its own; parts of one line do not know one another.
 LAYERS = (
     ("entry",),
+    ("slurm",),
     ("run",),
     ("trainer", "resume", "attempt"),
     ("recorder",),
-    ("backend", "parts", "summary"),
+    ("backend", "parts", "summary", "sweep"),
     ("config",),
     ("agreement", "checkpoint", "drift", "journal", "state"),
     ("tasks", "data", "augment", "models", "loggers"),
