@@ -1,8 +1,8 @@
 """Whatever is left out of a resume, or shifted by one, is noticed: the control of every law about resuming.
 
-Each mutation breaks one thing that a resumed run takes over or derives. The run then goes on from a save in the middle, and must end
-differently from one that nobody touched. The settings are such that everything matters: a scripted metric is best before the save
-and stops the run after it, the scaler skips updates, and log windows are open.
+Each mutation breaks one thing that a resumed run takes over or derives. The run then goes on from a save in the middle,
+and must end differently from one that nobody touched. The settings are such that everything matters: a scripted metric
+is best before the save and stops the run after it, the scaler skips updates, and log windows are open.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from plainloop.tasks.classification import Classification
 from plainloop.trainer import Trainer
 from tests.toys import CLASSES, Memory, ToyData, clone, equal, toy_state, toy_trainer
 
-# The saves that are resumed from. A mutation is caught if one of them gives it away: a row of skipped updates is counted at 12, the
-# scaler is about to grow and early stopping has begun to count at 18, and 20 has just been evaluated.
+# The saves that are resumed from. A mutation is caught if one of them gives it away: a row of skipped updates is being
+# counted at 12, the scaler is about to grow and early stopping has begun to count at 18, 20 has just been evaluated.
 SAVES = (12, 18, 20)
 CURVE = {5: 0.5, 10: 0.9, 15: 0.6, 20: 0.7, 25: 0.8}
 

@@ -40,7 +40,8 @@ class ToyData:
         steps = NUM_TRAIN // self.batch_size
         rows = self.batch_size // distributed.world_size()
         for step in range(start, stop):
-            order = torch.randperm(NUM_TRAIN, generator=torch.Generator().manual_seed(rng.fold(rng.ORDER, seed, step // steps)))
+            generator = torch.Generator().manual_seed(rng.fold(rng.ORDER, seed, step // steps))
+            order = torch.randperm(NUM_TRAIN, generator=generator)
             first = (step % steps) * self.batch_size + distributed.rank() * rows
             yield self._batch(order[first : first + rows])
 

@@ -40,7 +40,7 @@ class Agreement:
         return step >= self.next_step or (distributed.world_size() == 1 and self.preemption.requested is not None)
 
     def meet(self, step: int, bad_step: int | None) -> Verdict:
-        """Collective: sends one message of four numbers. Comes after a wait for the device, or step times would be of the queue."""
+        """Collective: one message of four numbers. Comes after a wait for the device: step times are the device's."""
         now = time.monotonic()
         before, then = self._since
         step_s = (now - then) / max(1, step - before)

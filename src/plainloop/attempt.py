@@ -25,7 +25,8 @@ def attempt(folder: Path) -> Iterator[Journal]:
             journal.end("PREEMPTED", reason=stop.reason, hint=f"python train.py resume={folder}", exit_code=stop.code)
             raise
         except RunError as error:
-            journal.end("FAILED", reason=error.reason, hint=error.hint or str(error).splitlines()[0], exit_code=error.code)
+            hint = error.hint or str(error).splitlines()[0]
+            journal.end("FAILED", reason=error.reason, hint=hint, exit_code=error.code)
             raise
         except KeyboardInterrupt:
             journal.end("CANCELLED", reason="interrupted", hint=f"python train.py resume={folder}", exit_code=130)

@@ -16,8 +16,8 @@ from plainloop.errors import NonFinite, OutOfMemory
 
 
 def prepare(*, deterministic: bool, detect_anomaly: bool) -> None:
-    """Before the first use of the device. Image sizes are fixed within a run, so cuDNN may search for its fastest kernels,
-    unless the result must be the same each time."""
+    """Before the first use of the device. Image sizes are fixed within a run, so cuDNN may search for its fastest
+    kernels, unless the result must be the same each time."""
     torch.autograd.set_detect_anomaly(detect_anomaly)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this workspace only
@@ -27,7 +27,7 @@ def prepare(*, deterministic: bool, detect_anomaly: bool) -> None:
 
 
 def wrap(model: nn.Module, told: TrainerSettings, device: torch.device) -> nn.Module:
-    """What runs the forward pass of training: the model itself, its DDP wrapper where there are ranks, compiled if asked."""
+    """What runs the forward pass of training: the model, its DDP wrapper where there are ranks, compiled if asked."""
     if distributed.world_size() > 1:
         model = DistributedDataParallel(
             model,
@@ -40,7 +40,7 @@ def wrap(model: nn.Module, told: TrainerSettings, device: torch.device) -> nn.Mo
 
 @contextmanager
 def errors_explained(accumulate: int) -> Iterator[None]:
-    """Turns torch's out-of-memory errors into one that ends with the next command to type, and anomaly mode's into NonFinite."""
+    """Turns torch's out-of-memory errors into one that says what to type next, and anomaly mode's into NonFinite."""
     try:
         yield
     except RuntimeError as error:
@@ -48,8 +48,8 @@ def errors_explained(accumulate: int) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in first_line:
             raise OutOfMemory(
                 f"out of memory: {first_line}",
-                hint=f"add trainer.accumulate={2 * accumulate}: half the memory for activations, the same samples per step",
+                hint=f"add trainer.accumulate={2 * accumulate}: half the memory, the same samples per step",
             ) from error
-        if "returned nan values in its" in first_line:  # said by torch.autograd's anomaly mode, after a trace of the forward pass
+        if "returned nan values in its" in first_line:  # anomaly mode, which has shown the forward pass before
             raise NonFinite(first_line, hint="the lines above name the operation of the forward pass") from error
         raise

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # Named tensors, first dimension is the batch. Classification: image (B, C, H, W), label (B,) int64, index (B,) int64.
-# Sources give images as uint8; from the first augmentation on they are float32 in [0, 1], and the model sees them normalized.
+# Sources give images as uint8; augmentations see float32 in [0, 1], the model sees them normalized.
 Batch = dict[str, "Tensor"]
 
 # 0-d, detached, still on the device: means over the batch. Reading one is a wait for the device.
@@ -25,7 +25,8 @@ Scalars = dict[str, "Tensor"]
 # generators, which are seeded from (seed, step, rank) before it is called.
 Augment = Callable[[Batch, int], Batch]
 
-# One image (C, H, W) uint8 -> one image, in a worker; draws from the global generators, seeded from (seed, epoch, index).
+# One image (C, H, W) uint8 -> one image, in a worker. Draws from the global generators, which are seeded from
+# (seed, epoch, index) before it is called.
 SampleTransform = Callable[["Tensor"], "Tensor"]
 
 # Finished optimizer steps -> multiplier of each parameter group's base rate. One that also cycles momentum has a method
@@ -88,13 +89,13 @@ class Metrics(Protocol):
 
 
 class Data(Protocol):
-    """Batches already sharded over ranks, a pure function of position; each carries `index` (B,), the samples' numbers."""
+    """Batches already sharded over ranks, functions of position; each carries `index` (B,), the samples' numbers."""
 
     batch_size: int  # global: samples per optimizer step over ranks and micro-batches
 
     @classmethod
     def facts(cls, **arguments: Any) -> Facts:
-        """Takes the constructor's own arguments; decodes nothing. Raises ValueError when the data are not there or not right."""
+        """Takes the constructor's arguments; decodes nothing. Raises BadData when data are missing or wrong."""
         ...
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:

@@ -1,7 +1,7 @@
 """The process group, this process's place in it, and exact reductions.
 
-Rank and world size are read from the environment that torchrun, `trainer.devices` and our launchers set (RANK, WORLD_SIZE,
-LOCAL_RANK); without it there is one process and every collective here is a no-op.
+Rank and world size are read from the environment that torchrun, `trainer.devices` and our launchers set (RANK,
+WORLD_SIZE, LOCAL_RANK); without it there is one process and every collective here is a no-op.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def barrier() -> None:
 
 
 def from_rank_0(value: Any) -> Any:
-    """Rank 0's value on every rank, sent as JSON in a tensor of bytes: nothing that is received is unpickled. Collective."""
+    """Rank 0's value on every rank, sent as JSON: nothing that is received is unpickled. Collective."""
     if world_size() == 1:
         return value
     sent = bytearray(json.dumps(value).encode()) if rank() == 0 else bytearray()

@@ -1,4 +1,4 @@
-"""What differs between the config that a run was started with and the one that it is to go on with, and whether that may be."""
+"""What differs between the config that a run was started with and the one it is to go on with, and whether it may."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from plainloop.contracts import Schedule
 from plainloop.errors import BadConfig
 
-# Who watches, how often it is written down and how fast the data come changes no bit of the result (a test holds each to it).
+# Who watches, how often it is written down and how fast the data come changes no bit of the result.
 SAFE = (
     "name",
     "check",
@@ -77,7 +77,8 @@ def table(found: Sequence[Difference]) -> str:
     """Three columns: key, saved, now."""
     rows = [("key", "saved", "now"), *((pair.key, str(pair.saved), str(pair.now)) for pair in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    cells = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return "\n".join(f"  {'  '.join(row)}".rstrip() for row in cells)
 
 
 def _safe(key: str) -> bool:

@@ -1,7 +1,8 @@
 """What ends a run, each with the exit code that it has for shells and schedulers.
 
-Codes follow sysexits where one fits: 64 configuration, 65 data, 66 nothing to resume from, 69 another process trains here,
-70 anything unforeseen, 71 numbers, 72 no progress, 73 cannot write, 75 stopped and to be continued, 76 another rank.
+Codes follow sysexits where one fits: 64 configuration, 65 data, 66 nothing to resume from, 69 another process trains
+here, 70 anything unforeseen, 71 numbers, 72 no progress, 73 cannot write, 75 stopped and to be continued, 76 another
+rank.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def to_float(batch: Batch) -> Batch:
 
 
 class Normalize:
-    """Subtracts `mean` and divides by `std`, per channel, for images in [0, 1]; lays memory out channels last if asked."""
+    """Subtracts `mean` and divides by `std`, per channel, for images in [0, 1]; channels last in memory if asked."""
 
     def __init__(
         self, *, mean: Sequence[float], std: Sequence[float], device: torch.device, channels_last: bool = False

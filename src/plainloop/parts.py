@@ -47,7 +47,9 @@ def build_model(config: Mapping[str, Any], told: TrainerSettings, device: torch.
             load_weights(model, Path(config["init_from"]))
         except ValueError as error:
             raise BadConfig(str(error)) from error
-    model = model.to(device, memory_format=torch.channels_last if told.channels_last else torch.preserve_format)
+    model = model.to(device)
+    if told.channels_last:
+        model = model.to(memory_format=torch.channels_last)
     if told.sync_batchnorm and distributed.world_size() > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
@@ -73,9 +75,7 @@ def build_state(
 ) -> TrainState:
     """The model with its optimizer, gradient scaler and average, before the first step."""
     lr = base_rate(config)
-    groups = param_groups(
-        model, lr=lr, weight_decay=config["optimizer"].get("weight_decay"), **vars(told.param_groups)
-    )
+    groups = param_groups(model, lr=lr, weight_decay=config["optimizer"].get("weight_decay"), **vars(told.param_groups))
     return TrainState(
         model=model,
         optimizer=make(config["optimizer"] | {"lr": lr})(groups),

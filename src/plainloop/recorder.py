@@ -118,10 +118,11 @@ class Recorder:
     def settle_environment(self) -> None:
         """Writes environment.json at the first start; says what bit-exactness depends on and has changed since."""
         path = self.folder / "environment.json"
-        if not path.exists():
+        began = storage.read_json(path)
+        if began is None:
             storage.write_json(path, self.environment)
             return
-        changed = fingerprint_differences(fingerprint(storage.read_json(path)), fingerprint(self.environment))
+        changed = fingerprint_differences(fingerprint(began), fingerprint(self.environment))
         if changed:
             log.warning(
                 "the machine is not the one that this run began on; the last bits may differ: %s", "; ".join(changed)

@@ -23,8 +23,9 @@ log = logging.getLogger("plainloop")
 def take_up(config: Mapping[str, Any], checkpoints: Checkpoints, journal: Journal | None) -> dict[str, Any] | None:
     """The newest saved state that can be used, on every rank; None for a new run. Collective.
 
-    Rank 0 (which has the journal) looks, and writes config.yaml at the first start. Raises BadConfig when the config has changed so
-    that it could change what is done, Unresumable when all checkpoints are bad, NoProgress after attempts that led nowhere.
+    Rank 0, which has the journal, looks, and writes config.yaml at the first start. Raises BadConfig when the config
+    has changed so that it could change what is done, Unresumable when all checkpoints are bad, NoProgress after
+    attempts that led nowhere.
     """
     found: str | None = None
     state: dict[str, Any] | None = None

@@ -28,18 +28,18 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def run(config: dict[str, Any], folder: Path | None) -> dict[str, Any]:
-    """Trains what a checked, resolved config describes and returns the run's summary (nothing on ranks other than 0). Collective.
+    """Trains what a checked, resolved config describes; the run's summary on rank 0, nothing on others. Collective.
 
-    A folder that holds the run's checkpoints is continued; only rank 0's `folder` counts. Raises RunError for what a person can
-    mend, and Preempted when asked to stop.
+    A folder that holds the run's checkpoints is continued; only rank 0's `folder` counts. Raises RunError for what a
+    person can mend, and Preempted when asked to stop.
     """
     told = config["trainer"]
     backend.prepare(deterministic=told["deterministic"], detect_anomaly=told["detect_anomaly"])
     with Preemption() as preemption, distributed.process_group(config["device"]):
         folder = Path(distributed.from_rank_0(str(folder)))
-        with attempt(folder) if distributed.rank() == 0 else nullcontext() as journal:
-            with backend.errors_explained(told["accumulate"]):
-                return train(config, folder, journal, preemption)
+        ours = attempt(folder) if distributed.rank() == 0 else nullcontext()
+        with ours as journal, backend.errors_explained(told["accumulate"]):
+            return train(config, folder, journal, preemption)
 
 
 def train(config: dict[str, Any], folder: Path, journal: Journal | None, preemption: Preemption) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Everything that a step changes. Saving this and loading it again is a resume; nothing else needs to be carried along."""
+"""Everything that a step changes. Saving this and loading it again is a resume; nothing else is carried along."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class EMA:
 class Window:
     """What has been measured since the last log row.
 
-    Values stay where they are until `read`, so adding costs no work on the device. The rows are kept one by one, not summed up:
-    a mean taken over them does not depend on where a save or a resume fell.
+    Values stay where they are until `read`, so adding costs no work on the device. The rows are kept one by one, not
+    summed up: a mean taken over them does not depend on where a save or a resume fell.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Window:
 
 
 def _to_host(tensors: list[Tensor]) -> list[float]:
-    """Values of 0-d tensors, brought over in one copy per data type: converting on the device could round (MPS has no float64)."""
+    """Values of 0-d tensors, in one copy per data type: to convert on the device could round (MPS has no float64)."""
     positions: dict[torch.dtype, list[int]] = {}
     for position, tensor in enumerate(tensors):
         positions.setdefault(tensor.dtype, []).append(position)

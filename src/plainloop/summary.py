@@ -26,14 +26,13 @@ def summarize(
     """
     rows = read_rows(folder / "metrics.jsonl")
     final: dict[str, Any] = {}
-    seconds, timed_steps, images, before = 0.0, 0, 0.0, 0
+    seconds, images, before = 0.0, 0.0, 0.0
     for row in rows:
         final |= {key: value for key, value in row.items() if "/" in key and not key.startswith("time/")}
         if "time/step_s" in row:
             steps = row["step"] - before
             seconds += steps * row["time/step_s"]
             images += steps * row["time/step_s"] * row["time/images_per_s"]
-            timed_steps += steps
         before = row["step"]
     facts = config["facts"]
     return {

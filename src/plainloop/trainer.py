@@ -21,6 +21,8 @@ from plainloop.preempt import Preemption
 from plainloop.state import TrainState, means
 from plainloop.stopwatch import Stopwatch
 
+SPLITS: tuple[Split, ...] = ("val", "train")  # what each evaluation measures
+
 
 class Recorder(Protocol):
     """Where rows, saves and heartbeats go. Ranks other than 0 have one that does nothing."""
@@ -89,8 +91,9 @@ class Trainer:
         if self.has_ended(state):
             return
         model.train()
-        with contextlib.closing(self.data.train_batches(state.step, self.steps, self.seed)) as batches:
-            for batch in watch.fetching(batches):
+        batches = self.data.train_batches(state.step, self.steps, self.seed)
+        with contextlib.closing(watch.fetching(batches)) as fetched:
+            for batch in fetched:
                 rng.seed_all(rng.fold(rng.STEP, self.seed, state.step, distributed.rank()), self.device)
                 set_rate(state.optimizer, self.schedule(state.step), momentum_at(self.schedule, state.step))
                 batch = self.prepare(to(self.device, batch))
@@ -112,7 +115,7 @@ class Trainer:
                 meeting.resume_clock(state.step)
 
     def settle(self, state: TrainState, watch: Stopwatch, verdict: Verdict) -> None:
-        """After a step that meets the host: logs, evaluates and saves what is due. Raises Preempted when asked to stop."""
+        """After a step that meets the host: logs, evaluates, saves what is due. Raises Preempted when asked to stop."""
         best = self.is_log_step(state.step) and self.report(state, watch)
         ended = self.has_ended(state)
         required = verdict.stop or ended
@@ -184,11 +187,12 @@ class Trainer:
         if self.is_due(state.step, self.eval_every):
             distributed.share_buffers(state.evaluated)
             try:
-                for split, prefix in (("val", "val"), ("train", "train_eval")):
-                    row |= {f"{prefix}/{key}": value for key, value in self.evaluate(state.evaluated, split).items()}
+                val, train = (self.evaluate(state.evaluated, split) for split in SPLITS)
             except Interrupted:
                 self.save(state, required=True)
                 raise Preempted(state.step, self.recorder.folder) from None
+            row |= {f"val/{key}": value for key, value in val.items()}
+            row |= {f"train_eval/{key}": value for key, value in train.items()}
             best = self.take_in(state, row[f"val/{self.task.monitor}"])
         state.window.clear()
         state.reported = state.step
@@ -215,7 +219,7 @@ class Trainer:
         return best
 
     def check(self, state: TrainState, bad_step: int | None) -> None:
-        """Raises NonFinite for a step that all ranks know to be bad, or for too many skipped ones in a row. Collective."""
+        """Raises NonFinite for a step that all ranks know to be bad, or for too many skips in a row. Collective."""
         if bad_step is None and state.skipped_in_a_row <= self.max_skips:
             return
         cause = "the loss or a gradient is not a number"
@@ -231,7 +235,7 @@ class Trainer:
         raise NonFinite(f"step {bad_step}, learning rate {lr:g}: {cause}", hint=hint)
 
     def take_stock(self, state: TrainState) -> int | None:
-        """Waits for the device, reads what has been measured, counts skipped updates; the first step with a bad number, if any."""
+        """Waits for the device, reads what was measured, counts skipped updates; the first step with a bad number."""
         bad_step = None
         for row in state.window.read():
             if "skipped" in row:
@@ -255,7 +259,7 @@ class Trainer:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def is_log_step(self, step: int) -> bool:
-        """Whether a row is logged after this step. A save leaves no row: it may fall anywhere, and the log shows no seam."""
+        """Whether a row is logged after this step. A save leaves none: it may fall anywhere and shows no seam."""
         return self.is_due(step, self.log_every) or self.is_due(step, self.eval_every)
 
     def meets_host(self, step: int) -> bool:
@@ -286,8 +290,10 @@ def split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def shares_of(task: Task, micro_batches: Sequence[Batch]) -> Sequence[Tensor | float]:
-    """The share of the global batch's weight that lies in each micro-batch of this rank: weighted with them, the sum over ranks and
-    micro-batches of mean losses is the mean loss that one process would have computed. Collective."""
+    """The share of the global batch's weight that lies in each micro-batch of this rank. Collective.
+
+    Weighted with them, the sum over ranks and micro-batches of mean losses is the mean loss of one process.
+    """
     if len(micro_batches) == 1 and distributed.world_size() == 1:
         return [1.0]
     weights = torch.stack([task.weight(micro_batch).float() for micro_batch in micro_batches])

@@ -1,7 +1,7 @@
 """Runs that are killed at random moments and started again until they are done, each life a fork of this process.
 
-The fork has torch imported and nothing else done with it; what a life computes it computes in its own process, and all it takes
-over from earlier lives is the run directory.
+The fork has torch imported and nothing else done with it; what a life computes it computes in its own process, and all
+it takes over from earlier lives is the run directory.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def finish(config: dict[str, Any], folder: Path) -> float:
     phase = mmap.mmap(-1, 1)
     started = time.monotonic()
     code = NoProgress.code
-    while code == NoProgress.code:  # after three kills without a new checkpoint it says so once; starting again is allowed
+    while code == NoProgress.code:  # said once after three kills without a new checkpoint; it may be started again
         _, status = os.waitpid(live(config, folder, phase), 0)
         code = os.waitstatus_to_exitcode(status)
     assert code == 0, f"the run in {folder} failed; see its status.json"
@@ -133,14 +133,15 @@ def torment(
         code = os.waitstatus_to_exitcode(status)
         if code == 0:  # it was quicker
             return
-        assert code in (*(-number for number in signals), Preempted.code, NoProgress.code), f"{folder}: exit code {code}"
+        expected = {*(-number for number in signals), Preempted.code, NoProgress.code}
+        assert code in expected, f"{folder}: exit code {code}"
         if not ended and code != NoProgress.code:
             tally.kills[hit] += 1
     finish(config, folder)
 
 
 def remains(folder: Path) -> dict[str, Any]:
-    """All that a run leaves that must not depend on what happened to it: the whole state, the log but for the clock, best, weights."""
+    """What a run leaves that must not depend on what happened to it: the state, the log but for the clock, weights."""
     loaded = Checkpoints(folder / "checkpoints").newest()
     assert loaded is not None
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

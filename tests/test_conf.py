@@ -1,0 +1,91 @@
+"""Every YAML file in conf/ composes and passes the check, and says how it is meant."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from plainloop.config.settings import SETTINGS
+from plainloop.config.signature import fields_of
+from tests.config.commands import COMPOSER, ROOT, passed
+
+CONF = ROOT / "conf"
+GROUPS = {group: options for group, options in COMPOSER.groups.items() if not group.startswith("hydra")}
+CHOICES = [f"{group}={option}" for group, options in GROUPS.items() for option in options if group != "local"]
+
+# Sets that are not in the repository: their facts are known, their files are looked for.
+FILES = {"data=fashion_mnist", "data=cifar10", "data=cifar100"}
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, large enough for one global batch of every recipe."""
+    root = tmp_path_factory.mktemp("photographs")
+    for split, name, count in (("train", "a", 160), ("train", "b", 160), ("val", "a", 4), ("val", "b", 4)):
+        folder = root / split / name
+        folder.mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+def needs_photographs(*overrides: str) -> bool:
+    return "image_folder" in str(COMPOSER.compose(overrides).data._target_)
+
+
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice not in FILES])
+def test_every_option_composes_and_passes(choice: str, photographs: Path) -> None:
+    more = [f"data.root={photographs}"] if needs_photographs(choice) else []
+    if choice.startswith("model=") and "vit" in choice:
+        more = ["data=image_folder", f"data.root={photographs}"]
+    checked = passed(choice, *more)
+    assert checked.config["facts"]["num_train"] > 0
+    assert checked.plan.lines
+
+
+@pytest.mark.parametrize("choice", sorted(FILES))
+def test_every_data_set_composes(choice: str) -> None:
+    assert COMPOSER.compose([choice]).data._target_.startswith("plainloop.data.")
+
+
+@pytest.mark.parametrize("data", sorted(GROUPS["data"]))
+def test_every_data_set_takes_a_batch_size_per_device(data: str) -> None:
+    assert COMPOSER.compose([f"data={data}", "++data.batch_size_per_device=8"]).data.batch_size_per_device == 8
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_no_file_has_a_key_twice(path: Path) -> None:
+    def keys(node: yaml.Node, prefix: str = "") -> list[str]:
+        if not isinstance(node, yaml.MappingNode):
+            return []
+        return [k for key, value in node.value for k in (prefix + key.value, *keys(value, f"{prefix}{key.value}."))]
+
+    found = keys(yaml.compose(path.read_text()))
+    assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_says_what_it_reaches_and_how_it_is_run(path: Path) -> None:
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert head[0] == "# @package _global_"
+    text = " ".join(head)
+    assert f"experiment={path.stem}" in text
+    assert "Not yet measured" in text or re.search(r"\d \u00b1 |\d \+- ", text), "result ± spread, or: Not yet measured"
+
+
+@pytest.mark.parametrize(
+    ("path", "file"), [("", "train"), ("trainer", "trainer/default"), ("checkpoint", "checkpoint/default")]
+)
+def test_the_yaml_files_and_the_settings_have_the_same_keys(path: str, file: str) -> None:
+    written = set(yaml.safe_load((CONF / f"{file}.yaml").read_text())) - {"defaults", "hydra"}
+    assert written == fields_of(SETTINGS[path]).keys()
+
+
+def test_every_key_of_a_closed_group_has_its_comment() -> None:
+    for file in ("train", "trainer/default", "checkpoint/default"):
+        for line in (CONF / f"{file}.yaml").read_text().splitlines():
+            if re.match(r"\s*\w+: \S", line) and file != "train":
+                assert "# " in line, f"{file}: {line}"
