@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
@@ -54,10 +54,11 @@ class SlurmLauncher(BaseSubmititLauncher):
         from plainloop.slurm.launching import launch
 
         assert self.config is not None and self.hydra_context is not None
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         loader = self.hydra_context.config_loader
         jobs = {
             number: (job.folder.absolute(), job.checked.config, loader.load_sweep_config(self.config, list(overrides)))
-            for number, (job, overrides) in enumerate(zip(self.task_function.sweep.jobs, job_overrides, strict=True))  # type: ignore[union-attr]
+            for number, (job, overrides) in enumerate(zip(self.task_function.sweep.jobs, job_overrides, strict=True))
         }
-        launch(self.params, root=Path(str(self.config.hydra.sweep.dir)).absolute(), jobs=jobs)
-        return []
+        codes = launch(self.params, root=Path(str(self.config.hydra.sweep.dir)).absolute(), jobs=jobs)
+        return [JobReturn(_return_value=code, status=JobStatus.COMPLETED) for code in codes.values()]

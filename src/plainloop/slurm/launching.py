@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import shlex
+import signal
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
 from plainloop.config.continuing import is_finished
-from plainloop.config.problems import invalid_run
-from plainloop.slurm import client, ledger, site, sources
-from plainloop.slurm.client import Seen
+from plainloop.config.problems import Problem, invalid_run
+from plainloop.slurm import client, ledger, outcome, site, sources
 from plainloop.slurm.submission import Submission
 from plainloop.slurm.task import Task
 from plainloop.slurm.watch import Watch
@@ -22,11 +24,13 @@ log = logging.getLogger("plainloop")
 
 def check(parameters: Mapping[str, Any], *, configs: Sequence[Mapping[str, Any]]) -> None:
     """Raises InvalidConfig when the site cannot run the jobs; asks Slurm, submits nothing, makes nothing."""
-    found = []
-    for devices, device in {
-        (str(c["trainer"]["devices"]), c["device"]): (c["trainer"]["devices"], c["device"]) for c in configs
-    }.values():
-        found += [p for p in site.problems(parameters, devices=devices, device=device) if p not in found]
+    kinds: list[tuple[Any, str]] = []
+    for config in configs:
+        kind = (config["trainer"]["devices"], config["device"])
+        kinds += [kind] if kind not in kinds else []
+    found: list[Problem] = list(site.limit_problems(parameters))
+    for devices, device in kinds:
+        found += [p for p in site.shape_problems(parameters, devices=devices, device=device) if p not in found]
     if not found:
         refused = Submission(parameters, folder=Path()).refused()
         found = [site.refusal(refused)] if refused else []
@@ -36,43 +40,76 @@ def check(parameters: Mapping[str, Any], *, configs: Sequence[Mapping[str, Any]]
 
 def launch(
     parameters: Mapping[str, Any], *, root: Path, jobs: Mapping[int, tuple[Path, dict[str, Any], DictConfig]]
-) -> dict[int, Seen]:
-    """Submits what is neither done nor in Slurm's hands, and waits unless told not to; what Slurm says of each.
+) -> dict[int, int]:
+    """Submits what is neither done nor in Slurm's hands, and waits unless told not to; an exit code for each job.
 
     Args:
         root: the sweep's folder, absolute.
         jobs: by number, the run directory, the checked config and the composed one.
+
+    Raises KeyboardInterrupt, after telling how to come back; the jobs go on.
     """
-    logs = Path(str(parameters["submitit_folder"])).absolute()
-    logs = Path(*[part for part in logs.parts if "%" not in part])
     folders = {number: folder for number, (folder, _, _) in jobs.items()}
     waiting = {number: job for number, job in jobs.items() if not is_finished(job[0], job[1])}
-    known = ledger.read(root)
-    states = client.states(known[number] for number in waiting if number in known)
-    taken_up = {
-        n: known[n]
-        for n in waiting
-        if n in known and not states[known[n]].ended and states[known[n]].state != "UNKNOWN"
-    }
-    new = {number: job for number, job in waiting.items() if number not in taken_up}
-    if taken_up:
-        log.info("%d jobs are in Slurm's hands already: %s", len(taken_up), spans(taken_up.values()))
-    ids = dict(taken_up)
+    ids = in_slurms_hands(root, waiting)
+    if ids:
+        log.info("%d jobs are in Slurm's hands already: %s", len(ids), spans(ids.values()))
+    new = {number: job for number, job in waiting.items() if number not in ids}
     if new:
-        snapshot = sources.take()
-        tasks = [
-            Task(config, frozen(composed, root, folder, number), folder, snapshot)
-            for number, (folder, config, composed) in new.items()
-        ]
-        submitted = dict(zip(new, Submission(parameters, folder=logs).submit(tasks), strict=True))
-        ledger.write(root, submitted, logs=logs)
-        log.info("submitted %d jobs: Slurm %s, logs in %s", len(submitted), spans(submitted.values()), logs)
-        ids |= submitted
-    watch = Watch(ids, folders=folders, logs={n: path for n, path in ledger.logs(root).items() if n in ids})
+        ids |= submit(parameters, root, new)
+    watch = Watch(ids, folders=folders, logs=ledger.logs(root))
     if not parameters["wait"]:
         watch.until_accepted()
-        return watch.seen
-    return watch.until_all_ended()
+        tell_how_to_come_back(root, ids)
+        return {}
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        seen = watch.until_all_ended()
+    except KeyboardInterrupt:
+        log.info("interrupted; the jobs go on without this terminal")
+        tell_how_to_come_back(root, ids)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    ended = {number: outcome.of(folders[number], seen[number], job=ids[number]) for number in ids}
+    return {number: outcome.exit_code(ended[number]) if number in ended else 0 for number in jobs}
+
+
+def in_slurms_hands(root: Path, numbers: Iterable[int]) -> dict[int, str]:
+    """Those of the jobs that were submitted before and have not ended."""
+    known = {number: job for number, job in ledger.read(root).items() if number in numbers}
+    states = client.states(known.values())
+    return {number: job for number, job in known.items() if not states[job].ended and states[job].state != "UNKNOWN"}
+
+
+def submit(
+    parameters: Mapping[str, Any], root: Path, jobs: Mapping[int, tuple[Path, dict[str, Any], DictConfig]]
+) -> dict[int, str]:
+    """Slurm's job of each, written down in the sweep's folder."""
+    named = Path(str(parameters["submitit_folder"])).absolute()
+    folder = Path(*[part for part in named.parts if "%" not in part])  # %j is not known before sbatch needs the folder
+    sources_now = sources.take()
+    tasks = [
+        Task(config, frozen(composed, root, run, number), run, sources_now)
+        for number, (run, config, composed) in jobs.items()
+    ]
+    ids = dict(zip(jobs, Submission(parameters, folder=folder).submit(tasks), strict=True))
+    ledger.write(root, ids, logs=folder)
+    log.info("submitted %d jobs: Slurm %s, logs in %s", len(ids), spans(ids.values()), folder)
+    return ids
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """SIGTERM ends the waiting as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def tell_how_to_come_back(root: Path, ids: Mapping[int, str]) -> None:
+    again = [word for word in sys.argv if not word.startswith(("hydra.sweep.dir=", "hydra.launcher.wait="))]
+    log.info("Slurm jobs: %s", spans(ids.values()))
+    log.info("look:      python scripts/sweep.py status %s", shlex.quote(str(root)))
+    log.info("cancel:    python scripts/sweep.py cancel %s", shlex.quote(str(root)))
+    log.info("come back: python %s", shlex.join([*again, f"hydra.sweep.dir={root}"]))
 
 
 def frozen(composed: DictConfig, root: Path, folder: Path, number: int) -> DictConfig:
@@ -85,7 +122,7 @@ def frozen(composed: DictConfig, root: Path, folder: Path, number: int) -> DictC
     return composed
 
 
-def spans(jobs: Any) -> str:
+def spans(jobs: Iterable[str]) -> str:
     """12_0 12_1 12_2 is 12_[0-2]: as Slurm's commands print and take it.
 
     >>> spans(["12_0", "12_1", "12_2", "14"]), spans(["12_0", "12_2"])

@@ -11,19 +11,14 @@ from plainloop.slurm import client
 HERE = "hydra.launcher"
 
 
-def problems(parameters: Mapping[str, Any], *, devices: Any, device: str) -> list[Problem]:
-    """Everything that is wrong; asks Slurm for its partitions.
+def shape_problems(parameters: Mapping[str, Any], *, devices: Any, device: str) -> Iterator[Problem]:
+    """One task is one rank, and each rank on a GPU has its own.
 
     Args:
         parameters: the launcher's keys.
         devices: `trainer.devices` of the jobs.
         device: `device` of the jobs.
     """
-    return [*shape_problems(parameters, devices=devices, device=device), *limit_problems(parameters)]
-
-
-def shape_problems(parameters: Mapping[str, Any], *, devices: Any, device: str) -> Iterator[Problem]:
-    """One task is one rank, and each rank on a GPU has its own."""
     nodes, tasks = parameters["nodes"] or 1, parameters["tasks_per_node"] or 1
     gpus, ranks = parameters["gpus_per_node"], nodes * tasks
     wanted = len(devices) if isinstance(devices, list) else devices
@@ -60,7 +55,7 @@ def shape_problems(parameters: Mapping[str, Any], *, devices: Any, device: str) 
 
 
 def limit_problems(parameters: Mapping[str, Any]) -> Iterator[Problem]:
-    """Time above the partition's limit: sbatch takes it all the same, and the job pends for ever."""
+    """Time above the partition's limit: sbatch takes it all the same, and the job pends for ever. Asks Slurm."""
     there = client.partitions()
     named = parameters["partition"]
     asked = named.split(",") if named else [name for name, row in there.items() if row.get("Default") == "YES"]

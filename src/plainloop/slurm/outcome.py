@@ -1,0 +1,72 @@
+"""What is true of a job, from what its run says of itself and what Slurm says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from plainloop.errors import Preempted, RunError
+from plainloop.journal import Status, read_status
+from plainloop.slurm import client, ledger
+from plainloop.slurm.client import Seen
+
+# How a run that could not say it itself ended: Slurm's states, in one word each.
+_FAILED = {
+    "FAILED": "killed",
+    "TIMEOUT": "timeout",
+    "OUT_OF_MEMORY": "out_of_memory",
+    "NODE_FAIL": "node_fail",
+    "BOOT_FAIL": "node_fail",
+    "DEADLINE": "timeout",
+}
+
+
+def statuses(sweep: Path, said: Mapping[int, Status]) -> dict[int, Status]:
+    """The sweep's statuses, corrected by what Slurm knows; as they are where nothing was submitted to Slurm.
+
+    Raises SlurmError when Slurm cannot be asked.
+    """
+    ids = ledger.read(sweep)
+    open_ids = {number: ids[number] for number, status in said.items() if number in ids and status.state != "DONE"}
+    seen = client.states(open_ids.values()) if open_ids else {}
+    return {n: judged(status, seen[ids[n]], job=ids[n]) if n in open_ids else status for n, status in said.items()}
+
+
+def of(folder: Path, seen: Seen, *, job: str) -> Status:
+    return judged(read_status(folder), seen, job=job)
+
+
+def judged(said: Status, seen: Seen, *, job: str) -> Status:
+    """One status.
+
+    >>> judged(Status("RUNNING"), Seen("NODE_FAIL"), job="12").reason
+    'node_fail'
+    >>> judged(Status("RUNNING"), Seen("PENDING"), job="12").state  # requeued
+    'PREEMPTED'
+    """
+    if said.state == "DONE" or seen.state == "UNKNOWN":
+        return said
+    if seen.state == "PENDING":
+        back = said.state in ("PREEMPTED", "RUNNING", "LOST")
+        why = seen.reason if seen.reason not in ("None", "") else "queued"
+        return replace(said, state="PREEMPTED" if back else "PENDING", reason=why, hint="", exit_code=None)
+    if not seen.ended:
+        if said.state in ("RUNNING", "LOST"):
+            return said
+        return replace(said, state="RUNNING", reason="starting", hint="", exit_code=None)
+    if said.state in ("FAILED", "CANCELLED"):
+        return said
+    if seen.state in ("CANCELLED", "PREEMPTED"):
+        return replace(said, state="CANCELLED", reason="scancel", exit_code=Preempted.code)
+    if seen.state in _FAILED:
+        hint = said.hint if said.state == "LOST" else ""
+        return replace(said, state="FAILED", reason=_FAILED[seen.state], hint=hint or f"sacct -j {job}", exit_code=70)
+    return said
+
+
+def exit_code(status: Status) -> int:
+    """0 for what is done; else what the run has said, or the code for what nobody foresaw."""
+    if status.state == "DONE":
+        return 0
+    return status.exit_code or RunError.code
