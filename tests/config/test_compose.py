@@ -4,12 +4,12 @@ import itertools
 import random
 
 import pytest
-from tests.config.commands import ROOT
 
 from plainloop.config.compose import Composer, key_paths
 from plainloop.config.foreign import FOREIGN
 from plainloop.config.names import distance, nearest, nearest_key
 from plainloop.config.problems import Problem
+from tests.config.commands import ROOT
 
 
 @pytest.fixture(scope="module")

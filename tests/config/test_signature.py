@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Union
+from typing import Literal
 
 import pytest
 import torch
 
-from plainloop.config.signature import fields_of, misfit, signature_of
 from plainloop.config.settings import SETTINGS
+from plainloop.config.signature import fields_of, misfit, signature_of
 from plainloop.contracts import Steps
 
 
@@ -16,9 +16,11 @@ from plainloop.contracts import Steps
     ("value", "annotation"),
     [
         (0.1, float), (1, float), (3, int), (True, bool), ("a", str), ("a/b", Path), (None, None), (None, float | None),
-        (0.1, Union[float, torch.Tensor]), ([0.9, 0.999], tuple[float, float]), ([0.9, 0.999], tuple[float, ...]),
-        ([1, 2], list[int]), ({"a": 1.0}, dict[str, float]), ("max", Literal["max", "min"]), ("5ep", Steps), (0, Steps),
-        (["5ep", "10%"], Sequence[Steps]), ("x", torch.Tensor), (object(), torch.nn.Module), ([1], Union[list[int], None]),
+        (0.1, float | torch.Tensor), ([0.9, 0.999], tuple[float, float]), ([0.9, 0.999], tuple[float, ...]),
+        ([1, 2], list[int]), ({"a": 1.0}, dict[str, float]), ("max", Literal["max", "min"]),
+        ("5ep", Steps), (0, Steps),
+        (["5ep", "10%"], Sequence[Steps]), ("x", torch.Tensor), (object(), torch.nn.Module),
+        ([1], list[int] | None),
     ],
 )  # fmt: skip
 def test_what_fits(value: object, annotation: object) -> None:
@@ -37,7 +39,7 @@ def test_what_fits(value: object, annotation: object) -> None:
         ("true", bool, "true or false"),
         (1, str, "text"),
         (None, float, "a number"),
-        ("abc", Union[float, torch.Tensor], "a number"),
+        ("abc", float | torch.Tensor, "a number"),
         ([0.9], tuple[float, float], "a list of 2"),
         ([0.9, "x"], tuple[float, float], "a list of which each is a number"),
         ({"a": "x"}, dict[str, float], "a mapping whose values are each a number"),

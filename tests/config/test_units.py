@@ -37,7 +37,7 @@ def test_steps_are_epochs_again() -> None:
 
 @pytest.mark.parametrize("text", ["5", "ep", "5 epochs", "-5ep", "1.5st", "5ep,6ep", "", "1e3st", "5Ep"])
 def test_what_is_no_duration_is_refused_with_the_forms(text: str) -> None:
-    with pytest.raises(ValueError, match="5ep|whole number"):
+    with pytest.raises(ValueError, match=r"5ep|whole number"):
         parse(text)
 
 

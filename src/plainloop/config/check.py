@@ -67,7 +67,10 @@ def check(
     seen = seen or Seen()
     first = resolve(config)
     plugins = [p for p in first.config.get("plugins") or [] if isinstance(p, str)]
-    problems = [*(origin.located(problem) for problem in known), *_without_torch(first, config, origin, plugins, folder)]
+    problems = [
+        *(origin.located(problem) for problem in known),
+        *_without_torch(first, config, origin, plugins, folder),
+    ]
     if problems and not _something_left(origin, problems, first.config):
         raise invalid_run(problems, origin.overrides)
     found, warnings, config_now, plan = _with_torch(
@@ -128,8 +131,9 @@ def _with_torch(
     """Signatures, facts, and the rules that need them. What is blamed already is not judged again."""
     if not blamed & {"trainer.devices", "device", "data.batch_size_per_device"}:
         ranks = ranks or hardware.ranks_of(first.config, launcher)
-        config = _global_batch_size(config, ranks)
-        first = resolve(config)
+        if "batch_size_per_device" in first.config.get("data", {}):
+            config = _global_batch_size(config, ranks)
+            first = resolve(config)
     now = first.config
     problems = _fresh(schema.group_problems("data", now["data"], origin, plugins), blamed) if "data" in now else []
     if ranks is None or problems or any(key.split(".")[0] == "data" for key in blamed):
@@ -160,7 +164,7 @@ def _global_batch_size(config: DictConfig, ranks: int) -> DictConfig:
     """`data.batch_size_per_device` becomes the global batch size of this number of ranks, and is gone."""
     config = copy.deepcopy(config)
     OmegaConf.set_struct(config, False)
-    each = config.data.pop("batch_size_per_device", None) if isinstance(config.get("data"), DictConfig) else None
+    each = config.data.pop("batch_size_per_device")
     if isinstance(each, int):
         config.data.batch_size = each * ranks
     return config
@@ -230,16 +234,17 @@ def _alike(written: Any, value: Any) -> bool:
 
 def _plugins_are_the_persons_own(now: Mapping[str, Any], origin: Origin) -> list[Problem]:
     """A recipe, or a config that came with a checkpoint, may not widen the allowlist."""
+    if not now.get("plugins") or origin.override_of("plugins"):
+        return []
     place = origin.place_of("plugins")
-    by_file = place is not None and Path(place.file).parent.name != "local"
-    if not now.get("plugins") or origin.override_of("plugins") or not by_file:
+    if place is not None and Path(place.file).parent.name == "local":
         return []
     return [
         Problem(
             "plugins",
             "can be given on the command line or in conf/local only",
             str(now["plugins"]),
-            given_by=str(place),
+            given_by=str(place or ""),
             instead=f"plugins=[{','.join(map(str, now['plugins']))}]",
         )
     ]

@@ -80,7 +80,9 @@ class Composer:
         """Quotes an option that Hydra would take for a number: `debug=nan` names a file."""
         pairs = [(text, *text.partition("=")[::2]) for text in overrides]
         return [
-            f"{group}='{option}'" if option in ("nan", "inf") and option in self.groups.get(group.lstrip("+"), ()) else text
+            f"{group}='{option}'"
+            if option in ("nan", "inf") and option in self.groups.get(group.lstrip("+"), ())
+            else text
             for text, group, option in pairs
         ]
 

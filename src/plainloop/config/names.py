@@ -33,13 +33,13 @@ def nearest_key(key: str, keys: Iterable[str], *, count: int = 3) -> list[str]:
     """
     keys = list(keys)
     parent, _, last = key.rpartition(".")
-    siblings = [other for other in keys if other.rpartition(".")[0] == parent]
-    own = {other.rpartition(".")[2]: other for other in siblings}
-    found = [own[name] for name in nearest(last, own, count=count)]
-    elsewhere = sorted((other for other in keys if other.rpartition(".")[2] == last), key=lambda k: (k.count("."), k))
-    if not found or (elsewhere and distance(last, found[0].rpartition(".")[2], 9) > 1):
-        found = elsewhere + found
-    return list(dict.fromkeys(found + nearest(key, keys, count=count)))[:count]
+    siblings = {other.rpartition(".")[2]: other for other in keys if other.rpartition(".")[0] == parent}
+    one_edit = [other for other in keys if abs(len(other) - len(key)) <= 1 and distance(key, other, 1) == 1]
+    found = sorted(one_edit, key=lambda other: (other not in siblings.values(), _unlike_start(key, other)))
+    found += sorted((k for k in keys if k.rpartition(".")[2] == last), key=lambda k: (k.count("."), k))
+    found += [siblings[name] for name in nearest(last, siblings, count=count)]
+    found = list(dict.fromkeys(found))[:count]
+    return found if len(found) == count else list(dict.fromkeys(found + nearest(key, keys, count=count)))[:count]
 
 
 def distance(a: str, b: str, limit: int) -> int:

@@ -97,7 +97,7 @@ def signature_problems(
         if key in RESERVED:
             continue
         parameter = signature.parameters.get(key)
-        if (parameter is None and not signature.open) or (key in by_run and key not in supplied):
+        if (parameter is None and not signature.open) or key in by_run:
             problems.append(_unknown(path, key, [n for n in names if n not in by_run], origin, target))
         elif parameter is not None and not _holds_nodes(value):
             problems += _fit(parameter, value, _join(path, key), origin)

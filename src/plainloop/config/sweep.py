@@ -50,7 +50,7 @@ def check_sweep(composer: Composer, overrides: Sequence[str], known: Sequence[Pr
     bad: list[BadJob] = []
     for number, job_overrides in enumerate(jobs):
         try:
-            good.append(_check_job(composer, number, hydra_overrides, job_overrides, seen, good))
+            good.append(_check_job(composer, master, number, hydra_overrides, job_overrides, seen, good))
         except InvalidConfig as error:
             bad.append(BadJob(number, tuple(job_overrides), error.problems))
     if bad:
@@ -93,12 +93,20 @@ def _expand(
 
 
 def _check_job(
-    composer: Composer, number: int, hydra_overrides: list[str], overrides: list[str], seen: Seen, earlier: list[Job]
+    composer: Composer,
+    master: DictConfig | None,
+    number: int,
+    hydra_overrides: list[str],
+    overrides: list[str],
+    seen: Seen,
+    earlier: list[Job],
 ) -> Job:
     composed = composer.explain([*hydra_overrides, *overrides])
     config = composed.config
     if config is None:
         raise invalid_run(composed.problems, overrides)
+    if master is not None:
+        OmegaConf.copy_cache(from_config=master, to_config=config)  # one time of day for the whole sweep
     with open_dict(config):
         config.hydra.job.num, config.hydra.job.id = number, str(number)
         config.hydra.mode = RunMode.MULTIRUN

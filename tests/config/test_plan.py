@@ -1,0 +1,79 @@
+"""The plan says what will happen, in numbers that can be checked by hand."""
+
+import pytest
+
+from plainloop.config.plan import draw
+from tests.config.commands import passed
+
+
+def plan(*overrides: str, **more: object) -> str:
+    return str(passed(*overrides, **more).plan)
+
+
+def test_steps_and_epochs() -> None:
+    text = plan("trainer.duration=7ep", "data.batch_size=100", "trainer.log_every=3", "trainer.eval_every=2ep")
+    assert "98 = 7ep, 7 epochs of 1438 // 100 = 14 steps" in text
+    assert "log 3 = 3, eval 2ep = 28," in text
+
+
+def test_the_batch_is_shared_out() -> None:
+    assert "64 (global) = 4 (ranks) x 2 (micro-batches) x 8 (images)" in plan("trainer.accumulate=2", ranks=4)
+
+
+def test_the_scaling_of_the_rate_is_shown_with_its_arithmetic() -> None:
+    text = plan("optimizer=sgd", "data.batch_size=512", "trainer.lr_scaling.rule=linear")
+    assert "0.1 x 512 / 256 = 0.2" in text
+
+
+def test_rates_at_the_marks() -> None:
+    text = plan(
+        "optimizer=sgd", "scheduler=multistep", "scheduler.warmup=22st", "scheduler.milestones=[10ep,20ep]",
+        "trainer.duration=30ep",
+    )  # fmt: skip
+    for line in (
+        "step        0  0   first",
+        "step       22  0.1   end of the warm-up",
+        "step      220  0.01   milestone 10ep",
+        "step      440  0.001   milestone 20ep",
+        "step      659  0.001   last",
+    ):
+        assert line in text
+
+
+def test_parameters_and_memory() -> None:
+    text = plan("model=timm", "model.model_name=resnet18", "optimizer=sgd", "trainer.ema_decay=0.9")
+    # 11176512 of timm's resnet18 with 10 classes and one channel; 9620 numbers in its BatchNorm statistics.
+    assert "11.175 million parameters" in text
+    assert "weights + gradients + 1 optimizer states + EMA in fp32" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], False),
+        (["trainer.on_nonfinite=skip"], True),
+        (["trainer.precision=fp16", "optimizer.fused=false"], True),
+        (["trainer.precision=fp16"], False),
+        (["trainer.precision=bf16"], False),
+    ],
+)
+def test_every_kind_of_waiting_is_said(overrides: list[str], expected: bool) -> None:
+    assert ("one flag per step" in plan(*overrides)) is expected
+
+
+def test_warnings_stand_in_the_plan() -> None:
+    assert "best is the last checkpoint" in plan("trainer.eval_every=never")
+
+
+@pytest.mark.parametrize(
+    "name", ["constant", "cosine", "linear", "onecycle", "cyclic", "exponential", "polynomial", "step"]
+)
+def test_every_schedule_is_drawn(name: str) -> None:
+    rows = [line for line in plan(f"scheduler={name}").splitlines() if "█" in line]
+    assert len(rows) >= 2
+
+
+def test_a_curve_is_as_high_as_its_values() -> None:
+    assert draw([0.0, 1.0, 2.0, 3.0, 4.0], height=1) == [" ▂▄▆█"]
+    assert draw([1.0, 1.0], height=3) == ["██"] * 3
+    assert draw([0.0, 0.0], height=1) == ["  "]

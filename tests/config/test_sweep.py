@@ -1,0 +1,83 @@
+"""Every job of a sweep is checked before the first exists."""
+
+import time
+
+import pytest
+
+from plainloop.config.compose import Composer
+from plainloop.config.problems import InvalidConfig
+from plainloop.config.sweep import check_sweep
+from tests.config.commands import COMPOSER, ROOT
+
+
+def test_jobs_are_the_product_of_all_lists_the_last_one_fastest() -> None:
+    found = check_sweep(COMPOSER, ["optimizer=sgd,adamw", "seed=range(0,3)"])
+    assert [job.overrides for job in found.jobs] == [
+        (f"optimizer={name}", f"seed={seed}") for name in ("sgd", "adamw") for seed in range(3)
+    ]
+    assert [job.checked.config["seed"] for job in found.jobs] == [0, 1, 2, 0, 1, 2]
+    assert found.jobs[0].checked.config["optimizer"]["_target_"] == "torch.optim.SGD"
+    assert [job.folder.name for job in found.jobs] == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_the_message_names_the_job_its_overrides_the_key_the_file_and_the_fix() -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        check_sweep(COMPOSER, ["optimizer=sgd,adamw", "trainer.duration=3ep,4,5ep"])
+    assert str(caught.value).splitlines() == [
+        "config error in jobs 1, 4 of 6   (optimizer=sgd trainer.duration=4)",
+        "  trainer.duration: wrong type or value, got 4 (int)",
+        "    expected: a duration with its unit: 4ep or 4st",
+        "    given by: command line override trainer.duration=4",
+        "    type instead: trainer.duration=4ep, or trainer.duration=4st",
+        "nothing was submitted (2 of 6 jobs invalid)",
+    ]
+
+
+def test_all_invalid_jobs_are_listed_at_once() -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        check_sweep(COMPOSER, ["optimizer.lr=0.1,abc", "model=tiny,tinny", "seed=0,-1"])
+    text = str(caught.value)
+    assert "7 of 8 jobs invalid" in text
+    assert {"optimizer.lr", "model", "seed"} == {problem.key for problem in caught.value.problems}
+
+
+def test_an_override_that_is_wrong_in_every_job_is_told_once() -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        check_sweep(COMPOSER, ["optimizer.learning_rte=0.1", "seed=0,1,2,3"])
+    assert str(caught.value).count("optimizer.learning_rte: ") == 1
+    assert "jobs 0, 1, 2, 3 of 4" in str(caught.value)
+
+
+def test_two_jobs_may_not_share_a_folder() -> None:
+    with pytest.raises(InvalidConfig, match="is the folder of job 0 too"):
+        check_sweep(COMPOSER, ["seed=0,1", "hydra.sweep.subdir=same"])
+
+
+@pytest.mark.parametrize("subdir", ["../../escaped", "/tmp/escaped"])
+def test_no_job_leaves_the_sweeps_folder(subdir: str) -> None:
+    with pytest.raises(InvalidConfig, match="leads out of the sweep's folder"):
+        check_sweep(COMPOSER, ["seed=0,1", f"hydra.sweep.subdir={subdir}"])
+
+
+def test_number_57_of_100_is_found_and_named_in_time() -> None:
+    values = ["0.1"] * 100
+    values[57] = "O.1"
+    composer = Composer(ROOT / "conf")
+    begun = time.process_time()
+    with pytest.raises(InvalidConfig, match=r"config error in job 57 of 100   \(optimizer\.lr=O\.1 model=tiny\)"):
+        check_sweep(composer, [f"optimizer.lr={','.join(values)}", "model=tiny"])
+    assert time.process_time() - begun < 15  # seconds of CPU; the machine may be busy with other things
+
+
+def test_a_search_space_is_part_of_the_sweep(tmp_path) -> None:
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "lr.yaml").write_text(
+        "# @package _global_\nhydra:\n  sweeper:\n    params:\n      optimizer.lr: 0.1,0.2\n      seed: range(0,2)\n"
+    )
+    found = check_sweep(Composer(ROOT / "conf", extra_dir=tmp_path), ["search=lr"])
+    assert [job.checked.config["optimizer"]["lr"] for job in found.jobs] == [0.1, 0.1, 0.2, 0.2]
+
+
+def test_batch_sizes_per_device_can_be_swept() -> None:
+    found = check_sweep(COMPOSER, ["++data.batch_size_per_device=8,16"])
+    assert [job.checked.config["data"]["batch_size"] for job in found.jobs] == [8, 16]
