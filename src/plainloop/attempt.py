@@ -26,12 +26,13 @@ def attempt(folder: Path) -> Iterator[Journal]:
             raise
         except RunError as error:
             hint = error.hint or str(error).splitlines()[0]
-            journal.end("FAILED", reason=error.reason, hint=hint, exit_code=error.code)
+            journal.end("FAILED", reason=error.reason, message=str(error), hint=hint, exit_code=error.code)
             raise
         except KeyboardInterrupt:
             journal.end("CANCELLED", reason="interrupted", hint=f"python train.py resume={folder}", exit_code=130)
             raise
         except BaseException as error:
-            journal.end("FAILED", reason="internal", hint=f"{type(error).__name__}: {error}", exit_code=RunError.code)
+            said = f"{type(error).__name__}: {error}"
+            journal.end("FAILED", reason="internal", message=said, hint=said, exit_code=RunError.code)
             raise
         journal.end("DONE", reason="", hint="", exit_code=0)

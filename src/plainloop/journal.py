@@ -38,6 +38,7 @@ class Status:
 
     state: State
     reason: str = ""  # one word: an error's `reason`, a signal's name, "killed", "restarted", "stale"
+    message: str = ""  # what went wrong, in one line
     hint: str = ""  # what to type next
     attempt: int = 0
     step: int = 0  # finished optimizer steps, as of the last heartbeat
@@ -79,7 +80,8 @@ class Journal:
             before = storage.read_json(self.folder / "status.json") or {}
             rows = storage.read_lines(self.folder / "attempts.jsonl")
             self._row = {key: before[key] for key in ("step", "total", "checkpoint") if key in before}
-            self._row |= {"state": "RUNNING", "reason": "starting", "hint": "", "exit_code": None, **lock.me()}
+            self._row |= {"state": "RUNNING", "reason": "starting", "message": "", "hint": "", "exit_code": None}
+            self._row |= lock.me()
             self._row["attempt"] = max((row["attempt"] for row in rows), default=0) + 1
             self._write_status()
             yield
@@ -130,10 +132,18 @@ class Journal:
             logger.warning("event %s %s is not on disk: %s", kind, values, error)
 
     def end(
-        self, state: State, *, reason: str = "", hint: str = "", step: int | None = None, exit_code: int = 0
+        self,
+        state: State,
+        *,
+        reason: str = "",
+        message: str = "",
+        hint: str = "",
+        step: int | None = None,
+        exit_code: int = 0,
     ) -> None:
         """The last words. Raises nothing: what ended the run is worth more than an error of writing it down."""
-        self._row |= {"state": state, "reason": reason, "hint": redact(hint), "exit_code": exit_code}
+        self._row |= {"state": state, "reason": reason, "exit_code": exit_code}
+        self._row |= {"message": redact("".join(message.splitlines()[:1])), "hint": redact(hint)}
         self._row["step"] = self._row.get("step", 0) if step is None else step
         row = {"attempt": self._row["attempt"], "ended": time.time()}
         row |= {key: self._row[key] for key in ("state", "reason", "step", "exit_code")}
