@@ -15,10 +15,12 @@ SRC = ROOT / "src"
 LAYERS = (
     ("entry",),
     ("slurm",),
+    ("launch", "worker"),
     ("run",),
     ("trainer", "resume", "attempt"),
     ("recorder",),
     ("backend", "parts", "summary", "sweep"),
+    ("failures",),
     ("config",),
     ("agreement", "checkpoint", "drift", "journal", "state"),
     ("tasks", "data", "augment", "models", "loggers"),
@@ -34,6 +36,7 @@ LAYERS = (
         "weights",
     ),
     ("storage", "distributed", "rng", "secrets"),
+    ("ranks",),
     ("contracts", "errors"),
 )
 LEVEL = {part: level for level, parts in enumerate(reversed(LAYERS)) for part in parts}

@@ -22,6 +22,7 @@ SAFE = (
     "trainer.log_every",
     "trainer.save_every",
     "trainer.max_skips",
+    "trainer.timeout_s",
     "data.*num_workers",
     "data.root",  # the facts of what lies there are compared instead
 )

@@ -26,6 +26,7 @@ from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from plainloop import ranks
 from plainloop.config import command as command_line
 from plainloop.config.check import Checked, check
 from plainloop.config.command import Command
@@ -34,7 +35,8 @@ from plainloop.config.continuing import continued, is_finished, newest_unfinishe
 from plainloop.config.origin import Origin
 from plainloop.config.problems import InvalidConfig, Problem, invalid_run
 from plainloop.config.sweep import Sweep, check_sweep
-from plainloop.errors import Preempted, RunError
+from plainloop.errors import LostPeer, Preempted, RunError
+from plainloop.failures import RankFailed
 
 log = logging.getLogger("plainloop")
 
@@ -44,6 +46,10 @@ _INTERRUPTED = 130  # as shells count it: 128 + SIGINT
 def main(conf_dir: Path) -> None:
     """Does what the command line says. Leaves by SystemExit with a code of `plainloop.errors` unless all is well."""
     sys.argv[1:] = command_line.without_local_rank(sys.argv[1:])
+    try:
+        ranks.adopt()
+    except RunError as error:
+        raise SystemExit(tell(error)) from error
     command = command_line.parse(sys.argv[1:])
     if command.information:
         inform(conf_dir)
@@ -103,7 +109,7 @@ def start_run(command: Command, composer: Composer) -> int:
     if resume == "auto":
         folder = newest_unfinished(folder.parent, checked.config) or folder
     warn(checked)
-    if _rank() != 0:
+    if ranks.rank() != 0:
         return train(checked.config, None)
     return train_as_hydra_job(composer, config, checked, folder)
 
@@ -130,7 +136,7 @@ def train_as_hydra_job(composer: Composer, config: DictConfig, checked: Checked,
 
 
 def start_sweep(command: Command, composer: Composer) -> int:
-    if _rank() != 0 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if ranks.rank() != 0 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
         problem = Problem(
             "-m",
             "a launcher has started several processes already",
@@ -181,11 +187,11 @@ def check_now(composer: Composer, hydra_config: Any) -> Checked:
 
 def train(config: dict[str, Any], folder: Path | None) -> int:
     """One run to its end; what a person can mend is told here, so that the next job of a sweep still starts."""
+    from plainloop.launch import start
     from plainloop.loggers.console import closing_lines
-    from plainloop.run import run
 
     try:
-        summary = run(config | {"resume": None, "check": False}, folder)
+        summary = start(config | {"resume": None, "check": False}, folder)
     except RunError as error:
         return tell(error)
     if folder is not None:
@@ -205,19 +211,19 @@ def inform(conf_dir: Path) -> None:
 
 
 def warn(checked: Checked) -> None:
-    if _rank() == 0:
+    if ranks.rank() == 0:
         for text in checked.warnings:
             sys.stderr.write(f"warning: {text}\n")
 
 
 def tell_plan(text: str) -> None:
-    if _rank() == 0:
+    if ranks.rank() == 0:
         sys.stdout.write(f"{text}\n")
 
 
 def tell_finished(folder: Path) -> int:
     """What there is to say of a run that is done."""
-    if _rank() == 0:
+    if ranks.rank() == 0:
         path = folder / "summary.json"
         best = (json.loads(path.read_text()).get("best") or {}) if path.is_file() else {}
         shown = (
@@ -230,16 +236,16 @@ def tell_finished(folder: Path) -> int:
 
 
 def tell(error: RunError) -> int:
-    """The message, what to type next, and the exit code. Every rank finds the same mistakes in a config; one tells."""
-    if _rank() == 0 or not isinstance(error, InvalidConfig):
-        where = f"rank {_rank()}: " if _rank() else ""
+    """The message, what to type next, and the exit code. What all ranks find out, such as a wrong config, one tells."""
+    if ranks.rank() == 0 or not isinstance(error, InvalidConfig | RankFailed | LostPeer):
+        where = f"rank {ranks.rank()}: " if ranks.rank() else ""
         sys.stderr.write(f"{where}{error}\n" + (f"next: {error.hint}\n" if error.hint else ""))
     return error.code
 
 
 def tell_stopped(stopped: Preempted, command: Command) -> int:
     """The last line of a stopped run is the command that continues it."""
-    if _rank() == 0:
+    if ranks.rank() == 0:
         sys.stderr.write(f"{stopped}; to go on:\n{command_to_continue(stopped.folder, command)}\n")
     return stopped.code
 
@@ -248,7 +254,3 @@ def command_to_continue(folder: Path, command: Command) -> str:
     plugins = command.value_of("plugins")
     more = [f"plugins={plugins}"] if plugins else []
     return " ".join(["python", shlex.quote(sys.argv[0]), *(shlex.quote(word) for word in (f"resume={folder}", *more))])
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", 0))

@@ -61,6 +61,12 @@ class CannotWrite(RunError):
     code, reason = 73, "cannot_write"
 
 
+class LostPeer(RunError):
+    """Other ranks are gone or do not answer; why, they alone can say."""
+
+    code, reason = 76, "rank"
+
+
 class Preempted(BaseException):
     """The run was asked to stop, has saved, and is to be continued. No `except Exception` may swallow it."""
 

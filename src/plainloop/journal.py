@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from plainloop import lock, storage
-from plainloop.errors import CannotWrite, NoProgress
+from plainloop.errors import CannotWrite, Locked, NoProgress
 from plainloop.secrets import redact, redact_tree
 
 State = Literal["PENDING", "RUNNING", "PREEMPTED", "FAILED", "CANCELLED", "DONE", "LOST"]
@@ -68,6 +68,8 @@ class Journal:
         self._row: dict[str, Any] = {}
         self._beaten = -BEAT_S
         self._silent = False
+        self._before: dict[str, Any] = {}
+        self._begun = False
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -77,7 +79,7 @@ class Journal:
         with lock.holding(self.folder, flock=self._flock):
             for left in self.folder.glob(".*.tmp"):
                 left.unlink(missing_ok=True)
-            before = storage.read_json(self.folder / "status.json") or {}
+            before = self._before = storage.read_json(self.folder / "status.json") or {}
             rows = storage.read_lines(self.folder / "attempts.jsonl")
             self._row = {key: before[key] for key in ("step", "total", "checkpoint") if key in before}
             self._row |= {"state": "RUNNING", "reason": "starting", "message": "", "hint": "", "exit_code": None}
@@ -99,6 +101,7 @@ class Journal:
         storage.append_line(self.folder / "attempts.jsonl", start, os=self._os)
         self._row |= {"reason": "", "step": step, "total": total}
         self._write_status()
+        self._begun = True
         vain = _attempts_in_vain(rows, step)
         if len(vain) >= ATTEMPTS:
             raise NoProgress(
@@ -106,6 +109,13 @@ class Journal:
                 hint="look at train.log, mend the cause and start again: that gives three more attempts",
             )
         return attempt
+
+    def withdraw(self) -> bool:
+        """Leaves a run as it was that this start would have changed, and did not: whether that was so."""
+        if self._begun or not self._before:
+            return False
+        storage.write_json(self.folder / "status.json", self._before, os=self._os)
+        return True
 
     def running(self, step: int, total: int, *, checkpoint: str = "") -> None:
         """A heartbeat of the loop itself: a hanging loop has none. A full disk does not end the run, it warns."""
@@ -198,6 +208,21 @@ def read_status(folder: Path, *, stale_after: float = STALE_S) -> Status:
         return status
     hint = status.hint or f"python train.py resume={folder}"
     return Status(**{**vars(status), "state": "LOST", "reason": reason, "hint": hint})
+
+
+def end_for_the_dead(folder: Path, *, pid: int, message: str, **words: Any) -> None:
+    """Writes the last words of the attempt of process `pid` where it died without any; else does nothing.
+
+    Args:
+        words: reason, hint and exit_code, as for `Journal.end`.
+    """
+    row = storage.read_json(folder / "status.json")
+    if row is None or row.get("state") != "RUNNING" or row.get("pid") != pid:
+        return
+    with contextlib.suppress(Locked), lock.holding(folder):
+        journal = Journal(folder)
+        journal._row = row
+        journal.end("FAILED", message=message, **words)
 
 
 def _lost(status: Status, row: dict[str, Any], folder: Path, stale_after: float) -> str:

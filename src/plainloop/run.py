@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from plainloop import backend, distributed
+from plainloop import backend, distributed, failures, ranks
 from plainloop.attempt import attempt
 from plainloop.checkpoint import Checkpoints
 from plainloop.config.build import build_checked, settings
@@ -35,10 +36,18 @@ def run(config: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     """
     told = config["trainer"]
     backend.prepare(deterministic=told["deterministic"], detect_anomaly=told["detect_anomaly"])
-    with Preemption() as preemption, distributed.process_group(config["device"]):
-        folder = Path(distributed.from_rank_0(str(folder)))
-        ours = attempt(folder) if distributed.rank() == 0 else nullcontext()
-        with ours as journal, backend.errors_explained(told["accumulate"]):
+    with distributed.process_group(config["device"], timeout_s=told["timeout_s"]), Preemption() as preemption:
+        folder, started = distributed.from_rank_0([str(folder), time.time_ns()])
+        folder, rank = Path(folder), distributed.rank()
+        notes = ranks.meeting_place() or folder / f".failed.{started}"
+        ours = attempt(folder) if rank == 0 else nullcontext()
+        with (
+            failures.noted(notes, rank=rank),
+            ours as journal,
+            failures.blamed(notes, journal, rank=rank),
+            backend.errors_explained(told["accumulate"]),
+            distributed.lost_peers_named(told["timeout_s"]),
+        ):
             return train(config, folder, journal, preemption)
 
 
@@ -57,7 +66,7 @@ def train(config: dict[str, Any], folder: Path, journal: Journal | None, preempt
     model = build_model(config, told, device, make)
     state = build_state(config, told, model, device, make)
     if saved:
-        state.load_state_dict(saved, rank=distributed.rank())
+        state.load_state_dict(saved, rank=distributed.rank(), world_size=distributed.world_size())
 
     recorder: Recorder | Silent = Silent(folder)
     if journal:

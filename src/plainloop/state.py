@@ -163,8 +163,11 @@ class TrainState:
             **{name: getattr(self, name) for name in self._COUNTERS},
         }
 
-    def load_state_dict(self, saved: dict[str, Any], *, rank: int = 0) -> None:
-        """Takes over all of `saved`. Raises ValueError when a part is missing, unknown or of another shape."""
+    def load_state_dict(self, saved: dict[str, Any], *, rank: int = 0, world_size: int = 1) -> None:
+        """Takes over all of `saved`; rows that more ranks than now have left in the log window are shared out.
+
+        Raises ValueError when a part is missing, unknown or of another shape.
+        """
         expected = {"model", "optimizer", "scaler", "ema", "windows", *self._COUNTERS}
         if saved.keys() != expected:
             raise ValueError(
@@ -180,10 +183,8 @@ class TrainState:
         self.scaler.load_state_dict(saved["scaler"])
         for name in self._COUNTERS:
             setattr(self, name, saved[name])
-        windows = saved["windows"]
         self.window.clear()
-        if rank < len(windows):
-            self.window.rows = [dict(row) for row in windows[rank]]
+        self.window.rows = [dict(row) for window in saved["windows"][rank::world_size] for row in window]
 
     def finite(self) -> bool:
         """Whether every weight, average and optimizer tensor is a number. Waits for the device."""

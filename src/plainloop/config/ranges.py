@@ -19,6 +19,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "trainer.early_stop.min_delta": (lambda v: v >= 0, "0 or more"),
     "trainer.lr_scaling.base_batch_size": (lambda v: v >= 1, "1 or more"),
     "trainer.param_groups.layer_decay": (lambda v: 0 < v <= 1, "above 0, at most 1; null leaves all layers equal"),
+    "trainer.timeout_s": (lambda v: v > 0, "more than 0: seconds"),
     "trainer.max_skips": (lambda v: v >= 1, "1 or more"),
     "checkpoint.keep_last": (lambda v: v >= 1, "1 or more"),
     "checkpoint.every_minutes": (lambda v: v > 0, "more than 0; null saves by steps alone"),

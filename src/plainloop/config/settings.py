@@ -64,6 +64,7 @@ class TrainerSettings:
     lr_scaling: LrScaling
     param_groups: ParamGroups
     sync_batchnorm: bool
+    timeout_s: float  # without an answer from another rank
     find_unused_parameters: bool
     static_graph: bool
     on_nonfinite: Literal["raise", "skip"]
