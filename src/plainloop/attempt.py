@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from plainloop.errors import Preempted, RunError
+from plainloop.errors import BadConfig, Preempted, RunError
 from plainloop.journal import Journal
 
 
@@ -25,6 +25,8 @@ def attempt(folder: Path) -> Iterator[Journal]:
             journal.end("PREEMPTED", reason=stop.reason, hint=f"python train.py resume={folder}", exit_code=stop.code)
             raise
         except RunError as error:
+            if isinstance(error, BadConfig) and journal.withdraw():
+                raise
             hint = error.hint or str(error).splitlines()[0]
             journal.end("FAILED", reason=error.reason, message=str(error), hint=hint, exit_code=error.code)
             raise

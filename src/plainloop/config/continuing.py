@@ -14,7 +14,8 @@ from plainloop import drift
 from plainloop.config.compose import Composer
 from plainloop.config.origin import Origin
 from plainloop.config.problems import InvalidConfig, Problem, invalid_run
-from plainloop.config.resolve import resolve
+from plainloop.config.resolve import leaves, resolve
+from plainloop.config.settings import SETTINGS
 from plainloop.journal import read_status
 
 # What no run keeps: it is said anew at each start.
@@ -44,17 +45,30 @@ def continued(
     """
     config = OmegaConf.create(saved_config(folder))
     config.pop("facts", None)  # looked at anew
+    for group in (name for name in SETTINGS if name):  # keys that this version has and the one that wrote it had not
+        config[group] = OmegaConf.merge(OmegaConf.to_container(composed[group], resolve=False), config[group])
     for text in overrides:
         key = text.partition("=")[0].lstrip("+~").partition("@")[0]
         if key in _OF_THE_START or key.split(".")[0] == "hydra" or key.startswith("hydra/"):
             continue
         key = key.partition("/")[0]
-        OmegaConf.update(config, key, OmegaConf.select(composed, key), force_add=True)
+        before, now = OmegaConf.select(config, key), OmegaConf.select(composed, key)
+        for follower in _followers(composed, key):  # scheduler.total_steps, where trainer.duration was its value
+            if OmegaConf.select(config, follower) == before:
+                OmegaConf.update(config, follower, now)
+        OmegaConf.update(config, key, now, force_add=True)
     with open_dict(config):
         config.resume, config.check = None, composed.check
         config.plugins = composed.plugins  # a saved config may not widen the allowlist
         config.hydra = composed.hydra
     return config, Origin(overrides, composer=composer, saved=folder / "config.yaml")
+
+
+def _followers(composed: DictConfig, key: str) -> list[str]:
+    """The leaves that the config files define as this key's value: a saved config holds values only."""
+    raw = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(raw, dict)
+    return [path for path, value in leaves(raw) if value == f"${{{key}}}"]
 
 
 def is_finished(folder: Path, config: Mapping[str, Any] | DictConfig) -> bool:
