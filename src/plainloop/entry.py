@@ -27,6 +27,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from plainloop import ranks
+from plainloop import storage
 from plainloop.config import command as command_line
 from plainloop.config.check import Checked, check
 from plainloop.config.command import Command
@@ -34,7 +35,7 @@ from plainloop.config.compose import Composer
 from plainloop.config.continuing import continued, is_finished, newest_unfinished
 from plainloop.config.origin import Origin
 from plainloop.config.problems import InvalidConfig, Problem, invalid_run
-from plainloop.config.sweep import Sweep, check_sweep
+from plainloop.config.sweep import check_sweep
 from plainloop.errors import LostPeer, Preempted, RunError
 from plainloop.failures import RankFailed
 
@@ -121,6 +122,7 @@ def train_as_hydra_job(composer: Composer, config: DictConfig, checked: Checked,
         config.hydra.mode = RunMode.RUN
         if (folder / ".hydra").exists():
             config.hydra.output_subdir = None
+    storage.make_folder(folder)  # Hydra would, and end with a traceback where it cannot
     callbacks = Callbacks(config)
     callbacks.on_run_start(config=config, config_name=composer.config_name)
     done = run_job(
@@ -148,41 +150,9 @@ def start_sweep(command: Command, composer: Composer) -> int:
         for number, job in enumerate(sweep.jobs):
             tell_plan(f"job {number} of {len(sweep.jobs)}   ({' '.join(job.overrides)})\n{job.checked.plan}")
         return 0
-    return launch(sweep, composer)
+    from plainloop.sweep import driver
 
-
-def launch(sweep: Sweep, composer: Composer) -> int:
-    """Hands the sweep to Hydra's sweeper and launcher; jobs are given their checked configs by number."""
-    codes: list[int] = []
-
-    def job(_: DictConfig) -> None:
-        hydra_config = HydraConfig.get()
-        folder = Path(hydra_config.runtime.output_dir)
-        checked = sweep.jobs[hydra_config.job.num].checked if sweep.jobs else check_now(composer, hydra_config)
-        codes.append(tell_finished(folder) if is_finished(folder, checked.config) else train(checked.config, folder))
-
-    job.sweep = sweep  # type: ignore[attr-defined]  # launchers that hand jobs to other machines take the configs from it
-    HydraConfig.instance().set_config(sweep.master)
-    callbacks = Callbacks(sweep.master)
-    callbacks.on_multirun_start(config=sweep.master, config_name=composer.config_name)
-    sweeper = Plugins.instance().instantiate_sweeper(
-        config=sweep.master,
-        hydra_context=HydraContext(config_loader=composer.loader, callbacks=callbacks),
-        task_function=job,
-    )
-    returned = sweeper.sweep(arguments=list(sweep.master.hydra.overrides.task)) or []
-    codes += [done.return_value for batch in returned for done in batch if isinstance(done.return_value, int)]
-    callbacks.on_multirun_end(config=sweep.master, config_name=composer.config_name)
-    return next((code for code in codes if code), 0)
-
-
-def check_now(composer: Composer, hydra_config: Any) -> Checked:
-    """For sweepers that decide what to try while they run: the job is checked when it starts."""
-    overrides = list(hydra_config.overrides.task)
-    composed = composer.explain([*hydra_config.overrides.hydra, *overrides])
-    if composed.config is None:
-        raise invalid_run(composed.problems, overrides)
-    return check(composed.config, origin=Origin(overrides, composer=composer), known=composed.problems)
+    return driver.start(sweep, composer, sys.argv[1:])
 
 
 def train(config: dict[str, Any], folder: Path | None) -> int:
