@@ -82,13 +82,15 @@ class Trainer:
     def fit(self, state: TrainState, model: nn.Module) -> None:
         """Trains on from `state.step`. `model` runs the forward pass: state.model, or a wrapper of it. Collective.
 
-        Raises Preempted when asked to stop, after saving, and NonFinite when a loss or gradient is not a number.
+        Raises Preempted when asked to stop, after saving, and NonFinite when a loss or gradient is not a number, or the
+        monitored metric never was one.
         """
         meeting = Agreement(self.preemption, start=state.step, save_every_s=self.save_every_s)
         watch = Stopwatch(state.step)
         if state.reported < state.step and self.is_log_step(state.step):
             self.settle(state, watch, Verdict())
         if self.has_ended(state):
+            self.judge(state)
             return
         model.train()
         batches = self.data.train_batches(state.step, self.steps, self.seed)
@@ -110,6 +112,7 @@ class Trainer:
                 self.check(state, verdict.bad_step)
                 self.settle(state, watch, verdict)
                 if self.has_ended(state):
+                    self.judge(state)
                     return
                 model.train()
                 meeting.resume_clock(state.step)
@@ -233,6 +236,16 @@ class Trainer:
         lr = self.base_lr * self.schedule(bad_step - 1)
         hint = self.recorder.bad_step(bad_step, lr=lr, samples=samples)
         raise NonFinite(f"step {bad_step}, learning rate {lr:g}: {cause}", hint=hint)
+
+    def judge(self, state: TrainState) -> None:
+        """Raises NonFinite at the end of a run whose evaluations never gave a number: then no weights are the best."""
+        evaluations = state.evaluations_without_gain
+        if state.best is None and evaluations:
+            raise NonFinite(
+                f"val/{self.task.monitor} was not a number in any of the {evaluations} evaluations, so no weights are "
+                f"the best ones; the last are in {self.recorder.folder / 'checkpoints'}",
+                hint="look at the task's metric, or train without evaluations: trainer.eval_every=never",
+            )
 
     def take_stock(self, state: TrainState) -> int | None:
         """Waits for the device, reads what was measured, counts skipped updates; the first step with a bad number."""
