@@ -5,7 +5,7 @@ from pathlib import Path
 from plainloop.config.check import Checked, Seen, check
 from plainloop.config.compose import Composer
 from plainloop.config.origin import Origin
-from plainloop.config.problems import InvalidConfig, Problem
+from plainloop.config.problems import InvalidConfig, Problem, for_hydra
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEN = Seen()  # models and data are looked at once for all tests
@@ -14,6 +14,7 @@ COMPOSER = Composer(ROOT / "conf")
 
 def passed(*overrides: str, **more: object) -> Checked:
     """The checked config of a command line that is right."""
+    overrides = tuple(COMPOSER.as_names([for_hydra(override) for override in overrides]))
     composed = COMPOSER.compose_or_explain(overrides)
     assert composed.config is not None, composed.problems
     origin = Origin(overrides, composer=COMPOSER)

@@ -216,13 +216,13 @@ def test_a_batch_that_does_not_divide_names_the_nearest_that_do(accumulate: int,
 
 
 def test_a_batch_size_per_device_becomes_the_global_one() -> None:
-    config = passed("++data.batch_size_per_device=16", ranks=4).config
+    config = passed("data.batch_size_per_device=16", ranks=4).config
     assert config["data"]["batch_size"] == config["data"]["train"]["batch_size"] == 64
     assert "batch_size_per_device" not in config["data"]
 
 
 def test_both_batch_sizes_at_once_are_refused() -> None:
-    assert "data.batch_size_per_device" in problems("++data.batch_size_per_device=16", "data.batch_size=64")
+    assert "data.batch_size_per_device" in problems("data.batch_size_per_device=16", "data.batch_size=64")
 
 
 # Durations

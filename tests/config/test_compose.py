@@ -106,6 +106,12 @@ def test_several_values_without_m_are_no_value(composer: Composer) -> None:
     assert found["seed"].instead.startswith("-m seed=1,2")
 
 
+def test_options_are_names_and_not_numbers(composer: Composer) -> None:
+    assert explained(composer, "optimizer=3")["optimizer"].what == "there is no option 3"
+    assert explained(composer, "debug=nan")["debug"].meant == "debug=nan"
+    assert explained(composer, *composer.as_names(["debug=nan"])) == {}
+
+
 def test_one_group_takes_one_option_and_loggers_several(composer: Composer) -> None:
     assert explained(composer, "optimizer=[sgd,adamw]")["optimizer"].what == "takes one option"
     assert explained(composer, "logger=[csv,wandb]") == {}

@@ -142,7 +142,7 @@ def _with_torch(
         return problems, [], now, None
     try:
         facts = facts_of(now["data"], plugins=plugins, cache=seen.facts)
-    except (ValueError, OSError, RunError) as error:
+    except (TypeError, ValueError, OSError, RunError) as error:
         hint = getattr(error, "hint", "")
         problems.append(Problem("data", str(error), given_by=origin.given_by("data"), instead=hint))
         problems += _open_groups(now, origin, plugins, blamed)

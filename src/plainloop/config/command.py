@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plainloop.config.foreign import ours
-from plainloop.config.problems import EVERYWHERE, Problem
+from plainloop.config.problems import Problem, for_hydra
 
 # Hydra answers these itself, without a run.
 INFORMATION = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str]) -> Command:
         argument = rest.pop(0)
         flag, equals, value = argument.partition("=")
         if not argument.startswith("-"):
-            command.overrides.append(f"++{argument}" if argument.startswith(EVERYWHERE) else argument)
+            command.overrides.append(for_hydra(argument))
         elif flag.replace("-", "_") == "__local_rank":
             if not equals and rest and rest[0].isdigit():
                 rest.pop(0)

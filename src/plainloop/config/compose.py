@@ -41,6 +41,10 @@ from plainloop.config.problems import Problem, as_typed, listing
 _SEVERAL = ("augment", "logger", "experiment", "debug")
 
 
+# What composing may raise for something that a person wrote.
+_BROKEN = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
+
+
 @dataclass(frozen=True)
 class Composed:
     config: DictConfig | None  # with Hydra's own node; None when not even the rest composes
@@ -97,7 +101,7 @@ class Composer:
             # Hydra merges optimizer=[sgd,adamw] into one optimizer without a word.
             merged = self.explain(overrides).problems if any("=[" in text for text in overrides) else []
             return Composed(config, merged, list(overrides))
-        except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        except _BROKEN as error:
             composed = self.explain(overrides)
             return composed if composed.problems else Composed(None, [_unexplained(error)], list(overrides))
 
@@ -117,7 +121,7 @@ class Composer:
                 values.append(override)
         try:
             base = self._base(tuple(groups), problems)
-        except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        except _BROKEN as error:
             return Composed(None, [*problems, _unexplained(error)], list(overrides))
         config = copy.deepcopy(base)
         for override in values:
@@ -140,13 +144,13 @@ class Composer:
             accepted: list[str] = []
             try:
                 config = self.compose(groups)
-            except (HydraException, OmegaConfBaseException):
+            except _BROKEN:
                 config = self.compose(())
                 for text in groups:
                     try:
                         config = self.compose([*accepted, text])
                         accepted.append(text)
-                    except (HydraException, OmegaConfBaseException) as error:
+                    except _BROKEN as error:
                         problems.append(Problem(text.partition("=")[0], _first_line(error), given_by=_by(text)))
                 return config
             self._bases[groups] = config
@@ -170,9 +174,9 @@ class Composer:
         for option in chosen:
             if override.is_sweep_override():
                 return _needs_multirun(override)
-            if option is None or not isinstance(option, str) or option in options or "/" in option:
+            if option is None or option in options or "/" in str(option):
                 continue
-            near = nearest(option, options)
+            near = nearest(str(option), options)
             return Problem(
                 group,
                 f"there is no option {option!r}",
@@ -193,7 +197,7 @@ class Composer:
             return self._unknown(override, config)
         try:
             ConfigLoaderImpl._apply_overrides_to_config([override], config)
-        except (HydraException, OmegaConfBaseException) as error:
+        except _BROKEN as error:
             return Problem(key, _first_line(error.__cause__ or error), given_by=_by(override.input_line))
         (config.hydra.overrides.hydra if override.is_hydra_override() else config.hydra.overrides.task).append(
             override.input_line

@@ -70,8 +70,13 @@ def invalid_sweep(bad: Sequence[BadJob], num_jobs: int) -> InvalidConfig:
     return InvalidConfig("\n".join(lines), [problem for job in bad for problem in job.problems])
 
 
+def for_hydra(override: str) -> str:
+    """What Hydra has to be given for an override that means more here than it does there."""
+    return f"++{override}" if override.startswith(EVERYWHERE) else override
+
+
 def as_typed(override: str) -> str:
-    """Without the plus signs that were added for Hydra's sake."""
+    """The inverse of `for_hydra`, for messages."""
     return override.replace(f"++{EVERYWHERE}", EVERYWHERE)
 
 
