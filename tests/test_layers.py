@@ -14,13 +14,13 @@ SRC = ROOT / "src"
 # From the top down. A part imports from lines below its own; parts of one line do not know one another.
 LAYERS = (
     ("entry",),
-    ("slurm",),
+    ("sweep",),
     ("launch", "worker"),
     ("run",),
     ("trainer", "resume", "attempt"),
     ("recorder",),
-    ("backend", "parts", "summary", "sweep"),
-    ("failures",),
+    ("backend", "parts", "summary"),
+    ("failures", "slurm"),
     ("config",),
     ("agreement", "checkpoint", "drift", "journal", "state"),
     ("tasks", "data", "augment", "models", "loggers"),

@@ -7,20 +7,22 @@ from pathlib import Path
 
 _PLAIN = re.compile(r"[\w.=,+@%:()\[\]{} -]+")  # letters of any script; no control character, no quoting in a shell
 _LONGEST = 200  # bytes; file systems end at 255, and temporary names need some of them
-_TAKEN = ("jobs.jsonl", "multirun.yaml", "sweep.log", "run.lock", "run.lease")  # of the sweep itself
+_TAKEN = ("jobs.jsonl", "slurm.jsonl", "multirun.yaml", "run.lock", "run.lease")  # of the sweep itself
 
 
 def folder_problem(name: str) -> str:
     """What is wrong with a path relative to the sweep's folder; "" when nothing is.
 
     >>> folder_problem("seed=1,optimizer.lr=0.1/a"), folder_problem("../x"), folder_problem("")
-    ('', "has a part '..'", 'is empty')
+    ('', "leads out of the sweep's folder", 'is empty')
     """
     if not name:
         return "is empty"
-    if name.startswith(("/", "\\")):
-        return "is an absolute path"
+    if name.startswith("/"):
+        return "leads out of the sweep's folder"
     parts = name.split("/")
+    if ".." in parts:
+        return "leads out of the sweep's folder"
     if parts[0] in _TAKEN:
         return f"is the name of the sweep's own {parts[0]}"
     return next((problem for part in parts if (problem := _part_problem(part))), "")

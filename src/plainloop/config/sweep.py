@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
@@ -18,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from plainloop.config.check import Checked, Seen, check
 from plainloop.config.compose import Composer
 from plainloop.config.origin import Origin
+from plainloop.config.paths import file_problem, folder_problem, stays_inside
 from plainloop.config.problems import BadJob, InvalidConfig, Problem, invalid_run, invalid_sweep
 
 
@@ -26,6 +28,7 @@ class Job:
     overrides: tuple[str, ...]
     folder: Path
     checked: Checked
+    plain: dict[str, Any]  # as composed, Hydra's own node included, nothing resolved
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ def check_sweep(composer: Composer, overrides: Sequence[str], known: Sequence[Pr
     return Sweep(master, good)
 
 
+def check_late(composer: Composer, master: DictConfig, overrides: Sequence[str]) -> Job:
+    """One more job of a sweep that runs already. Raises InvalidConfig."""
+    return _check_job(composer, master, 0, list(master.hydra.overrides.hydra), list(overrides), Seen(), [])
+
+
 def _master(composer: Composer, overrides: Sequence[str]) -> DictConfig | None:
     try:
         master = composer.compose(overrides, RunMode.MULTIRUN)
@@ -66,6 +74,7 @@ def _master(composer: Composer, overrides: Sequence[str]) -> DictConfig | None:
         return None  # some override is wrong: it is part of the jobs too, and is explained there
     with open_dict(master):
         master.hydra.mode = RunMode.MULTIRUN
+    str(master.hydra.sweep.dir)  # the time of day in its name is read now, and kept for all jobs
     return master
 
 
@@ -112,23 +121,17 @@ def _check_job(
         config.hydra.mode = RunMode.MULTIRUN
     HydraConfig.instance().set_config(config)
     problems = list(composed.problems)
-    folder = Path(str(config.hydra.sweep.dir)), Path(str(config.hydra.sweep.subdir))
-    if not (folder[0] / folder[1]).absolute().resolve().is_relative_to(folder[0].absolute().resolve()):
-        problems.append(
-            Problem(
-                "hydra.sweep.subdir",
-                "leads out of the sweep's folder",
-                str(folder[1]),
-                "a folder below hydra.sweep.dir",
-            )
-        )
-    twin = next((i for i, job in enumerate(earlier) if job.folder == folder[0] / folder[1]), None)
+    root = Path(str((config if master is None else master).hydra.sweep.dir))  # one, also where its name is swept
+    subdir = str(config.hydra.sweep.subdir)
+    folder = root / (subdir or ".")
+    problems += _name_problems(config, root, subdir)
+    twin = next((i for i, job in enumerate(earlier) if job.folder == folder), None)
     if twin is not None:
         problems.append(
             Problem(
                 "hydra.sweep.subdir",
                 f"is the folder of job {twin} too",
-                str(folder[1]),
+                subdir,
                 "one folder per job",
                 instead="hydra.sweep.subdir='${hydra.job.num}'",
             )
@@ -138,11 +141,27 @@ def _check_job(
         config,
         origin=Origin([*hydra_overrides, *overrides], composer=composer),
         launcher=launcher if isinstance(launcher, dict) else None,  # type: ignore[arg-type]
-        folder=folder[0],
+        folder=root,
         seen=seen,
         known=problems,
     )
-    return Job(tuple(overrides), folder[0] / folder[1], checked)
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
+    return Job(tuple(overrides), folder, checked, plain)
+
+
+def _name_problems(config: DictConfig, root: Path, subdir: str) -> list[Problem]:
+    """What a job is called decides where it writes: nothing may lead out of the sweep's folder."""
+    problems = []
+    wrong = folder_problem(subdir) or ("" if stays_inside(root / subdir, root) else "leads out of the sweep's folder")
+    if wrong:
+        fix = "hydra.sweep.subdir='${hydra.job.num}'"
+        expected = "a folder below hydra.sweep.dir, of letters, digits and =,._-+"
+        problems.append(Problem("hydra.sweep.subdir", wrong, repr(subdir), expected, instead=fix))
+    for key in ("hydra.job.name", "hydra.output_subdir"):
+        name = OmegaConf.select(config, key)
+        if name is not None and (wrong := file_problem(str(name).removeprefix("."))):
+            problems.append(Problem(key, wrong, repr(name), "a name of letters, digits and =,._-+"))
+    return problems
 
 
 def _target_of(kind: type) -> str:

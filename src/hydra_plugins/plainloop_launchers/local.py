@@ -1,0 +1,70 @@
+"""`hydra/launcher=local`, the default: one job after the other. `gpu_pool`: as many at once as there are GPUs.
+
+The classes are stand-ins that Hydra's scan can afford; what they do is in `plainloop.sweep`.
+"""
+
+# No postponed annotations: Hydra's scan runs this file outside of sys.modules, where dataclasses cannot resolve them.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class LocalConf:
+    _target_: str = "hydra_plugins.plainloop_launchers.local.LocalLauncher"
+
+
+@dataclass
+class GpuPoolConf:
+    _target_: str = "hydra_plugins.plainloop_launchers.local.GpuPoolLauncher"
+    gpus_per_job: int = 1  # 0: jobs see none
+    slots: Any = "auto"  # jobs at once; auto: as many as the GPUs suffice for, and one on a machine without
+
+
+class GpuPoolLauncher(Launcher):
+    """Jobs are forks of this process, each with GPUs of its own and its share of the CPU."""
+
+    def __init__(self, gpus_per_job: int = 1, slots: Any = "auto") -> None:
+        self.gpus_per_job, self.slots = gpus_per_job, slots
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Raises InvalidConfig when a job asks for more than it is given; makes nothing."""
+        from plainloop.sweep.local import places
+
+        task: Any = task_function
+        self.sweep: Any = task
+        self.places: Any = places(self.gpus_per_job, self.slots, configs=task.configs)
+
+    def launch_jobs(self, jobs: Sequence[Any]) -> Any:
+        """Runs checked jobs to their ends; see plainloop.sweep.local.launch."""
+        from plainloop.sweep.local import launch
+
+        return launch(jobs, self.sweep.root, self.places)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """For sweepers that decide from job to job what to try next: each is checked when it comes."""
+        jobs = [self.sweep.prepare(number, tuple(job)) for number, job in enumerate(job_overrides, initial_job_idx)]
+        self.launch_jobs(jobs)
+        return [self.sweep.returned(job) for job in jobs]
+
+
+class LocalLauncher(GpuPoolLauncher):
+    """A pool with one place, that of a single run: all GPUs, all threads, and the screen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.sweep = task_function
+        self.places = None
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalConf, provider="plainloop")
+ConfigStore.instance().store(group="hydra/launcher", name="gpu_pool", node=GpuPoolConf, provider="plainloop")

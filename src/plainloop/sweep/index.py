@@ -1,0 +1,96 @@
+"""jobs.jsonl: which configs a sweep consists of, and the folder of each, written before any of them starts.
+
+A job is known again by its config, so that values added to a sweep get the next numbers and leave the others where
+they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Protocol
+
+from plainloop import drift, storage
+from plainloop.config.paths import folder_problem
+
+FILE = "jobs.jsonl"
+
+# Said anew at each start; the facts of the data are compared when the run is taken up.
+_NOT_OF_THE_JOB = ("resume", "check", "facts")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line. `folder` is relative to the sweep's, so that a sweep can be moved."""
+
+    number: int
+    overrides: tuple[str, ...]
+    folder: str
+    hash: str
+
+
+class Checked(Protocol):
+    @property
+    def overrides(self) -> tuple[str, ...]: ...
+    @property
+    def hash(self) -> str: ...
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """What a job is known by: everything that can change its result, and nothing else.
+
+    >>> config_hash({"seed": 1, "trainer": {"devices": 2}}) == config_hash({"seed": 1, "trainer": {"devices": 1}})
+    True
+    >>> config_hash({"seed": 1}) == config_hash({"seed": 2})
+    False
+    """
+    kept = {key: value for key, value in config.items() if key not in _NOT_OF_THE_JOB}
+    rows = drift.differences({}, kept)
+    told = [[row.key, row.now] for row in rows if not any(fnmatch(row.key, pattern) for pattern in drift.SAFE)]
+    return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
+
+
+def read(sweep: Path) -> list[Entry]:
+    """The jobs of a sweep by number; [] where there is no sweep. A line that was torn is none, nor is one that leads
+    out of the sweep."""
+    found: dict[int, Entry] = {}
+    for row in storage.read_lines(sweep / FILE):
+        if {"number", "overrides", "folder", "hash"} <= row.keys() and not folder_problem(str(row["folder"])):
+            entry = Entry(int(row["number"]), tuple(row["overrides"]), str(row["folder"]), str(row["hash"]))
+            found.setdefault(entry.number, entry)
+    return [found[number] for number in sorted(found)]
+
+
+def write(sweep: Path, entries: Iterable[Entry]) -> None:
+    """Adds jobs, durably. Raises CannotWrite."""
+    for entry in entries:
+        storage.append_line(sweep / FILE, {**vars(entry), "overrides": list(entry.overrides), "time": time.time()})
+
+
+def recognize(known: Sequence[Entry], jobs: Sequence[Checked]) -> list[Entry | None]:
+    """For each job the entry that it is, None for a new one.
+
+    Two jobs of one sweep may differ in nothing that changes the result (data.num_workers=0,2), so what was typed is
+    looked at first.
+    """
+    found: list[Entry | None] = [None] * len(jobs)
+    free: dict[str, list[Entry]] = {}
+    for entry in known:
+        free.setdefault(entry.hash, []).append(entry)
+    for same_text in (True, False):
+        for place, job in enumerate(jobs):
+            waiting = free.get(job.hash, [])
+            match = next((e for e in waiting if not same_text or e.overrides == job.overrides), None)
+            if found[place] is None and match is not None:
+                found[place] = match
+                waiting.remove(match)
+    return found
+
+
+def next_number(known: Sequence[Entry]) -> int:
+    return max((entry.number for entry in known), default=-1) + 1

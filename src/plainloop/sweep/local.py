@@ -1,0 +1,98 @@
+"""The local launchers: where on this machine jobs run, and what is said while they do."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plainloop.config.problems import Problem, invalid_run
+from plainloop.journal import Journal, read_status
+from plainloop.sweep.devices import dealt, visible_gpus
+from plainloop.sweep.job import Job, Launched, run_as_hydra_job
+from plainloop.sweep.pool import Pool
+
+log = logging.getLogger("plainloop")
+
+
+def places(gpus_per_job: int, slots: int | str, *, configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The GPUs of each job that runs at the same time. Raises InvalidConfig."""
+    problems = []
+    if not isinstance(gpus_per_job, int) or gpus_per_job < 0:
+        problems.append(Problem("hydra.launcher.gpus_per_job", "out of range", repr(gpus_per_job), "0 or more"))
+    if slots != "auto" and (not isinstance(slots, int) or isinstance(slots, bool) or slots < 1):
+        problems.append(Problem("hydra.launcher.slots", "wrong type or value", repr(slots), "auto, or 1 or more"))
+    if problems:
+        raise invalid_run(problems, [])
+    gpus = visible_gpus()
+    wanted = max((_gpus_of(config) for config in configs), default=0)
+    if gpus and gpus_per_job > len(gpus):
+        what = "is more GPUs than there are"
+        problems.append(Problem("hydra.launcher.gpus_per_job", what, str(gpus_per_job), f"at most {len(gpus)}"))
+    elif gpus and gpus_per_job and wanted > gpus_per_job:
+        what, fix = "asks for more GPUs than a job is given", f"hydra.launcher.gpus_per_job={wanted}"
+        expected = f"at most hydra.launcher.gpus_per_job={gpus_per_job}, numbered from 0"
+        problems.append(Problem("trainer.devices", what, str(wanted), expected, instead=fix))
+    if problems:
+        raise invalid_run(problems, [])
+    return dealt(gpus, per_job=gpus_per_job, slots=None if slots == "auto" else int(slots))
+
+
+def launch(jobs: Sequence[Job], sweep: Path, given: Sequence[Sequence[str]] | None) -> Launched:
+    """Runs the jobs at the places given, or one after the other as single runs do (None)."""
+    import timm  # noqa: F401  # with torch: what every job would import by itself for seconds
+    import torch
+
+    assert not torch.cuda.is_initialized(), "a process that has woken CUDA cannot fork jobs"
+    quiet = given is not None and len(given) > 1
+    attempts = {job.number: read_status(job.folder).attempt for job in jobs}
+
+    def started(job: Job) -> None:
+        log.info("job %d: %s", job.number, " ".join(job.overrides))
+
+    def ended(job: Job, code: int) -> None:
+        _settle(job, code, attempts[job.number])
+        if quiet or code:
+            log.info("job %d: %s", job.number, _end_of(job))
+
+    pool = Pool(
+        places=given or [[]],
+        run=lambda job: run_as_hydra_job(job, sweep, quiet=quiet),
+        quiet=quiet,
+        limit_gpus=given is not None and (any(given) or bool(visible_gpus())),
+        started=started,
+        ended=ended,
+    )
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    codes = pool.run_all(jobs)
+    return Launched(codes, stopped_by=pool.stopped_by)
+
+
+def _settle(job: Job, code: int, attempt: int) -> None:
+    """Says in the job's folder how it ended where the run could not: it died before there was a run."""
+    status = read_status(job.folder)
+    if code == 0 or status.attempt > attempt:
+        return
+    journal = Journal(job.folder)
+    with journal.hold():
+        said = f"ended with exit code {code} before the run began: see {job.log_file.name}"
+        state = "CANCELLED" if code in (130, 143) else "FAILED"
+        journal.end(state, reason="start", message=said, hint=said, exit_code=code)  # type: ignore[arg-type]
+
+
+def _end_of(job: Job) -> str:
+    from plainloop.sweep import outcome
+
+    row = outcome.row(job.folder, job.number, job.overrides)
+    best = outcome.shown_best(row)
+    return "  ".join(part for part in (row.state, best, row.why, f"{row.minutes:.1f} min") if part)
+
+
+def _gpus_of(config: Mapping[str, Any]) -> int:
+    devices = config["trainer"]["devices"]
+    if config["device"] == "cpu":
+        return 0
+    return max(devices, default=-1) + 1 if isinstance(devices, list) else devices if isinstance(devices, int) else 1

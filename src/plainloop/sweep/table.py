@@ -1,0 +1,99 @@
+"""A sweep on the screen: one line for each job, then what failed and why."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from plainloop.secrets import redact
+from plainloop.sweep.outcome import BAD, Row, failures, shown_best, varying
+
+COLUMNS = ("job", "overrides", "state", "step", "best", "minutes", "why")
+_COLORS = {
+    "DONE": "green",
+    "FAILED": "red",
+    "LOST": "red",
+    "RUNNING": "cyan",
+    "PREEMPTED": "yellow",
+    "CANCELLED": "yellow",
+}
+_WIDTH = 160  # where nobody looks at it through a window
+_MOST_NAMED = 8  # numbers of jobs in one line
+
+
+def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """What the table says, as text, one tuple of COLUMNS for each job."""
+    texts = varying(rows)
+    return [
+        (
+            str(row.number),
+            printable(texts[row.number]),
+            row.state,
+            f"{row.status.step}/{row.status.total}" if row.status.total else "",
+            shown_best(row),
+            f"{row.minutes:.1f}" if row.minutes else "",
+            printable(row.why),
+        )
+        for row in rows
+    ]
+
+
+def table(rows: Sequence[Row]) -> Table:
+    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for name in COLUMNS:
+        wide = name in ("overrides", "why")
+        grid.add_column(
+            name, justify="right" if name in ("job", "minutes") else "left", no_wrap=not wide, overflow="fold"
+        )
+    for line in cells(rows):
+        grid.add_row(
+            *(Text(cell, style=_COLORS.get(cell, "") if name == "state" else "") for name, cell in zip(COLUMNS, line))
+        )
+    return grid
+
+
+def counts(rows: Sequence[Row]) -> str:
+    """
+    >>> counts([])
+    'no jobs'
+    """
+    found = Counter(row.state for row in rows)
+    return ", ".join(f"{number} {state}" for state, number in found.most_common()) or "no jobs"
+
+
+def failure_lines(rows: Sequence[Row]) -> list[str]:
+    """Equal failures once, each with how many there are and the smallest job number first."""
+    lines = []
+    for failure in failures(rows):
+        numbers = [str(row.number) for row in failure.rows]
+        more = f", ... ({len(numbers)} jobs)" if len(numbers) > _MOST_NAMED else ""
+        word = "job" if len(numbers) == 1 else "jobs"
+        state = "/".join(state for state in BAD if any(row.state == state for row in failure.rows))
+        lines.append(
+            f"{len(numbers)} {state}: {printable(failure.why)}   ({word} {', '.join(numbers[:_MOST_NAMED])}{more})"
+        )
+    return lines
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Prints the table, the failures and the counts to standard output."""
+    wide = shutil.get_terminal_size((_WIDTH, 0)).columns if sys.stdout.isatty() else _WIDTH
+    console = Console(file=sys.stdout, width=wide, highlight=False, markup=False, soft_wrap=False)
+    console.print(table(rows))
+    for line in [*failure_lines(rows), counts(rows)]:
+        console.print(line, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Without control characters, which could repaint the screen, and without secrets.
+
+    >>> printable("a\\x1b[31mb\\n")
+    'a\\\\x1b[31mb\\\\n'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in redact(text))
