@@ -66,6 +66,14 @@ def test_images_of_any_size_and_channels_become_logits(kind: Any, shape: tuple[i
     assert model(torch.rand(2, *shape)).shape == (2, 5)
 
 
+def test_a_stem_of_stride_2_quarters_the_pixels_of_all_that_follows() -> None:
+    image = torch.rand(1, 1, 28, 28)
+    full, halved = TinyNet(num_classes=5, in_chans=1), TinyNet(num_classes=5, in_chans=1, stem_stride=2)
+    assert (full.stem(image).shape, halved.stem(image).shape) == ((1, 16, 28, 28), (1, 16, 14, 14))
+    assert num_parameters(full) == num_parameters(halved)
+    assert halved(torch.rand(2, 1, 1, 1)).shape == (2, 5)
+
+
 @pytest.mark.parametrize(
     "kind", [TinyNet, lambda **settings: ResNetSmall(depth=20, **settings)], ids=["tiny", "resnet"]
 )
