@@ -1,0 +1,83 @@
+"""This project's loop as a contender: the parts of a real run, with a recorder that keeps nothing."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from plainloop import backend, distributed
+from plainloop.config.build import build, settings
+from plainloop.config.check import check
+from plainloop.config.compose import Composer
+from plainloop.config.origin import Origin
+from plainloop.config.settings import CheckpointSettings, TrainerSettings
+from plainloop.config.units import clock_of
+from plainloop.images import Normalize, to_float
+from plainloop.parts import base_rate, build_data, build_model, build_schedule, build_state
+from plainloop.preempt import Preemption
+from plainloop.recorder import Silent
+from plainloop.run import loop_settings
+from plainloop.state import TrainState
+from plainloop.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+# Only the steps of training are compared, so nothing else happens; more steps than any benchmark takes.
+TRAINING_ALONE = ("trainer.duration=100000000st", "trainer.eval_every=never", "trainer.save_every=never")
+
+
+@dataclass
+class Ours:
+    trainer: Trainer
+    state: TrainState
+    model: nn.Module  # what runs the forward pass
+    config: dict[str, Any]
+
+    def train(self, steps: int) -> None:
+        """Goes on as a resumed run would: from where it stands, for so many steps."""
+        replace(self.trainer, steps=self.state.step + steps).fit(self.state, self.model)
+
+
+def ours(overrides: Sequence[str], *, model: nn.Module | None = None) -> Ours:
+    """The loop that `python train.py <overrides>` would run, or the same with another model than the config's.
+
+    Raises ValueError with what is wrong with the overrides.
+    """
+    overrides = (*TRAINING_ALONE, *overrides)
+    composer = Composer(ROOT / "conf")
+    composed = composer.compose_or_explain(overrides)
+    if composed.config is None:
+        raise ValueError(composed.problems)
+    config = check(composed.config, origin=Origin(overrides, composer=composer), known=composed.problems).config
+    clock = clock_of(config)
+    told = settings(TrainerSettings, config["trainer"], clock)
+    saving = settings(CheckpointSettings, config["checkpoint"], clock)
+    make = functools.partial(build, clock=clock, plugins=config["plugins"])
+    device = distributed.pick_device(config["device"])
+    backend.prepare(deterministic=told.deterministic, detect_anomaly=told.detect_anomaly)
+    data, augment = build_data(config, make)
+    model = build_model(config, told, device, make) if model is None else model.to(device)
+    state = build_state(config, told, model, device, make)
+    trainer = Trainer(
+        task=make(config["task"]),
+        data=data,
+        augment=augment,
+        schedule=build_schedule(config, make),
+        prepare=to_float,
+        normalize=Normalize(**means(config), device=device, channels_last=told.channels_last),
+        recorder=Silent(Path()),
+        preemption=Preemption(),
+        device=device,
+        seed=config["seed"],
+        base_lr=base_rate(config),
+        **loop_settings(told, saving, clock),
+    )
+    return Ours(trainer, state, backend.wrap(model, told, device), config)
+
+
+def means(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: config["facts"][name] for name in ("mean", "std")}

@@ -1,0 +1,108 @@
+"""The benchmarks run to their end, and what they compute is right."""
+
+import itertools
+import random
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks import pairs
+from tests.configs import ROOT
+
+
+def run(script: str, *arguments: str) -> str:
+    """What a benchmark prints, run as one types it."""
+    command = [sys.executable, f"benchmarks/{script}.py", *arguments, "device=cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_loop_overhead_ends_with_a_ratio_to_the_bare_loop():
+    printed = run("loop_overhead", "--pairs=2", "--block-seconds=0.02", "--case=a linear layer")
+    assert re.search(r"ours +\d+\.\d{3} \[\d+\.\d{3}, \d+\.\d{3}\] x bare +[+-]\d+ \[.*\] us per step", printed)
+    assert f"torch {torch.__version__} with 1 thread(s)" in printed
+
+
+def test_throughput_ends_with_a_share_of_the_resident_batchs():
+    printed = run("throughput", "--pairs=2", "--block-seconds=0.02", "--threads=1", "--data=digits", "model=tiny")
+    assert re.search(r"ours / resident \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] of the images/s", printed)
+    assert re.search(r"resident +[\d,]+ \[.*\] images/s +an epoch in \d+\.\d s", printed)
+
+
+def test_the_bare_loop_does_the_same_tensor_work():
+    command = [sys.executable, "-c", SAME_WORK]
+    done = subprocess.run(command, cwd=ROOT / "benchmarks", capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+# In a process of its own, because the benchmarks import one another as scripts do. Step 1 is the second of two batches.
+SAME_WORK = """
+import torch
+from loop_overhead import Bare, loss_and_top1
+from ours import ours
+
+loop = ours(["data.batch_size=8", "device=cpu"])
+bare = Bare(loop)
+first, second = loop.trainer.data.train_batches(0, 2, seed=0)
+bare.images, bare.labels = (torch.cat([first[name], second[name]]) for name in ("image", "label"))
+bare.order, bare.step = torch.arange(16), 1
+
+seen = loop.trainer.normalize(loop.trainer.prepare(second))
+image, label = bare.batch()
+assert torch.equal(image, seen["image"]) and torch.equal(label, seen["label"])
+loss, scalars = loop.trainer.task.loss(loop.model, seen)
+expected, top1 = loss_and_top1(bare.model, image, label)
+assert torch.equal(loss, expected) and torch.equal(scalars["top1"], top1)
+for key in ("weight_decay", "betas", "eps", "fused", "amsgrad"):
+    assert loop.state.optimizer.defaults[key] == bare.optimizer.defaults[key], key
+"""
+
+
+def test_blocks_take_turns_and_have_equal_steps():
+    calls = []
+
+    def contender(name, pace):
+        def train(steps):
+            calls.append((name, steps))
+            return steps * pace
+
+        return train
+
+    steps, times = pairs.rounds({"a": contender("a", 0.25), "b": contender("b", 0.5)}, pairs=4, block_s=1.0, warm_up=2)
+    blocks = calls[-8:]
+    assert steps == 4
+    assert {number for _, number in blocks} == {4}
+    assert times == {"a": [0.25] * 4, "b": [0.5] * 4}
+    firsts = [name for name, _ in blocks[::2]]
+    assert firsts.count("a") == firsts.count("b") == 2
+
+
+def test_a_ratio_is_taken_within_its_round():
+    times = {"a": [2.0, 30.0], "b": [1.0, 10.0]}
+    assert pairs.ratios(times, "a", "b") == [2.0, 3.0]
+    assert pairs.differences(times, "a", "b") == [1.0, 20.0]
+
+
+@pytest.mark.parametrize(("n", "low", "high"), [(6, 1, 6), (15, 4, 12), (21, 6, 16), (25, 8, 18)])
+def test_the_interval_is_the_sign_tests(n, low, high):
+    """Ranks as in tables of the median's confidence interval, such as Conover's."""
+    found = pairs.median(random.Random(0).sample(range(1, n + 1), n))
+    assert (found.low, found.high, found.n) == (low, high, n)
+
+
+def test_the_interval_covers_the_median_in_95_of_100_cases_and_a_narrower_one_would_not():
+    """Exactly: each of 8 values lies above the true median with probability one half."""
+    found = pairs.median(range(8))
+    sides = list(itertools.product([0, 1], repeat=8))
+
+    def covers(low, high):
+        """Share of cases in which the true median lies between the sorted values of these ranks."""
+        below = [8 - sum(side) for side in sides]
+        return sum(low < count <= high for count in below) / len(sides)
+
+    assert covers(found.low, found.high) >= 0.95
+    assert covers(found.low + 1, found.high - 1) < 0.95
