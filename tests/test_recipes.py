@@ -1,0 +1,140 @@
+"""Every recipe trains, at toy size and on data made here, and says where its numbers come from."""
+
+import hashlib
+import pickle
+import re
+import struct
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from torchvision import datasets
+
+from plainloop.config.build import build
+from plainloop.config.units import clock_of
+from plainloop.data.fashion_mnist import FILES
+from plainloop.parts import base_rate, build_schedule
+from plainloop.run import run
+from tests.configs import ROOT, checked
+
+RECIPES = sorted(file.stem for file in (ROOT / "conf/experiment").glob("*.yaml"))
+NUM = 24  # images of each split
+
+
+def write_digits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    return []
+
+
+def write_fashion_mnist(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    for (_, part), name in FILES.items():
+        array = pixels(28, 28) if part == "images" else np.arange(NUM, dtype=np.uint8) % 10
+        header = struct.pack(f">{1 + array.ndim}i", 0x800 + array.ndim, *array.shape)
+        (folder / name).write_bytes(header + array.tobytes())
+    return [f"data.root={folder}"]
+
+
+def write_cifar(folder: Path, monkeypatch: pytest.MonkeyPatch, *, classes: int) -> list[str]:
+    """Files in the published format; torchvision is told their checksums, which it would refuse otherwise."""
+    kind = {10: datasets.CIFAR10, 100: datasets.CIFAR100}[classes]
+    labels = {10: "labels", 100: "fine_labels"}[classes]
+    (folder / kind.base_folder).mkdir()
+
+    def write(name: str, content: dict[str, Any]) -> list[str]:
+        packed = pickle.dumps(content)
+        (folder / kind.base_folder / name).write_bytes(packed)
+        return [name, hashlib.md5(packed).hexdigest()]
+
+    for split in ("train", "test"):
+        content = {"data": pixels(3, 32, 32).reshape(NUM, -1), labels: [i % classes for i in range(NUM)]}
+        monkeypatch.setattr(kind, f"{split}_list", [write(split, content)])
+    name, checksum = write("names", {kind.meta["key"]: [str(i) for i in range(classes)]})
+    monkeypatch.setattr(kind, "meta", kind.meta | {"filename": name, "md5": checksum})
+    return [f"data.root={folder}"]
+
+
+def write_image_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    for split in ("train", "val"):
+        for i, image in enumerate(pixels(40, 48, 3)):
+            place = folder / split / "ab"[i % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(place / f"{i}.png")
+    return [f"data.root={folder}", "data.image_size=32", "data.num_workers=0"]
+
+
+def pixels(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (NUM, *shape), dtype=np.uint8)
+
+
+# Data option -> writes such files and gives the overrides that lead there.
+WRITERS: dict[str, Callable[[Path, pytest.MonkeyPatch], list[str]]] = {
+    "digits": write_digits,
+    "fashion_mnist": write_fashion_mnist,
+    "cifar10": partial(write_cifar, classes=10),
+    "cifar100": partial(write_cifar, classes=100),
+    "image_folder": write_image_folder,
+}
+
+
+def text_of(recipe: str) -> str:
+    return (ROOT / f"conf/experiment/{recipe}.yaml").read_text()
+
+
+def data_of(recipe: str) -> str:
+    chosen: dict[str, str] = {}
+    for entry in yaml.safe_load(text_of(recipe))["defaults"]:
+        chosen |= entry if isinstance(entry, dict) else {}
+    return chosen.get("override /data", "digits")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_trains(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole recipe is checked; then its first two steps are done, with the rates of the whole."""
+    (tmp_path / "data").mkdir()
+    found = WRITERS[data_of(recipe)](tmp_path / "data", monkeypatch)
+    config = checked(f"experiment={recipe}", *found, "data.batch_size=8", "device=cpu", "logger=none")
+    config["trainer"] |= {"duration": "2st"}
+    summary = run(config, tmp_path / "run")
+    assert summary["steps"] == 2
+    assert 0 <= summary["best"]["value"] <= 1
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_says_what_was_measured_where_it_comes_from_and_how_to_run_it(recipe: str) -> None:
+    comments = re.match(r"# @package _global_\n((?:#.*\n)+)", text_of(recipe))
+    assert comments is not None
+    header = comments[1]
+    measured = re.search(r"Measured: .* ± .*, n = \d+; .* cores?", header)
+    assert (measured is None) == ("Not yet measured here." in header)
+    assert "Source: " in header
+    assert f"#   python train.py experiment={recipe}" in header
+
+
+def test_yolov3_rises_over_1000_steps_and_falls_at_213_and_240() -> None:
+    config = checked("experiment=schedule_yolov3", "data.batch_size=8", "trainer.devices=1")
+    clock = clock_of(config)
+    schedule = build_schedule(config, partial(build, clock=clock, plugins=[]))
+    epoch = clock.steps_per_epoch
+    steps = [0, 500, 1000, 213 * epoch - 1, 213 * epoch, 240 * epoch - 1, 240 * epoch, 270 * epoch - 1]
+    rates = [base_rate(config) * schedule(step) for step in steps]
+    expected = [0.0, 0.0000625, 0.000125, 0.000125, 0.0000125, 0.0000125, 0.00000125, 0.00000125]
+    assert rates == pytest.approx(expected, rel=1e-12)  # products in another order
+
+
+def test_yolov3_on_two_cards_of_8_learns_twice_as_fast() -> None:
+    assert base_rate(checked("experiment=schedule_yolov3", "data.batch_size=16")) == 0.00025
+
+
+def test_mmocrs_rate_is_poly_by_epoch_and_ends_above_1e_7() -> None:
+    config = checked("experiment=schedule_mmocr_textdet", "data.batch_size=64")
+    clock = clock_of(config)
+    schedule = build_schedule(config, partial(build, clock=clock, plugins=[]))
+    rate = lambda epoch, step=0: 0.02 * schedule(epoch * clock.steps_per_epoch + step)  # noqa: E731
+    assert rate(7) == rate(7, clock.steps_per_epoch - 1)
+    assert rate(600) == pytest.approx((0.02 - 1e-7) * 0.5**0.9 + 1e-7, rel=1e-12)
+    assert rate(1199) > 1e-7
+    assert rate(1200) == pytest.approx(1e-7, rel=1e-9)
