@@ -152,7 +152,7 @@ def driving(root: Path) -> Iterator[None]:
 def _job(place: int, one: CheckedJob, root: Path) -> Job:
     config = one.checked.config
     subdir = str(one.folder.relative_to(root))
-    return Job(place, one.overrides, one.folder.absolute(), subdir, config, one.plain, config_hash(config))
+    return Job(place, one.overrides, one.folder.absolute(), subdir, config, one.frozen, config_hash(config))
 
 
 def _in_folder(master: DictConfig, root: Path) -> DictConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing.util
+import pickle
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
-from hydra.conf import HydraConf
 from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict, read_write
 
 from plainloop.errors import Preempted, RunError
 
@@ -32,7 +32,7 @@ class Job:
         folder: the run directory, absolute.
         subdir: where that lies below the sweep's folder.
         config: checked and resolved.
-        plain: as composed, Hydra's own node included, nothing resolved.
+        frozen: as composed, pickled, Hydra's own node included, nothing resolved.
         hash: what the job is known by (index.config_hash).
     """
 
@@ -41,16 +41,13 @@ class Job:
     folder: Path
     subdir: str
     config: dict[str, Any] = field(repr=False)
-    plain: dict[str, Any] = field(repr=False)
+    frozen: bytes = field(repr=False)
     hash: str = ""
 
     def composed(self, sweep: Path | None = None) -> DictConfig:
         """As Hydra's `run_job` takes it, in the folder that it has in `sweep`; `.hydra/` is that of the first start."""
-        config = OmegaConf.create({key: value for key, value in self.plain.items() if key != "hydra"})
-        hydra = OmegaConf.structured(HydraConf)
-        OmegaConf.set_struct(hydra, False)
-        config.hydra = OmegaConf.merge(hydra, self.plain["hydra"])
-        with open_dict(config.hydra):
+        config: DictConfig = pickle.loads(self.frozen)
+        with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.job.num, config.hydra.job.id = self.number, str(self.number)
             if sweep is not None:
                 config.hydra.sweep.dir, config.hydra.sweep.subdir = str(sweep), str(self.folder.relative_to(sweep))
@@ -64,7 +61,7 @@ class Job:
 
     @property
     def log_file(self) -> Path:
-        return self.folder / f"{self.plain['hydra']['job']['name']}.log"
+        return self.folder / f"{self.composed().hydra.job.name}.log"
 
     @property
     def num_processes(self) -> int:

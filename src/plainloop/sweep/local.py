@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -42,9 +44,9 @@ def places(gpus_per_job: int, slots: int | str, *, configs: Sequence[Mapping[str
 
 def launch(jobs: Sequence[Job], sweep: Path, given: Sequence[Sequence[str]] | None) -> Launched:
     """Runs the jobs at the places given, or one after the other as single runs do (None)."""
-    import timm  # noqa: F401  # with torch: what every job would import by itself for seconds
     import torch
 
+    load_what_jobs_need()
     assert not torch.cuda.is_initialized(), "a process that has woken CUDA cannot fork jobs"
     quiet = given is not None and len(given) > 1
     attempts = {job.number: read_status(job.folder).attempt for job in jobs}
@@ -69,6 +71,14 @@ def launch(jobs: Sequence[Job], sweep: Path, given: Sequence[Sequence[str]] | No
         stream.flush()
     codes = pool.run_all(jobs)
     return Launched(codes, stopped_by=pool.stopped_by)
+
+
+def load_what_jobs_need() -> None:
+    """Once here instead of in every fork, and out of sight of the garbage collector, which would copy it there."""
+    for name in ("timm", "plainloop.run", "plainloop.launch", "plainloop.data.loaders", "rich.progress"):
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
 
 
 def _settle(job: Job, code: int, attempt: int) -> None:
