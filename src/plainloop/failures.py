@@ -41,8 +41,7 @@ class RankFailed(RunError):
     """Some rank failed, and this is the reason; with the exit code of that."""
 
     def __init__(self, failure: Failure) -> None:
-        first = f"rank {failure.rank}: {failure.what.splitlines()[0]}"
-        super().__init__(failure.told(), hint=failure.hint or first)
+        super().__init__(failure.told(), hint=failure.hint)
         self.failure = failure
         self.code, self.reason = failure.code, failure.reason
 
@@ -58,10 +57,10 @@ def of(error: BaseException, *, rank: int) -> Failure:
     )
 
 
-def note(folder: Path, failure: Failure) -> None:
-    """Leaves a note; of several about one rank the first counts."""
+def note(folder: Path, failure: Failure, *, again: bool = False) -> None:
+    """Leaves a note; of several about one rank the first counts, unless the author tells more of it."""
     path = folder / f"rank{failure.rank}.failed.json"
-    if not path.exists():
+    if again or not path.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         storage.write_json(path, asdict(failure))
 

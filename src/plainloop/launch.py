@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -182,7 +182,7 @@ def watch(workers: list[Worker], meeting: Path, pending: list[int], *, timeout_s
             spoken = {note.rank for note in notes}
             for worker in workers:
                 if worker.rank not in spoken and worker.rank not in ended:
-                    failures.note(meeting, hanging(worker, timeout_s))
+                    accuse(worker, timeout_s)
         if 0 in ended and done_at is None:
             done_at = now
         if len(ended) == len(workers):
@@ -199,14 +199,17 @@ def gone_without_a_word(worker: Worker, code: int) -> Failure:
     hint = ""
     if code == -signal.SIGKILL:
         hint = "if nobody killed it, memory ran out: fewer data.num_workers, or a smaller batch by trainer.accumulate"
-    kind = LostPeer
-    return Failure(worker.rank, how, kind.code, kind.reason, hint, worker.last_words(), time=time.time())
+    words = worker.last_words()
+    return Failure(worker.rank, how, LostPeer.code, LostPeer.reason, hint, words, time=time.time())
 
 
-def hanging(worker: Worker, timeout_s: float) -> Failure:
+def accuse(worker: Worker, timeout_s: float) -> None:
+    """Notes that a rank hangs, and where."""
     what = f"did not answer the others for {timeout_s:g} s (trainer.timeout_s)"
     hint = "the lines above name where it hangs; if that is slow, but right: a longer trainer.timeout_s"
-    return Failure(worker.rank, what, LostPeer.code, LostPeer.reason, hint, worker.stack(), time=time.time())
+    failure = Failure(worker.rank, what, LostPeer.code, LostPeer.reason, hint, time=time.time())
+    failures.note(worker.meeting, failure)  # first: a stopped process that goes on would say that it lost the others
+    failures.note(worker.meeting, replace(failure, trace=worker.stack()), again=True)
 
 
 def result(workers: list[Worker], meeting: Path, folder: Path) -> dict[str, Any]:

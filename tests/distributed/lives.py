@@ -1,0 +1,59 @@
+"""Whole runs on forked ranks: started, signalled, killed, and looked at."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from plainloop import failures
+from plainloop.contracts import Batch
+from plainloop.failures import Failure
+from plainloop.run import run
+from plainloop.trainer import Trainer
+from tests.distributed import gang
+
+AtStep = Callable[[int], None]
+
+
+def begin(config: dict[str, Any], folder: Path, world_size: int, at_step: AtStep | None = None) -> list[int]:
+    """Forks the ranks of a run; their process ids. `at_step` gets the finished steps before each update."""
+
+    def act() -> None:
+        mute()
+        if at_step:
+            before_updates(lambda step, batch: at_step(step))
+        run(config, folder)
+
+    return gang.start(new_meeting(folder), world_size, act)
+
+
+def new_meeting(folder: Path) -> Path:
+    return folder.parent / f"{folder.name}.meetings" / str(time.monotonic_ns())
+
+
+def mute() -> None:
+    """Rank 0's console is not the test's."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (0, 1):
+        os.dup2(devnull, descriptor)
+
+
+def before_updates(look: Callable[[int, Batch], None]) -> None:
+    """Calls `look` with the finished steps and the batch before every update of this process; changes nothing else."""
+    update = Trainer.update
+
+    def watched(self: Trainer, model: Any, state: Any, batch: Batch) -> None:
+        look(state.step, batch)
+        update(self, model, state, batch)
+
+    Trainer.update = watched  # type: ignore[method-assign]
+
+
+def kill(pids: list[int], rank: int, meeting: Path) -> None:
+    """As the launcher sees it: one rank is gone, and the others are told why."""
+    os.kill(pids[rank], signal.SIGKILL)
+    failures.note(meeting, Failure(rank, "killed by SIGKILL", 76, "rank", time=time.time()))

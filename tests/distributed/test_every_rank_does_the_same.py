@@ -1,0 +1,245 @@
+"""What one rank sees, all ranks act on; what one rank draws is its own; what is saved is of the plain model."""
+
+from __future__ import annotations
+
+import ast
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from plainloop import distributed, parts, rng
+from plainloop.config.build import build, settings
+from plainloop.config.problems import InvalidConfig
+from plainloop.config.settings import TrainerSettings
+from plainloop.config.units import clock_of
+from plainloop.contracts import Batch
+from plainloop.errors import NonFinite
+from plainloop.trainer import Trainer
+from tests.configs import checked
+from tests.distributed.gang import gang
+from tests.distributed.test_one_process_would_say_the_same import wrap
+from tests.toys import Memory, equal, toy_state, toy_trainer
+
+SRC = Path(__file__).resolve().parents[2] / "src"
+BAD_STEP = 6
+
+
+class Poison:
+    """An augmentation that makes one rank's images bad, in one step."""
+
+    def __init__(self, value: float, rank: int, *, steps: tuple[int, ...] = (BAD_STEP - 1,)) -> None:
+        self.value, self.rank, self.steps = value, rank, steps
+
+    def __call__(self, batch: Batch, step: int) -> Batch:
+        if step in self.steps and distributed.rank() == self.rank:
+            batch["image"] = torch.full_like(batch["image"], self.value)
+        return batch
+
+
+def fit(trainer: Trainer, **given: Any) -> dict[str, Any]:
+    """What a rank ends with."""
+    state = toy_state(**given)
+    error = ""
+    try:
+        trainer.fit(state, wrap(state.model))
+    except NonFinite as bad:
+        error = str(bad)
+    memory = trainer.recorder
+    assert isinstance(memory, Memory)
+    return {
+        "error": error,
+        "step": state.step,
+        "skipped": state.skipped,
+        "weights": [value.detach() for value in state.model.parameters()],
+        "bad": memory.bad,
+        "saved": sorted(memory.saved),
+    }
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_ranks_raise_when_one_sees_a_bad_number(tmp_path: Path, value: float, rank: int) -> None:
+    one, other = gang(
+        tmp_path / "meeting", 2, lambda: fit(toy_trainer(augment=[Poison(value, rank)], eval_every=None, save_every=2))
+    )
+    assert one["error"] == other["error"] != ""
+    assert f"step {BAD_STEP}," in one["error"]
+    assert one["step"] == other["step"]
+    assert len(one["bad"][0][2]) == 8  # the samples of both
+    assert one["saved"] == other["saved"] == [2, 4]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_ranks_skip_when_one_sees_a_bad_number(tmp_path: Path, value: float, rank: int) -> None:
+    def act() -> dict[str, Any]:
+        return fit(toy_trainer(augment=[Poison(value, rank)], skip_nonfinite=True))
+
+    one, other = gang(tmp_path / "meeting", 2, act)
+    assert one["error"] == other["error"] == ""
+    assert one["skipped"] == other["skipped"] == 1
+    assert equal(one["weights"], other["weights"])
+    assert all(bool(weight.isfinite().all()) for weight in one["weights"])
+
+
+def test_all_ranks_skip_when_the_scaler_does(tmp_path: Path) -> None:
+    def act() -> dict[str, Any]:
+        trainer = toy_trainer(augment=[Poison(math.inf, 1)], precision=torch.bfloat16)
+        return fit(trainer, scaler=True)
+
+    one, other = gang(tmp_path / "meeting", 2, act)
+    assert equal(one["weights"], other["weights"])
+    assert one["skipped"] == other["skipped"]
+
+
+def test_a_rank_that_decides_alone_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "max_", lambda tensor: tensor)
+
+    def act() -> dict[str, Any]:
+        # The gradients are one rank's own here, so that only the decision could be shared.
+        state, trainer = toy_state(), toy_trainer(augment=[Poison(math.nan, 1)], skip_nonfinite=True)
+        for step in range(BAD_STEP):
+            rng.seed_all(step)
+            batch = trainer.augment[0](trainer.prepare(next(trainer.data.train_batches(step, step + 1, 0))), step)
+            trainer.update(state.model, state, trainer.normalize(batch))
+        state.window.read()
+        return {"skipped": sum(row.get("skipped", 0) for row in state.window.rows)}
+
+    one, other = gang(tmp_path / "meeting", 2, act)
+    assert one["skipped"] != other["skipped"]
+
+
+class Draws:
+    """Notes what the ranks draw; rank 1 draws more often."""
+
+    def __init__(self) -> None:
+        self.drawn: list[float] = []
+
+    def __call__(self, batch: Batch, step: int) -> Batch:
+        self.drawn.append(float(torch.rand(())))
+        if distributed.rank() == 1:
+            torch.rand(17)
+        return batch
+
+
+def draws() -> list[float]:
+    seen = Draws()
+    fit(toy_trainer(augment=[seen]))
+    return seen.drawn
+
+
+def test_each_rank_draws_its_own_numbers_and_the_same_ones_again(tmp_path: Path) -> None:
+    one, other = gang(tmp_path / "a", 2, draws)
+    assert not set(one) & set(other)
+    assert [one, other] == gang(tmp_path / "b", 2, draws)
+
+
+def test_equal_seeds_on_all_ranks_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fold = rng.fold
+    monkeypatch.setattr(rng, "fold", lambda *key: fold(*key[:3]) if key[0] == rng.STEP else fold(*key))
+    one, other = gang(tmp_path / "meeting", 2, draws)
+    assert one == other
+
+
+def test_checkpoints_and_averages_are_of_the_plain_model(tmp_path: Path) -> None:
+    plain = toy_state().model.state_dict().keys()
+
+    def act() -> tuple[set[str], set[str]]:
+        state, trainer = toy_state(), toy_trainer(save_every=5)
+        trainer.fit(state, wrap(state.model))
+        saved = trainer.recorder.saved[5]  # type: ignore[attr-defined]
+        return set(saved["model"]), set(saved["ema"])
+
+    assert gang(tmp_path / "meeting", 2, act) == [(set(plain), set(plain))] * 2
+
+
+class Partly(nn.Module):
+    """Uses one of its two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.left_out = nn.Linear(16, 3), nn.Linear(16, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.used(image.flatten(1))
+        return logits
+
+
+def test_unused_parameters_need_the_key_that_is_there_for_them(tmp_path: Path) -> None:
+    def two_steps(**told: bool) -> str:
+        model = wrap(Partly(), **told)
+        try:
+            for _ in range(2):
+                model(torch.ones(2, 1, 4, 4)).sum().backward()
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+    assert "find_unused_parameters=True" in gang(tmp_path / "without", 2, two_steps)[0]
+    assert gang(tmp_path / "unused", 2, lambda: two_steps(find_unused_parameters=True)) == ["", ""]
+    assert gang(tmp_path / "static", 2, lambda: two_steps(static_graph=True)) == ["", ""]
+
+
+def sync_batchnorms(wanted: bool) -> int:
+    config = checked("model=tiny", "device=cpu")
+    config["trainer"]["sync_batchnorm"] = (
+        wanted  # the check would refuse it without GPUs, and only a forward pass needs them
+    )
+    clock = clock_of(config)
+    told = settings(TrainerSettings, config["trainer"], clock)
+    model = parts.build_model(config, told, torch.device("cpu"), partial(build, clock=clock, plugins=[]))
+    return sum(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+
+
+def test_statistics_are_over_all_ranks_by_one_key(tmp_path: Path) -> None:
+    assert min(gang(tmp_path / "on", 2, lambda: sync_batchnorms(True))) > 0
+    assert gang(tmp_path / "off", 2, lambda: sync_batchnorms(False)) == [0, 0]
+    assert sync_batchnorms(True) == 0  # a process on its own has nobody to ask
+
+
+def test_statistics_over_all_ranks_need_gpus() -> None:
+    with pytest.raises(InvalidConfig, match="needs CUDA devices"):
+        checked("trainer.sync_batchnorm=true", "trainer.devices=2", "device=cpu")
+
+
+OBJECTS = {
+    "all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list", "send_object_list",
+    "recv_object_list", "all_gather_into_object",
+}  # fmt: skip
+
+
+# Sweeps and Slurm jobs keep pickles of their own; no rank of a run does.
+RUN_BY_RANKS = [
+    file
+    for file in sorted((SRC / "plainloop").rglob("*.py"))
+    if file.relative_to(SRC / "plainloop").parts[0] not in ("sweep", "slurm")
+]
+
+
+def calls(source: str) -> set[str]:
+    """Names of functions that a source refers to, with the module they are taken from where that is written."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            found |= {node.attr, f"{ast.unparse(node.value)}.{node.attr}"}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["dist.all_gather_object(a, b)", "from torch.distributed import broadcast_object_list", "pickle.loads(data)"],
+)
+def test_an_unpickling_would_be_noticed(source: str) -> None:
+    assert calls(source) & (OBJECTS | {"pickle.loads"})
+
+
+@pytest.mark.parametrize("file", RUN_BY_RANKS, ids=lambda file: file.stem)
+def test_nothing_that_another_rank_sends_is_unpickled(file: Path) -> None:
+    assert not calls(file.read_text()) & (OBJECTS | {"pickle.load", "pickle.loads", "pickle.Unpickler"})

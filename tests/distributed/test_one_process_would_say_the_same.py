@@ -1,0 +1,168 @@
+"""What several ranks compute together is what one process would have computed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+from plainloop import backend, distributed
+from plainloop import trainer as loop
+from plainloop.data import sampler
+from plainloop.data.sampler import Shard
+from plainloop.state import TrainState, means
+from plainloop.tasks.classification import Classification
+from tests.distributed.gang import gang
+from tests.toys import toy_state, toy_trainer
+
+CLASSES = 7
+SIZES = range(1, 18)
+Rows = Callable[[int, Shard], list[np.ndarray[Any, Any]]]
+
+
+def exact_rows(size: int, shard: Shard) -> list[np.ndarray[Any, Any]]:
+    return list(sampler.eval_rows(size, batch_size=5, shard=shard))
+
+
+def padded_rows(size: int, shard: Shard) -> list[np.ndarray[Any, Any]]:
+    """What torch's DistributedSampler does: the first samples again until all ranks have equally many."""
+    each = math.ceil(size / shard.world_size)
+    numbers = np.resize(np.arange(size), each * shard.world_size)
+    return [numbers[shard.rank :: shard.world_size]]
+
+
+def evaluations(rows: Rows) -> list[dict[str, float]]:
+    """Of sets of 1 to 17 samples, by a model that is a table."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(max(SIZES), CLASSES, generator=generator)
+    label = torch.randint(CLASSES, (max(SIZES),), generator=generator)
+    found = []
+    for size in SIZES:
+        metrics = Classification(num_classes=CLASSES).metrics()
+        for row in rows(size, Shard.here()):
+            index = torch.from_numpy(row)
+            if len(index):
+                metrics.update(logits[index], {"label": label[index]})
+        found.append(metrics.compute())
+    return found
+
+
+def different(mine: list[dict[str, float]], theirs: list[dict[str, float]]) -> list[tuple[int, str]]:
+    return [
+        (size, key)
+        for size, one, other in zip(SIZES, mine, theirs, strict=True)
+        for key in one
+        if not math.isclose(one[key], other[key], rel_tol=1e-12)
+    ]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_every_sample_counts_once(tmp_path: Path, world_size: int) -> None:
+    alone = evaluations(exact_rows)
+    for found in gang(tmp_path / "meeting", world_size, lambda: evaluations(exact_rows)):
+        assert different(alone, found) == []
+
+
+def test_padding_would_be_noticed(tmp_path: Path) -> None:
+    alone = evaluations(exact_rows)
+    found = gang(tmp_path / "meeting", 2, lambda: evaluations(padded_rows))[0]
+    assert {size for size, _ in different(alone, found)} >= {5, 9, 17}
+
+
+def test_ranks_make_equally_many_steps_of_equal_rows() -> None:
+    for world_size in (1, 2, 3, 4):
+        for size in SIZES:
+            for batch_size in range(world_size, size + 1, world_size):
+                places = [Shard(rank, world_size) for rank in range(world_size)]
+                rows = [
+                    sampler.epoch_rows(size, batch_size=batch_size, seed=0, epoch=2, shard=place) for place in places
+                ]
+                alone = sampler.epoch_rows(size, batch_size=batch_size, seed=0, epoch=2, shard=Shard(0, 1))
+                assert np.array_equal(np.concatenate(rows, axis=1), alone)
+
+
+def wrap(model: nn.Module, **told: bool) -> nn.Module:
+    names = ("find_unused_parameters", "static_graph", "compile")
+    given = SimpleNamespace(**dict.fromkeys(names, False) | told)
+    return backend.wrap(model, given, torch.device("cpu"))  # type: ignore[arg-type]
+
+
+class Linear(nn.Module):
+    """Without BatchNorm, whose statistics are of a rank's rows, and dropout, whose draws differ by rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(16, 3).double()
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.head(image.flatten(1).double())
+        return logits
+
+
+def after_one_step(accumulate: int) -> tuple[float, Tensor]:
+    """The loss that is logged and the weights after a step of the loop."""
+    torch.manual_seed(0)
+    model = Linear()
+    state = TrainState(model, torch.optim.SGD(model.parameters(), lr=1.0), GradScaler("cpu", enabled=False))
+    # Class weights make the ranks' parts of a batch weigh differently.
+    trainer = toy_trainer(task=Classification(num_classes=3, class_weights=(0.1, 1.0, 10.0)), accumulate=accumulate)
+    batch = next(trainer.data.train_batches(0, 1, seed=1))
+    trainer.update(wrap(model), state, trainer.prepare(batch))
+    state.window.read()
+    rows = [row for rows in distributed.gather(state.window.rows) for row in rows]
+    return means(rows)["loss"], model.head.weight.detach()
+
+
+def agree(mine: tuple[float, Tensor], theirs: tuple[float, Tensor]) -> bool:
+    # Shares are float32, 2**-24 relative each, and sums are made in another order.
+    return math.isclose(mine[0], theirs[0], rel_tol=1e-6) and torch.allclose(mine[1], theirs[1], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (2, 2), (4, 2), (4, 1)])
+def test_loss_and_update_are_those_of_one_process(tmp_path: Path, world_size: int, accumulate: int) -> None:
+    alone = after_one_step(1)
+    for found in gang(tmp_path / "meeting", world_size, lambda: after_one_step(accumulate)):
+        assert agree(alone, found)
+
+
+def test_equal_shares_for_unequal_weights_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = after_one_step(1)
+    monkeypatch.setattr(loop, "shares_of", lambda task, parts: [1 / len(parts) / distributed.world_size()] * len(parts))
+    assert not agree(alone, gang(tmp_path / "meeting", 2, lambda: after_one_step(1))[0])
+
+
+def reductions(accumulate: int) -> int:
+    """How many buckets of gradients a step of the loop sends."""
+    sent = 0
+
+    def counting(group: None, bucket: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        return allreduce_hook(group, bucket)  # type: ignore[arg-type]
+
+    counting.__annotations__.clear()  # DDP wants classes there, not their names
+    state, trainer = toy_state(), toy_trainer(accumulate=accumulate)
+    model = wrap(state.model)
+    model.register_comm_hook(None, counting)  # type: ignore[operator]
+    batch = next(trainer.data.train_batches(0, 1, seed=0))
+    trainer.update(model, state, trainer.normalize(trainer.prepare(batch)))
+    return sent
+
+
+def test_gradients_travel_once_a_step_however_many_micro_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gang(tmp_path / "whole", 2, lambda: reductions(1)) == [1, 1]
+    assert gang(tmp_path / "parts", 2, lambda: reductions(2)) == [1, 1]
+    monkeypatch.setattr(loop, "no_sync", lambda model: contextlib.nullcontext())
+    assert gang(tmp_path / "without no_sync", 2, lambda: reductions(2)) == [2, 2]
