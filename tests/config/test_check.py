@@ -1,13 +1,18 @@
 """What the check refuses, and with which words."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.config.commands import passed, problems
+from plainloop.config.check import check
+from plainloop.config.compose import Composer
+from plainloop.config.origin import Origin
+from plainloop.config.problems import InvalidConfig
+from tests.config.commands import ROOT, passed, problems
 
 
 @pytest.fixture
@@ -142,19 +147,20 @@ def test_targets_outside_the_allowlist_are_refused_wherever_they_stand(overrides
     assert "not allowed" in found[key].what or "no plugin" in found[key].what
 
 
-def test_a_recipe_may_not_widen_the_allowlist(tmp_path: Path) -> None:
-    from plainloop.config.check import check
-    from plainloop.config.compose import Composer
-    from plainloop.config.origin import Origin
-    from plainloop.config.problems import InvalidConfig
-    from tests.config.commands import ROOT
-
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "evil.yaml").write_text("# @package _global_\nplugins: [os]\n")
-    typed = ["experiment=evil"]
+@pytest.mark.parametrize(
+    ("file", "choice", "allowed"), [("experiment/mine", "mine", False), ("local/default", None, True)]
+)
+def test_only_ones_own_files_widen_the_allowlist(tmp_path: Path, file: str, choice: str | None, allowed: bool) -> None:
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / f"{file}.yaml").write_text("# @package _global_\nplugins: [my_package]\n")
+    typed = [f"experiment={choice}"] if choice else []
     composer = Composer(ROOT / "conf", extra_dir=tmp_path)
     composed = composer.compose_or_explain(typed)
-    with pytest.raises(InvalidConfig, match=r"plugins: can be given on the command line or in conf/local only"):
+    assert composed.config is not None
+    refused = (
+        nullcontext() if allowed else pytest.raises(InvalidConfig, match=r"plugins: can be given on the command line")
+    )
+    with refused:
         check(composed.config, origin=Origin(typed, composer=composer))
 
 

@@ -38,26 +38,26 @@ def typos(word: str, seed: int) -> list[str]:
 def test_one_edit_typos_of_every_key_lead_back_to_it(composer: Composer) -> None:
     keys = [key for key in key_paths(composer.compose([])) if key.split(".")[0] != "hydra"]
     first = third = total = 0
-    for key, seed in itertools.product(keys, range(4)):
+    for key, seed in itertools.product(keys, range(2)):
         for typo in typos(key, seed):
             if typo in keys or typo.startswith(".") or typo.endswith("."):
                 continue
             found = nearest_key(typo, keys)
             total, first, third = total + 1, first + (found[:1] == [key]), third + (key in found)
-    assert total > 500
+    assert total > 300
     assert (first / total >= 0.95, third / total >= 0.99) == (True, True), (first / total, third / total)
 
 
 def test_one_edit_typos_of_every_option_lead_back_to_it(composer: Composer) -> None:
     first = third = total = 0
     for group, options in composer.groups.items():
-        for option, seed in itertools.product(options, range(4)):
+        for option, seed in itertools.product(options, range(2)):
             for typo in typos(option, seed):
                 if group.startswith("hydra/") or typo in options:
                     continue
                 found = nearest(typo, options)
                 total, first, third = total + 1, first + (found[:1] == [option]), third + (option in found)
-    assert total > 300
+    assert total > 150
     assert (first / total >= 0.95, third / total >= 0.99) == (True, True), (first / total, third / total)
 
 

@@ -63,14 +63,15 @@ def _value(parent: Any, key: Any, path: str, missing: list[str], broken: dict[st
     if raw._is_none():
         return None
     if raw._is_interpolation():
-        if not known and "facts." in str(raw._value()):
+        text = str(raw._value())
+        if not known and "facts." in text:
             return PENDING
         try:
             found = parent[key]
         except OmegaConfBaseException as error:
             if not known and "facts" in str(error):
                 return PENDING
-            broken[path] = f"{raw._value()!r}: {str(error).splitlines()[0]}"
+            broken[path] = f"{text!r}: {str(error).splitlines()[0]}"
             return None
         if not isinstance(found, DictConfig | ListConfig):
             return found
