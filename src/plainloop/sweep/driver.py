@@ -119,14 +119,18 @@ def tell(root: Path, numbers: Sequence[int], launched: Launched, *, again: str) 
     if launched.waited and (launched.stopped_by or left):
         stopped = f"stopped by {launched.stopped_by}: " if launched.stopped_by else ""
         lines += [f"{stopped}{len(left)} of {len(mine)} jobs are left to do; to go on:", again]
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
+    say(lines)
     return outcome.worst(mine) if launched.waited else 0
 
 
-def command_to_continue(root: Path, typed: Sequence[str]) -> str:
+def say(lines: Sequence[str]) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def command_to_continue(root: Path, typed: Sequence[str], *, train: str = "") -> str:
     kept = [word for word in typed if not word.lstrip("+").startswith(("resume=", "hydra.sweep.dir="))]
-    return shlex.join(["python", sys.argv[0], *kept, f"hydra.sweep.dir={_shown(root)}"])
+    return shlex.join(["python", train or sys.argv[0], *kept, f"hydra.sweep.dir={_shown(root)}"])
 
 
 def tool(verb: str, root: Path) -> str:
