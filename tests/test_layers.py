@@ -26,7 +26,7 @@ LAYERS = (
     ("tasks", "data", "augment", "models", "loggers"),
     ("checkpoint_format", "environment", "images", "lock", "optim", "preempt", "schedule", "stopwatch", "weights"),
     ("distributed",),
-    ("ranks", "rng", "secrets", "storage"),
+    ("gpus", "ranks", "rng", "secrets", "storage"),
     ("contracts", "errors"),
 )
 LEVEL = {part: level for level, parts in enumerate(reversed(LAYERS)) for part in parts}
@@ -37,7 +37,7 @@ LEANS_ON = {"contracts", "errors", "rng", "distributed", "secrets"}
 
 # `--help`, a wrong key and a finished run answer before any of these is loaded.
 HEAVY = {"torch", "torchvision", "timm", "wandb", "submitit", "matplotlib", "numpy", "sklearn", "scipy", "PIL"}
-LIGHT = ("entry", "config", "contracts", "errors", "journal", "schedule", "secrets")
+LIGHT = ("entry", "config", "contracts", "errors", "gpus", "journal", "schedule", "secrets", "sweep")
 
 MOST_LINES = 320
 FILES = sorted((SRC / "plainloop").rglob("*.py"))

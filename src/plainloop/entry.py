@@ -26,8 +26,7 @@ from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from plainloop import ranks
-from plainloop import storage
+from plainloop import ranks, storage
 from plainloop.config import command as command_line
 from plainloop.config.check import Checked, check
 from plainloop.config.command import Command
@@ -145,6 +144,7 @@ def start_sweep(command: Command, composer: Composer) -> int:
             instead="-m without torchrun, with trainer.devices=N",
         )
         raise invalid_run([problem], command.overrides)
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # CUDA stays asleep here, so that jobs can be forked
     sweep = check_sweep(composer, command.overrides, command.problems)
     if sweep.jobs and sweep.jobs[0].checked.config["check"]:
         for number, job in enumerate(sweep.jobs):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from plainloop.config.case import Case, Finding, Rule, Warned
+from plainloop.gpus import first_visible
 
 
 def ranks_of(config: Mapping[str, Any], launcher: Mapping[str, Any] | None = None) -> int:
@@ -20,7 +21,8 @@ def ranks_of(config: Mapping[str, Any], launcher: Mapping[str, Any] | None = Non
     if isinstance(devices, list):
         return max(1, len(devices))
     if devices == "auto":
-        return max(1, _visible_gpus()) if config["device"] in ("auto", "cuda") and _is_local(launcher) else 1
+        gpus = _visible_gpus() if config["device"] in ("auto", "cuda") and _is_local(launcher) else 1
+        return max(1, min(gpus, (launcher or {}).get("gpus_per_job", gpus)))
     return max(1, int(devices))
 
 
@@ -49,11 +51,11 @@ def precision_suits_the_device(case: Case) -> Iterator[Finding]:
 
     precision, device = case.get("trainer.precision"), case.get("device")
     cuda = device in ("auto", "cuda") and torch.cuda.is_available()
-    if precision == "bf16" and cuda and torch.cuda.get_device_capability() < (8, 0):
-        name = torch.cuda.get_device_name()
+    gpu = first_visible() if cuda else None  # torch would wake CUDA to say it
+    if precision == "bf16" and gpu is not None and gpu.capability < (8, 0):
         yield case.problem(
             "trainer.precision",
-            f"{name} computes no bf16",
+            f"{gpu.name} computes no bf16",
             got="bf16",
             expected="fp16 or fp32",
             instead="trainer.precision=fp16",

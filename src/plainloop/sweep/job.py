@@ -89,9 +89,10 @@ def run_as_hydra_job(job: Job, sweep: Path, *, quiet: bool) -> int:
     setup_globals()  # in a process of its own nobody has done it
     config = job.composed(sweep)
     if quiet:
-        root = config.hydra.job_logging.get("root")
-        if root is not None and "handlers" in root:
-            root.handlers = [name for name in root.handlers if name != "console"]
+        with read_write(config.hydra):
+            root = config.hydra.job_logging.get("root")
+            if root is not None and "handlers" in root:
+                root.handlers = [name for name in root.handlers if name != "console"]
     done = run_job(
         hydra_context=HydraContext(config_loader=None, callbacks=Callbacks(config)),  # type: ignore[arg-type]
         task_function=lambda _: train(job.config, job.folder),

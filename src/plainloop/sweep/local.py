@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from plainloop.config.problems import Problem, invalid_run
+from plainloop.gpus import visible_gpus
 from plainloop.journal import Journal, read_status
-from plainloop.sweep.devices import dealt, visible_gpus
 from plainloop.sweep.job import Job, Launched, run_as_hydra_job
 from plainloop.sweep.pool import Pool
 
@@ -40,6 +40,20 @@ def places(gpus_per_job: int, slots: int | str, *, configs: Sequence[Mapping[str
     if problems:
         raise invalid_run(problems, [])
     return dealt(gpus, per_job=gpus_per_job, slots=None if slots == "auto" else int(slots))
+
+
+def dealt(gpus: list[str], *, per_job: int, slots: int | None) -> list[list[str]]:
+    """One list of GPUs for each job that runs at the same time; empty ones where there are no GPUs to give.
+
+    >>> dealt(["0", "1", "2"], per_job=1, slots=None), dealt(["0", "1", "2", "3"], per_job=2, slots=None)
+    ([['0'], ['1'], ['2']], [['0', '1'], ['2', '3']])
+    >>> dealt([], per_job=1, slots=2), dealt(["0", "1"], per_job=1, slots=1), dealt(["0"], per_job=0, slots=2)
+    ([[], []], [['0']], [[], []])
+    """
+    if not gpus or per_job == 0:
+        return [[] for _ in range(slots or 1)]
+    places = [gpus[start : start + per_job] for start in range(0, len(gpus) - per_job + 1, per_job)]
+    return places[:slots] if slots else places
 
 
 def launch(jobs: Sequence[Job], sweep: Path, given: Sequence[Sequence[str]] | None) -> Launched:
@@ -70,6 +84,7 @@ def launch(jobs: Sequence[Job], sweep: Path, given: Sequence[Sequence[str]] | No
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     codes = pool.run_all(jobs)
+    gc.unfreeze()
     return Launched(codes, stopped_by=pool.stopped_by)
 
 
