@@ -109,7 +109,8 @@ def test_help_names_groups_options_keys_and_examples_that_exist(tmp_path: Path) 
     text = train(tmp_path, "--help").stdout
     assert "optimizer: adadelta, adam, adamw, lamb, lion, muon, rmsprop, sgd, timm" in text
     assert text.count("python train.py") == 3
-    from plainloop.config.compose import Composer, key_paths
+    from plainloop.config.compose import Composer
+    from plainloop.config.nodes import key_paths
 
     composer = Composer(ROOT / "conf")
     keys = set(key_paths(composer.compose(["data=image_folder", "model=timm"])))

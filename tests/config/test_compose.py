@@ -2,12 +2,15 @@
 
 import itertools
 import random
+from pathlib import Path
 
 import pytest
 
-from plainloop.config.compose import Composer, key_paths
+from plainloop.config.compose import Composer
 from plainloop.config.foreign import FOREIGN
 from plainloop.config.names import distance, nearest, nearest_key
+from plainloop.config.nodes import key_paths
+from plainloop.config.origin import Origin
 from plainloop.config.problems import Problem
 from tests.config.commands import ROOT
 
@@ -119,6 +122,18 @@ def test_one_group_takes_one_option_and_loggers_several(composer: Composer) -> N
 
 def test_adding_a_new_root_key_is_refused(composer: Composer) -> None:
     assert {p.key: p for p in composer.explain(["+lr=0.1"]).problems}["lr"].instead == "optimizer.lr=0.1"
+
+
+def test_options_of_an_own_package_are_options(composer: Composer, tmp_path: Path) -> None:
+    """Folders of hydra.searchpath count for suggestions and for places in files, and are forgotten again."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("_target_: my_package.Net\nwidth: 8\n")
+    search = f"hydra.searchpath=[file://{tmp_path}]"
+    assert explained(composer, search, "model=mine") == {}
+    assert explained(composer, search, "model=mne")["model"].meant == "model=mine"
+    place = Origin([search, "model=mine"], composer=composer).written("model.width")
+    assert str(place) == f"{tmp_path}/model/mine.yaml:2"
+    assert explained(composer, "model=mine")["model"].what == "there is no option 'mine'"
 
 
 def test_removing_what_is_not_there_is_refused(composer: Composer) -> None:

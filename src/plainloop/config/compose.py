@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -28,18 +27,20 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig
-from omegaconf._utils import split_key
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from plainloop.config.foreign import ours
 from plainloop.config.names import nearest, nearest_key
+from plainloop.config.nodes import key_paths, node_at
 from plainloop.config.problems import Problem, as_typed, listing
 
 # Groups of named things, of which several options can be taken at once: logger=[csv,wandb].
 _SEVERAL = ("augment", "logger", "experiment", "debug")
 
+
+_SEARCH = "hydra.searchpath="
 
 # What composing may raise for something that a person wrote.
 _BROKEN = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
@@ -67,6 +68,7 @@ class Composer:
         # Every YAML file is read once for all jobs of a sweep.
         self.loader.repository = CachingConfigRepository(self.loader.repository)  # type: ignore[assignment]
         self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._search: tuple[str, ...] = ()  # overrides of hydra.searchpath: where further groups and options are
 
     @property
     def loader(self) -> ConfigLoaderImpl:
@@ -75,13 +77,39 @@ class Composer:
         return loader
 
     @cached_property
+    def repository(self) -> IConfigRepository:
+        """All files that configs are composed from."""
+        _, found = self.loader._parse_overrides_and_create_caching_repo(self.config_name, list(self._search))
+        return found
+
+    @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Every group with its options, Hydra's own included."""
-        names = self.hydra.list_all_config_groups()
-        return {name: sorted(set(self.loader.get_group_options(name, ObjectType.CONFIG))) for name in names}
+        options = {name: self.repository.get_group_options(name, ObjectType.CONFIG) for name in self._subgroups("")}
+        return {name: sorted(set(found)) for name, found in options.items() if found}
+
+    def _subgroups(self, parent: str) -> list[str]:
+        found = []
+        for name in sorted(set(self.repository.get_group_options(parent, ObjectType.GROUP))):
+            path = f"{parent}/{name}" if parent else name
+            found += [path, *self._subgroups(path)]
+        return found
+
+    def _look_where(self, overrides: Sequence[str]) -> None:
+        """Takes further folders of the command line into account."""
+        search = tuple(text for text in overrides if text.startswith(_SEARCH) and _parse(text, []) is not None)
+        if search != self._search:
+            before, self._search = self._search, search
+            self.__dict__.pop("repository", None)
+            self.__dict__.pop("groups", None)
+            try:
+                _ = self.repository
+            except _BROKEN:  # no list of folders: told when it is applied
+                self._search = before
 
     def as_names(self, overrides: Sequence[str]) -> list[str]:
         """Quotes an option that Hydra would take for a number: `debug=nan` names a file."""
+        self._look_where(overrides)
         pairs = [(text, *text.partition("=")[::2]) for text in overrides]
         return [
             f"{group}='{option}'"
@@ -99,8 +127,8 @@ class Composer:
         try:
             config = self.compose(overrides)
             # Hydra merges optimizer=[sgd,adamw] into one optimizer without a word.
-            merged = self.explain(overrides).problems if any("=[" in text for text in overrides) else []
-            return Composed(config, merged, list(overrides))
+            suspicious = any("=[" in text and "." not in text.partition("=")[0] for text in overrides)
+            return Composed(config, self.explain(overrides).problems if suspicious else [], list(overrides))
         except _BROKEN as error:
             composed = self.explain(overrides)
             return composed if composed.problems else Composed(None, [_unexplained(error)], list(overrides))
@@ -108,11 +136,12 @@ class Composer:
     def explain(self, overrides: Sequence[str]) -> Composed:
         """Applies one override after the other. What was composed for the same groups before is used again: jobs of a
         sweep differ in values more than in groups."""
+        self._look_where(overrides)
         problems: list[Problem] = []
-        groups, values = [], []
+        groups, values = list(self._search), []
         for text in overrides:
             override = _parse(text, problems)
-            if override is None:
+            if override is None or text in self._search:
                 continue
             if self._is_group(override):
                 problem = self._wrong_option(override)
@@ -132,7 +161,8 @@ class Composer:
 
     def defaults(self, overrides: Sequence[str]) -> list[ResultDefault]:
         """The files that a config consists of, the later over the earlier."""
-        groups = []
+        self._look_where(overrides)
+        groups = list(self._search)
         for text in overrides:
             override = _parse(text, [])
             if override is not None and self._is_group(override) and self._wrong_option(override) is None:
@@ -145,7 +175,7 @@ class Composer:
             try:
                 config = self.compose(groups)
             except _BROKEN:
-                config = self.compose(())
+                config = self.compose(self._search)
                 for text in groups:
                     try:
                         config = self.compose([*accepted, text])
@@ -191,7 +221,7 @@ class Composer:
         if override.is_sweep_override():
             return _needs_multirun(override)
         adds = override.is_add() or override.is_force_add()
-        if not adds and _get(config, key) is None and not (override.is_delete() and key in self.groups):
+        if not adds and node_at(config, key) is None and not (override.is_delete() and key in self.groups):
             return self._unknown(override, config)
         if adds and "." not in key and key not in config and not isinstance(override.value(), dict):
             return self._unknown(override, config)
@@ -220,7 +250,7 @@ class Composer:
             )
         near = nearest_key(key, [*keys, *(g for g in self.groups if g.startswith("hydra/") == hydra_key)])
         parent = key.rpartition(".")[0]
-        siblings = _get(config, parent) if parent else config
+        siblings = node_at(config, parent) if parent else config
         valid = [str(k) for k in siblings if k != "hydra"] if isinstance(siblings, DictConfig) else []
         return Problem(
             key,
@@ -230,33 +260,6 @@ class Composer:
             instead=f"{near[0]}={value}" if near else "",
             notes=(f"valid keys{' of ' + parent if parent else ''}: {listing(valid)}",) if valid else (),
         )
-
-
-def key_paths(config: DictConfig, prefix: str = "") -> list[str]:
-    """Every dotted key of a config, inner nodes included, nothing resolved."""
-    found = []
-    for key in config:
-        path = f"{prefix}{key!s}"
-        found.append(path)
-        node = config._get_node(key)
-        if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
-            found += key_paths(node, path + ".")
-    return found
-
-
-def _get(config: DictConfig, key: str) -> Any:
-    """The raw node at a dotted key; None when there is none."""
-    node: Any = config
-    for part in split_key(key):
-        if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
-            node = node._get_node(part, validate_access=False)
-        elif isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
-            node = node._get_node(int(part))
-        else:
-            return None
-        if node is None:
-            return None
-    return node
 
 
 def _parse(text: str, problems: list[Problem]) -> Override | None:

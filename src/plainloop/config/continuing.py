@@ -66,8 +66,7 @@ def continued(
 
 def _followers(composed: DictConfig, key: str) -> list[str]:
     """The leaves that the config files define as this key's value: a saved config holds values only."""
-    raw = OmegaConf.to_container(composed, resolve=False)
-    assert isinstance(raw, dict)
+    raw: Any = OmegaConf.to_container(composed, resolve=False)
     return [path for path, value in leaves(raw) if value == f"${{{key}}}"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class Origin:
         for default in composer.defaults(self.overrides):
             if default.config_path is None:
                 continue
-            file = _file_of(default.config_path, composer.loader.repository)
+            file = _file_of(default.config_path, composer.repository)
             if file is not None:
                 root = composer.conf_dir.parent
                 shown = str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
@@ -87,8 +88,12 @@ class Origin:
 
 def _file_of(config_path: str, repository: IConfigRepository) -> Path | None:
     for source in repository.get_sources():
-        if source.scheme() == "file":
-            file = Path(source.path) / f"{config_path}.yaml"
+        folders = [source.path] if source.scheme() == "file" else []
+        if source.scheme() == "pkg" and source.available():
+            package = find_spec(source.path)
+            folders = list(package.submodule_search_locations or ()) if package else []
+        for folder in folders:
+            file = Path(folder) / f"{config_path}.yaml"
             if file.is_file():
                 return file
     return None

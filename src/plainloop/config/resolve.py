@@ -52,7 +52,7 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _mapping(node: DictConfig, path: str, missing: list[str], broken: dict[str, str], known: bool) -> dict[str, Any]:
-    return {str(k): _value(node, k, f"{path}.{k}" if path else str(k), missing, broken, known) for k in node}
+    return {str(k): _value(node, k, f"{path}.{k!s}" if path else str(k), missing, broken, known) for k in node}
 
 
 def _value(parent: Any, key: Any, path: str, missing: list[str], broken: dict[str, str], known: bool) -> Any:
