@@ -16,7 +16,7 @@ LAYERS = (
     ("entry",),
     ("sweep",),
     ("slurm",),
-    ("launch", "worker"),
+    ("launch", "replay", "worker"),
     ("run",),
     ("trainer", "resume", "attempt"),
     ("recorder",),

@@ -239,13 +239,11 @@ class Trainer:
 
     def judge(self, state: TrainState) -> None:
         """Raises NonFinite at the end of a run whose evaluations never gave a number: then no weights are the best."""
-        evaluations = state.evaluations_without_gain
-        if state.best is None and evaluations:
-            raise NonFinite(
-                f"val/{self.task.monitor} was not a number in any of the {evaluations} evaluations, so no weights are "
-                f"the best ones; the last are in {self.recorder.folder / 'checkpoints'}",
-                hint="look at the task's metric, or train without evaluations: trainer.eval_every=never",
+        if state.best is None and (count := state.evaluations_without_gain):
+            message = (
+                f"val/{self.task.monitor} was not a number in any of the {count} evaluations: no weights are the best"
             )
+            raise NonFinite(message, hint="look at the task's metric, or type trainer.eval_every=never")
 
     def take_stock(self, state: TrainState) -> int | None:
         """Waits for the device, reads what was measured, counts skipped updates; the first step with a bad number."""
