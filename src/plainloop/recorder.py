@@ -84,16 +84,19 @@ class Recorder:
         self.journal.running(step, self.total)
 
     def save(self, state: TrainState, windows: list[Any], *, best: bool, required: bool) -> None:
-        """The weights that others read go first: a run killed in between writes the same ones again."""
+        """The weights that others read go first: a run killed in between writes the same ones again.
+
+        A save that fails and need not be ends nothing, unless it holds a new best: those weights would be lost.
+        """
         if not state.finite():
             raise NonFinite(
                 f"after step {state.step} some weights or averages are not finite; they were not saved",
                 hint=f"the last finite checkpoint is in {self.checkpoints.folder}",
             )
-        for logger in self.loggers:
-            if isinstance(logger, Jsonl):
-                logger.sync()  # a checkpoint never outlives the rows before it
         try:
+            for logger in self.loggers:
+                if isinstance(logger, Jsonl):
+                    logger.sync()  # a checkpoint never outlives the rows before it
             if best:
                 save_weights(state.evaluated, self.folder / "best.safetensors")
             path = self.checkpoints.save(
@@ -106,7 +109,7 @@ class Recorder:
             )
             self.journal.running(state.step, self.total, checkpoint=path.name)
         except CannotWrite as error:
-            if required:
+            if required or best:
                 raise
             log.warning("%s; training goes on, the checkpoint before stays", error)
             self.journal.event("save_failed", step=state.step, why=str(error))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plainloop.errors import BadData
+from plainloop.errors import BadData, CannotWrite
 from plainloop.loggers.rows import RowFile
+
+logger = logging.getLogger("plainloop")
 
 
 class Jsonl:
@@ -26,18 +29,38 @@ class Jsonl:
         path = folder / "metrics.jsonl"
         kept = [line for line, row in _whole_lines(path) if row["step"] <= step]
         self._file = RowFile(path, b"".join(kept))
+        self._late = b""  # rows that the disk had no room for yet
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Raises CannotWrite; then the file is as it was."""
+        """A row that cannot be written waits for the next one, with a warning: a full disk may have room again."""
         row = {"step": step} | {key: _to_json(value) for key, value in scalars.items()}
-        self._file.append(json.dumps(row, allow_nan=False).encode() + b"\n")
+        waiting = bool(self._late)
+        self._late += json.dumps(row, allow_nan=False).encode() + b"\n"
+        try:
+            self._write_late()
+        except CannotWrite as error:
+            if not waiting:
+                logger.warning("%s; the rows wait until they can be written", error)
 
     def sync(self) -> None:
-        """Waits until the disk has every row. Before a checkpoint, it makes a power cut lose no row up to that step."""
+        """Waits until the disk has every row. Before a checkpoint, it makes a power cut lose no row up to that step.
+
+        Raises CannotWrite.
+        """
+        self._write_late()
         self._file.sync()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        self._file.close()
+        """Raises CannotWrite."""
+        try:
+            self._write_late()
+        finally:
+            self._file.close()
+
+    def _write_late(self) -> None:
+        if self._late:
+            self._file.append(self._late)
+            self._late = b""
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:

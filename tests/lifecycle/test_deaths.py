@@ -1,0 +1,182 @@
+"""After every kind of death: the exit code, what status.json says, and that the same command goes on exactly."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from plainloop.errors import BadData
+from plainloop.journal import read_status
+from tests.kill.harness import differences, remains
+from tests.lifecycle import surgery
+from tests.lifecycle.shell import SMALL, Life, files, lines, status, train
+
+RUN = (*SMALL, "hydra.run.dir=run")
+
+
+@dataclass(frozen=True)
+class Death:
+    prepare: Callable[[], Any]
+    code: int
+    state: str
+    reason: str
+    step: int  # finished steps that the run knows of
+    checkpoint: str = ""
+    hint: str = "python train.py resume="
+    replay: bool = False  # the same bytes lead to the same end
+
+
+def interrupted_twice() -> None:
+    surgery.send(signal.SIGINT, signal.SIGINT)()
+
+
+STOPPED = ("PREEMPTED", "preempted")
+DEATHS = {
+    "finish": Death(lambda: None, 0, "DONE", "", 10, "step_00000010.pt", hint=""),
+    "bad data": Death(
+        surgery.failing_data(BadData("a.png is torn", hint="fetch it again")),
+        65,
+        "FAILED",
+        "data",
+        0,
+        hint="fetch",
+    ),
+    "NaN in the images": Death(
+        surgery.poisoned_images(4), 71, "FAILED", "nonfinite", 2, "step_00000002.pt", hint="replay_step.py"
+    ),
+    "NaN in the weights": Death(
+        surgery.poisoned_weights(4), 71, "FAILED", "nonfinite", 2, "step_00000002.pt", hint="last finite checkpoint"
+    ),
+    "SIGKILL": Death(surgery.at_step(6, surgery.send(signal.SIGKILL)), -9, "LOST", "killed", 5, "step_00000005.pt"),
+    "SIGTERM": Death(surgery.at_step(6, surgery.send(signal.SIGTERM)), 75, *STOPPED, 6, "step_00000006.pt"),
+    "SIGUSR2": Death(surgery.at_step(7, surgery.send(signal.SIGUSR2)), 75, *STOPPED, 7, "step_00000007.pt"),
+    "SIGINT": Death(surgery.at_step(7, surgery.send(signal.SIGINT)), 75, *STOPPED, 7, "step_00000007.pt"),
+    "SIGINT twice": Death(
+        surgery.at_step(6, interrupted_twice),
+        130,
+        "CANCELLED",
+        "interrupted",
+        5,
+        "step_00000005.pt",
+    ),
+    "a full disk": Death(
+        surgery.at_step(8, surgery.no_space),
+        73,
+        "FAILED",
+        "cannot_write",
+        10,
+        "step_00000006.pt",
+        hint="room",
+    ),
+    "out of memory": Death(
+        surgery.at_step(6, surgery.fail(torch.OutOfMemoryError("tried to allocate 2 GiB"))),
+        70,
+        "FAILED",
+        "out_of_memory",
+        5,
+        "step_00000005.pt",
+        hint="trainer.accumulate=2",
+    ),
+    "a mistake of ours": Death(
+        surgery.at_step(6, surgery.fail(ZeroDivisionError("of all things"))),
+        70,
+        "FAILED",
+        "internal",
+        5,
+        "step_00000005.pt",
+        hint="ZeroDivisionError: of all things",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEATHS)
+def test_a_death_is_told_truly_and_the_same_command_goes_on(
+    name: str, tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]
+) -> None:
+    death, run = DEATHS[name], tmp_path / "run"
+    ended = train(tmp_path, *RUN, prepare=death.prepare)
+    told = read_status(run)
+    assert (ended.code, told.state, told.reason) == (death.code, death.state, death.reason), ended.err
+    assert told.checkpoint == death.checkpoint
+    assert death.checkpoint == "" or (run / "checkpoints" / death.checkpoint).exists()
+    assert death.hint in told.hint + told.message
+    assert told.step <= death.step  # a heartbeat is a second old at most
+    assert told.exit_code == (None if death.code < 0 else death.code)
+    again = train(tmp_path, *RUN)
+    assert again.code == 0, again.err
+    assert differences(undisturbed(), remains(run)) == []
+
+
+def test_a_stopped_run_names_its_exact_step(tmp_path: Path) -> None:
+    train(tmp_path, *RUN, prepare=DEATHS["SIGUSR2"].prepare)
+    assert status(tmp_path / "run")["step"] == 7
+
+
+def test_a_start_in_a_held_directory_says_by_whom_and_changes_nothing(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    holder = Life(tmp_path, *RUN, prepare=surgery.at_step(4, surgery.wait_for(go)))
+    try:
+        assert holder.until(go.with_suffix(".here").exists)
+        before = files(tmp_path / "run")
+        ended = train(tmp_path, *RUN)
+        assert ended.code == 69
+        assert f"pid {holder.pid} on " in ended.err and " since " in ended.err
+        after = files(tmp_path / "run")
+        assert {name for name in before | after if before.get(name) != after.get(name)} <= {"train.log"}
+        assert read_status(tmp_path / "run").state == "RUNNING"
+    finally:
+        go.touch()
+        assert holder.wait().code == 0
+
+
+def test_a_config_that_is_refused_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+    train(tmp_path, *RUN, prepare=DEATHS["SIGTERM"].prepare)
+    before = files(tmp_path / "run")
+    ended = train(tmp_path, *RUN, "trainer.duration=oops")
+    assert ended.code == 64 and files(tmp_path / "run") == before
+
+
+def test_nothing_to_resume_from_is_an_error_that_lists_every_checkpoint(tmp_path: Path) -> None:
+    train(tmp_path, *RUN, prepare=DEATHS["SIGKILL"].prepare)
+    saved = sorted((tmp_path / "run" / "checkpoints").glob("*.pt"))
+    for path in saved:
+        path.write_bytes(path.read_bytes()[:-1])
+    for _ in range(2):  # it does not become a new run by being asked again
+        ended = train(tmp_path, *RUN)
+        assert (ended.code, read_status(tmp_path / "run").reason) == (66, "unresumable")
+        assert all(path.name in ended.err for path in saved)
+
+
+def test_three_deaths_at_one_step_are_enough(tmp_path: Path) -> None:
+    """A crash loop: step 7 always fails. The fourth start says so; the one after that is allowed three more."""
+    broken = surgery.at_step(7, surgery.fail(RuntimeError("step 7 always fails")))
+    codes = [train(tmp_path, *RUN, "trainer.save_every=3st", prepare=broken).code for _ in range(5)]
+    # The first of them left newer steps.
+    assert codes == [70, 70, 70, 70, 72] or codes == [70, 70, 70, 72, 70]
+    attempts = [row["state"] for row in lines(tmp_path / "run" / "attempts.jsonl") if "ended" in row]
+    assert attempts == ["FAILED"] * 5
+    no_progress = [
+        row["exit_code"] for row in lines(tmp_path / "run" / "attempts.jsonl") if row.get("reason") == "no_progress"
+    ]
+    assert no_progress == [72]
+
+
+def test_a_full_disk_does_not_end_a_run_that_can_still_save_later(
+    tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]
+) -> None:
+    def full_for_a_while() -> None:
+        surgery.at_step(6, surgery.no_space)()
+        surgery.at_step(9, surgery.space_again)()
+
+    ended = train(tmp_path, *RUN, prepare=full_for_a_while)
+    assert ended.code == 0, ended.err
+    assert "training goes on, the checkpoint before stays" in ended.out + ended.err
+    assert [row["step"] for row in lines(tmp_path / "run" / "events.jsonl") if row["kind"] == "save_failed"] == [6, 8]
+    left = remains(tmp_path / "run")
+    assert [name for name in differences(undisturbed(), left) if name != "rows"] == []
