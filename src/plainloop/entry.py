@@ -150,6 +150,8 @@ def start_sweep(command: Command, composer: Composer) -> int:
         for number, job in enumerate(sweep.jobs):
             tell_plan(f"job {number} of {len(sweep.jobs)}   ({' '.join(job.overrides)})\n{job.checked.plan}")
         return 0
+    for text in dict.fromkeys(text for job in sweep.jobs for text in job.checked.warnings):
+        sys.stderr.write(f"warning: {text}\n")
     from plainloop.sweep import driver
 
     return driver.start(sweep, composer, sys.argv[1:])

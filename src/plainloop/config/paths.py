@@ -7,7 +7,15 @@ from pathlib import Path
 
 _PLAIN = re.compile(r"[\w.=,+@%:()\[\]{} -]+")  # letters of any script; no control character, no quoting in a shell
 _LONGEST = 200  # bytes; file systems end at 255, and temporary names need some of them
-_TAKEN = ("jobs.jsonl", "slurm.jsonl", "multirun.yaml", "run.lock", "run.lease", "results.csv", "results.json")  # of the sweep itself
+_TAKEN = (
+    "jobs.jsonl",
+    "slurm.jsonl",
+    "multirun.yaml",
+    "run.lock",
+    "run.lease",
+    "results.csv",
+    "results.json",
+)  # of the sweep itself
 
 
 def folder_problem(name: str) -> str:

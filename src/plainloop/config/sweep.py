@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -119,6 +120,7 @@ def _check_job(
     with open_dict(config):
         config.hydra.job.num, config.hydra.job.id = number, str(number)
         config.hydra.mode = RunMode.MULTIRUN
+        config.hydra.job.override_dirname = _dirname(overrides, config.hydra.job.config.override_dirname)
     HydraConfig.instance().set_config(config)
     problems = list(composed.problems)
     root = Path(str((config if master is None else master).hydra.sweep.dir))  # one, also where its name is swept
@@ -146,6 +148,12 @@ def _check_job(
         known=problems,
     )
     return Job(tuple(overrides), folder, checked, pickle.dumps(config))
+
+
+def _dirname(overrides: Sequence[str], told: DictConfig) -> str:
+    """As Hydra has it, which knows only what it composed itself."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return get_overrides_dirname(parsed, list(told.exclude_keys), told.item_sep, told.kv_sep)
 
 
 def _name_problems(config: DictConfig, root: Path, subdir: str) -> list[Problem]:
