@@ -24,7 +24,7 @@ LAYERS = (
     ("config", "failures"),
     ("agreement", "checkpoint", "drift", "journal", "state"),
     ("tasks", "data", "augment", "models", "loggers"),
-    ("checkpoint_format", "environment", "images", "lock", "optim", "preempt", "schedule", "stopwatch", "weights"),
+    ("checkpoint_format", "environment", "images", "lock", "micro", "optim", "preempt", "schedule", "stopwatch", "weights"),
     ("distributed",),
     ("gpus", "ranks", "rng", "secrets", "storage"),
     ("contracts", "errors"),

@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plainloop.errors import NonFinite, Preempted
+from plainloop.micro import split
 from plainloop.state import TrainState, means
-from plainloop.trainer import Trainer, split
+from plainloop.trainer import Trainer
 from tests.toys import Memory, ToyData, equal, toy_state, toy_trainer
 
 

@@ -23,12 +23,13 @@ from plainloop.config.units import Clock, clock_of
 from plainloop.contracts import Batch, Task
 from plainloop.errors import BadConfig, Unresumable
 from plainloop.images import Normalize, to_float
+from plainloop.micro import shares_of, split
 from plainloop.parts import base_rate, build_data, build_model, build_schedule, build_state
 from plainloop.preempt import Preemption
 from plainloop.recorder import Silent
 from plainloop.run import loop_settings
 from plainloop.state import TrainState
-from plainloop.trainer import Trainer, shares_of, split
+from plainloop.trainer import Trainer
 
 
 @dataclass

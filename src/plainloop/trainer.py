@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from plainloop import distributed, rng
 from plainloop.agreement import Agreement, Verdict
 from plainloop.contracts import Augment, Batch, Data, Schedule, Split, Task
 from plainloop.errors import NonFinite, Preempted
+from plainloop.micro import no_sync, shares_of, split
 from plainloop.optim import clip_, set_rate
 from plainloop.preempt import Preemption
 from plainloop.state import TrainState, means
@@ -290,31 +291,6 @@ class Trainer:
 def to(device: torch.device, batch: Batch) -> Batch:
     """The batch on the device; copies from pinned memory do not wait."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-
-
-def split(batch: Batch, parts: int) -> list[Batch]:
-    """Cuts every tensor into `parts` equal micro-batches along its first dimension."""
-    if parts == 1:
-        return [batch]
-    pieces = {name: tensor.chunk(parts) for name, tensor in batch.items()}
-    return [{name: chunks[number] for name, chunks in pieces.items()} for number in range(parts)]
-
-
-def shares_of(task: Task, micro_batches: Sequence[Batch]) -> Sequence[Tensor | float]:
-    """The share of the global batch's weight that lies in each micro-batch of this rank. Collective.
-
-    Weighted with them, the sum over ranks and micro-batches of mean losses is the mean loss of one process.
-    """
-    if len(micro_batches) == 1 and distributed.world_size() == 1:
-        return [1.0]
-    weights = torch.stack([task.weight(micro_batch).float() for micro_batch in micro_batches])
-    total = distributed.sum_(weights.sum())
-    return list((weights / total.clamp_min(torch.finfo(weights.dtype).tiny)).unbind())
-
-
-def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """Leaves the gradients of a micro-batch that is not the last one on this rank."""
-    return model.no_sync() if hasattr(model, "no_sync") else contextlib.nullcontext()  # type: ignore[operator]
 
 
 def momentum_at(schedule: Schedule, step: int) -> float | None:
