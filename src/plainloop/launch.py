@@ -204,12 +204,13 @@ def gone_without_a_word(worker: Worker, code: int) -> Failure:
 
 
 def accuse(worker: Worker, timeout_s: float) -> None:
-    """Notes that a rank hangs, and where."""
+    """Notes that a rank hangs, and where, and ends it."""
     what = f"did not answer the others for {timeout_s:g} s (trainer.timeout_s)"
     hint = "the lines above name where it hangs; if that is slow, but right: a longer trainer.timeout_s"
     failure = Failure(worker.rank, what, LostPeer.code, LostPeer.reason, hint, time=time.time())
     failures.note(worker.meeting, failure)  # first: a stopped process that goes on would say that it lost the others
     failures.note(worker.meeting, replace(failure, trace=worker.stack()), again=True)
+    worker.send(signal.SIGKILL)
 
 
 def result(workers: list[Worker], meeting: Path, folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from plainloop import failures
 from plainloop.contracts import Batch
+from plainloop.errors import LostPeer
 from plainloop.failures import Failure
 from plainloop.run import run
 from plainloop.trainer import Trainer
@@ -19,7 +20,9 @@ from tests.distributed import gang
 AtStep = Callable[[int], None]
 
 
-def begin(config: dict[str, Any], folder: Path, world_size: int, at_step: AtStep | None = None) -> list[int]:
+def begin(
+    config: dict[str, Any], folder: Path, world_size: int, at_step: AtStep | None = None, meeting: Path | None = None
+) -> list[int]:
     """Forks the ranks of a run; their process ids. `at_step` gets the finished steps before each update."""
 
     def act() -> None:
@@ -28,7 +31,7 @@ def begin(config: dict[str, Any], folder: Path, world_size: int, at_step: AtStep
             before_updates(lambda step, batch: at_step(step))
         run(config, folder)
 
-    return gang.start(new_meeting(folder), world_size, act)
+    return gang.start(meeting or new_meeting(folder), world_size, act)
 
 
 def new_meeting(folder: Path) -> Path:
@@ -53,7 +56,17 @@ def before_updates(look: Callable[[int, Batch], None]) -> None:
     Trainer.update = watched  # type: ignore[method-assign]
 
 
-def kill(pids: list[int], rank: int, meeting: Path) -> None:
-    """As the launcher sees it: one rank is gone, and the others are told why."""
-    os.kill(pids[rank], signal.SIGKILL)
-    failures.note(meeting, Failure(rank, "killed by SIGKILL", 76, "rank", time=time.time()))
+def wait_or_kill(pids: list[int], rank: int, meeting: Path, *, after_s: float) -> list[int]:
+    """Exit codes of the ranks; one of them is killed if it is still there after some seconds."""
+    until = time.monotonic() + after_s
+    while time.monotonic() < until and not any(has_ended(pid) for pid in pids):
+        time.sleep(0.002)
+    if not any(has_ended(pid) for pid in pids):
+        os.kill(pids[rank], signal.SIGKILL)
+        # As the launcher does, which sees it at once: the other need not wait for a word of the dead.
+        failures.note(meeting, Failure(rank, "killed by SIGKILL", LostPeer.code, LostPeer.reason, time=time.time()))
+    return gang.wait(pids)
+
+
+def has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -132,6 +132,6 @@ def test_a_batch_that_does_not_divide_among_the_ranks_is_refused_with_both_sizes
 
 def test_the_batch_size_of_each_device_is_fixed_at_the_first_start(tmp_path: Path) -> None:
     words = [word for word in RUN if not word.startswith("data.batch_size")]
-    config = checked(*words, "data.batch_size_per_device=60", "trainer.devices=2")
+    config = checked(*words, "++data.batch_size_per_device=60", "trainer.devices=2")
     assert config["data"]["batch_size"] == 120
     assert "batch_size_per_device" not in config["data"]

@@ -1,0 +1,75 @@
+"""Kill any rank at any moment: the run goes on from its checkpoint, and ends with the bits of one left alone."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plainloop.errors import LostPeer, NoProgress
+from tests.configs import checked
+from tests.distributed import gang, lives
+from tests.kill.harness import differences, remains
+
+RANKS = 2
+RUN = (
+    "model.width=4",
+    "model.drop_rate=0.2",
+    "augment=crop_flip",
+    "augment.crop.pad=1",
+    "data.batch_size=120",
+    "trainer.duration=6ep",
+    "trainer.accumulate=2",
+    "trainer.clip_norm=1.0",
+    "trainer.ema_decay=0.95",
+    "trainer.log_every=7",
+    "trainer.save_every=3st",
+    "device=cpu",
+)
+
+
+def finish(config: dict[str, Any], folder: Path) -> float:
+    """Lets the run go on undisturbed; seconds."""
+    started = time.monotonic()
+    codes = [NoProgress.code]
+    while NoProgress.code in codes:  # after three deaths in a row without a new checkpoint it says so once
+        codes = gang.wait(lives.begin(config, folder, RANKS))
+    assert codes == [0] * RANKS
+    return time.monotonic() - started
+
+
+def kill(kills: int, folder: Path) -> None:
+    rng, done, runs, hit = random.Random(kills), 0, 0, [0] * RANKS
+    config = checked(*RUN)
+    seconds = finish(config, folder / "untouched")
+    reference = remains(folder / "untouched")
+    while done < kills:
+        subject = folder / f"run-{runs}"
+        while done < kills:
+            meeting = lives.new_meeting(subject)
+            pids = lives.begin(config, subject, RANKS, meeting=meeting)
+            codes = lives.wait_or_kill(pids, rng.randrange(RANKS), meeting, after_s=rng.uniform(0.05, seconds * 0.7))
+            if codes == [0] * RANKS:
+                break  # it was quicker
+            assert set(codes) <= {-9, 0, LostPeer.code, NoProgress.code}, codes
+            if -9 in codes:
+                hit[codes.index(-9)] += 1
+                done += 1
+        finish(config, subject)
+        assert differences(reference, remains(subject)) == [], f"{subject} after {done} kills"
+        runs += 1
+        shutil.rmtree(subject)
+    print(f"{done} kills ({' + '.join(map(str, hit))} of ranks 0 and 1) over {runs} runs, all exact")
+
+
+def test_runs_with_a_killed_rank_end_with_the_same_bits(tmp_path: Path) -> None:
+    kill(4, tmp_path)
+
+
+@pytest.mark.kill
+def test_50_kills_of_a_random_rank_and_every_run_is_exact(tmp_path: Path) -> None:
+    kill(50, tmp_path)
