@@ -67,7 +67,7 @@ def continued(
 def _followers(composed: DictConfig, key: str) -> list[str]:
     """The leaves that the config files define as this key's value: a saved config holds values only."""
     raw: Any = OmegaConf.to_container(composed, resolve=False)
-    return [path for path, value in leaves({str(name): node for name, node in raw.items()}) if value == f"${{{key}}}"]
+    return [path for path, value in leaves(raw) if value == f"${{{key}}}"]
 
 
 def is_finished(folder: Path, config: Mapping[str, Any] | DictConfig) -> bool:
