@@ -144,11 +144,13 @@ def remains(folder: Path) -> dict[str, Any]:
     """What a run leaves that must not depend on what happened to it: the state, the log but for the clock, weights."""
     loaded = Checkpoints(folder / "checkpoints").newest()
     assert loaded is not None
+    best = json.loads((folder / "checkpoints" / "best.json").read_text())
+    best.pop("file")  # a step that is saved once more, with its evaluation, has another name
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {
         "state": loaded.state,
         "rows": [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows],
-        "best": json.loads((folder / "checkpoints" / "best.json").read_text()),
+        "best": best,
         "best.safetensors": (folder / "best.safetensors").read_bytes(),
         "last.safetensors": (folder / "last.safetensors").read_bytes(),
     }

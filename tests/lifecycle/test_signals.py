@@ -1,0 +1,206 @@
+"""Ask a run to stop at any moment: it stops after the step that it is in, durably, and goes on to the same bits."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import mmap
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plainloop.journal import read_status
+from plainloop.preempt import Preemption
+from plainloop.recorder import Recorder
+from plainloop.trainer import Trainer
+from tests.configs import ROOT
+from tests.kill.harness import differences, remains
+from tests.lifecycle import surgery
+from tests.lifecycle.pictures import command, write_pictures
+from tests.lifecycle.shell import SMALL, Life, children_of, status, train
+
+RUN = (*SMALL, "hydra.run.dir=run")
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+
+
+def stop_at_random(folder: Path, draw: random.Random, expected: dict[str, Any], command: tuple[str, ...] = RUN) -> int:
+    """Sends signals at random moments until the run is done; how many reached it in its loop."""
+    begun, hits = mmap.mmap(-1, 8), 0
+
+    def prepare() -> None:
+        surgery.slow_steps(0.05)()
+        surgery.before(
+            Trainer,
+            "update",
+            lambda self, model, state, batch: begun.__setitem__(slice(0, 8), struct.pack("q", state.step + 1)),
+        )
+
+    while True:
+        begun[:8] = struct.pack("q", 0)
+        life = Life(folder, *command, prepare=prepare)
+        life.until(lambda: struct.unpack("q", begun[:8])[0])
+        time.sleep(draw.uniform(0, 0.25))
+        in_step = struct.unpack("q", begun[:8])[0]
+        life.kill(draw.choice(SIGNALS))
+        ended = life.wait()
+        if ended.code == 0:
+            break
+        told = status(folder / "run")
+        assert (ended.code, told["state"], told["reason"]) == (75, "PREEMPTED", "preempted"), ended.err
+        # The signal came during `in_step` or, between the reading and the sending, the one after it.
+        assert told["step"] <= in_step + 1
+        assert told["checkpoint"] == f"step_{told['step']:08}.pt"
+        assert ended.last_line == "python train.py resume=run"
+        hits += 1
+    assert differences(expected, remains(folder / "run")) == []
+    return hits
+
+
+def test_random_signals_stop_within_a_step_and_change_nothing(
+    tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]
+) -> None:
+    assert stop_at_random(tmp_path, random.Random(3), undisturbed()) >= 2
+
+
+@pytest.mark.kill
+def test_100_signals(tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]) -> None:
+    draw, hits, run = random.Random(4), 0, 0
+    while hits < 100:
+        (tmp_path / str(run)).mkdir()
+        hits += stop_at_random(tmp_path / str(run), draw, undisturbed())
+        run += 1
+
+
+TERM, INT, KILL = signal.SIGTERM, signal.SIGINT, signal.SIGKILL
+MOMENTS = {
+    "in a save": (surgery.during("save", surgery.send(TERM)), {75}),
+    "in a save of rank 0": (surgery.during("save", surgery.send(TERM), kind=Recorder), {75}),
+    "in an evaluation": (surgery.during("evaluate", surgery.send(TERM)), {75}),
+    "before the first step": (surgery.during("fit", surgery.send(TERM)), {75}),
+    "before there is a handler": (surgery.send(TERM), {-15}),
+    "after the last step": (surgery.during("summarize", surgery.send(TERM), kind=Recorder), {0}),
+    "twice": (surgery.at_step(4, surgery.send(TERM, TERM)), {75}),
+    "two of a kind": (surgery.at_step(4, surgery.send(signal.SIGUSR2, TERM)), {75}),
+    "interrupted, then killed": (surgery.at_step(4, surgery.send(INT, KILL)), {-9}),
+    "interrupted twice": (surgery.at_step(4, surgery.send(INT, INT)), {130}),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_signal_at_any_moment_leaves_a_run_that_goes_on(
+    moment: str, tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]
+) -> None:
+    prepare, codes = MOMENTS[moment]
+    ended = train(tmp_path, *RUN, prepare=prepare)
+    assert ended.code in codes, ended.err
+    assert "Traceback" not in ended.err
+    assert train(tmp_path, *RUN).code == 0
+    assert differences(undisturbed(), remains(tmp_path / "run")) == []
+
+
+def test_a_kill_soon_after_a_request_leaves_a_run_that_goes_on(
+    tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]
+) -> None:
+    """As a scheduler does whose grace is over: 50 ms later, wherever the run is by then."""
+    here = tmp_path / "go"
+    life = Life(tmp_path, *RUN, prepare=surgery.at_step(4, here.touch))
+    assert life.until(here.exists)
+    life.kill(TERM)
+    time.sleep(0.05)
+    life.kill(KILL)
+    assert life.wait().code in (-9, 75)
+    assert train(tmp_path, *RUN).code == 0
+    assert differences(undisturbed(), remains(tmp_path / "run")) == []
+
+
+def test_a_handler_only_sets_a_flag() -> None:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(Preemption._on_signal)))
+    assert called(tree) == {"os.getpid", "signal.Signals"}
+    assert {
+        ast.unparse(target) for node in ast.walk(tree) if isinstance(node, ast.Assign) for target in node.targets
+    } == {"self.requested"}
+
+
+def test_a_handler_that_does_more_is_caught() -> None:
+    assert "log.info" in called(ast.parse("def handler(number, frame):\n    log.info('stopping')"))
+
+
+def called(tree: ast.AST) -> set[str]:
+    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+
+
+def test_a_signal_to_the_whole_group_is_the_trainers_alone(tmp_path: Path) -> None:
+    pictures = command(write_pictures(tmp_path / "pictures"))
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    assert train(tmp_path / "one", *pictures, "data.num_workers=0").code == 0
+    ended = train(
+        tmp_path / "other", *pictures, "data.num_workers=2", prepare=surgery.at_step(6, surgery.send(TERM, group=True))
+    )
+    assert (ended.code, read_status(tmp_path / "other" / "run").step) == (75, 6), ended.err
+    assert "Traceback" not in ended.out + ended.err
+    assert train(tmp_path / "other", *pictures, "data.num_workers=2").code == 0
+    assert differences(remains(tmp_path / "one" / "run"), remains(tmp_path / "other" / "run")) == []
+
+
+def test_workers_do_not_outlive_their_trainer(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    life = Life(
+        tmp_path,
+        *command(write_pictures(tmp_path / "pictures")),
+        "data.num_workers=2",
+        prepare=surgery.at_step(5, surgery.wait_for(go)),
+    )
+    assert life.until(go.with_suffix(".here").exists)
+    workers = list(children_of(life.pid))
+    assert len(workers) >= 2
+    life.kill(KILL)
+    life.wait()
+    begun = time.monotonic()
+    while any(map(alive, workers)):
+        assert time.monotonic() - begun < 1.0, "workers outlive their trainer"
+        time.sleep(0.005)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
+def test_the_last_line_of_a_stopped_run_continues_it(
+    tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]
+) -> None:
+    """Typed into a shell as it stands; here with nothing forked."""
+    shell = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    run = tmp_path / "a run with spaces"
+    words = [*SMALL, f"hydra.run.dir='{run}'"]
+    begun = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words, "trainer.duration=10st"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    while begun.poll() is None and not (run / "metrics.jsonl").exists():
+        time.sleep(0.002)
+    begun.send_signal(signal.SIGTERM)
+    last = begun.communicate(timeout=120)[1].splitlines()[-1]
+    assert begun.returncode == 75
+    python = shutil.which("python", path=shell["PATH"])
+    assert python and last.startswith("python ")
+    ended = subprocess.run(last, shell=True, cwd=tmp_path, env=shell, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert differences(undisturbed(), remains(run)) == []
