@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from plainloop import ranks
 from plainloop.secrets import redact
 
 PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "numpy", "safetensors", "wandb")
@@ -60,6 +61,7 @@ def environment(code: Path | None = None) -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
         "threads": torch.get_num_threads(),
+        "ranks": ranks.world_size(),
         "cpu": {
             "name": _cpu_name(),
             "capability": torch.backends.cpu.get_cpu_capability(),
@@ -89,6 +91,7 @@ def fingerprint(environment: Mapping[str, Any]) -> dict[str, Any]:
         "deterministic": environment["deterministic"],
         "tf32": environment["tf32"],
         "threads": environment["threads"],
+        "ranks": environment.get("ranks", 1),
         "cpu capability": environment["cpu"]["capability"],
         "mkldnn": environment["cpu"]["mkldnn"],
         "machine": environment["machine"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,10 @@ import numpy as np
 import pytest
 
 from plainloop import distributed, storage
-from plainloop.config.problems import InvalidConfig
 from plainloop.contracts import Batch
-from plainloop.errors import Preempted
+from plainloop.errors import BadConfig, Preempted
 from plainloop.journal import read_status
-from tests.configs import checked
+from tests.configs import ROOT, checked
 from tests.distributed import gang, lives
 from tests.kill.harness import differences, remains
 
@@ -124,10 +125,14 @@ def test_another_number_of_ranks_sees_the_same_samples_and_comes_to_the_same_los
             assert np.isclose(mine[key], theirs[key], rtol=1e-4, atol=1e-6), (mine["step"], key)
 
 
-def test_a_batch_that_does_not_divide_among_the_ranks_is_refused_with_both_sizes() -> None:
-    with pytest.raises(InvalidConfig, match=r"does not divide by 7 = 7 \(ranks\) x 1") as refused:
-        checked(*RUN, "trainer.devices=7")
-    assert "120 (global)" in str(refused.value)
+def test_a_batch_that_does_not_divide_among_the_ranks_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    finish(checked(*RUN, "trainer.duration=1st"), tmp_path / "run")
+    words = [f"resume={tmp_path / 'run'}", "trainer.devices=7", "trainer.duration=9ep"]
+    train = [sys.executable, str(ROOT / "train.py"), *words]
+    refused = subprocess.run(train, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert refused.returncode == BadConfig.code
+    assert "does not divide by 7 = 7 (ranks; the run began on 2) x 1" in refused.stderr
+    assert "got 120 (global)" in refused.stderr
 
 
 def test_the_batch_size_of_each_device_is_fixed_at_the_first_start(tmp_path: Path) -> None:

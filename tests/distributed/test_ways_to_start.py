@@ -177,7 +177,8 @@ def test_listeners_are_on_loopback_and_a_signal_is_passed_on(tmp_path: Path) -> 
 
 
 def test_a_listener_on_all_interfaces_would_be_noticed() -> None:
-    code = "import time, torch.distributed as d; s = d.TCPStore('localhost', 0, 1, True); print(flush=True); time.sleep(60)"
+    code = "import time, torch.distributed as d; s = d.TCPStore('localhost', 0, 1, True); print(flush=True); "
+    code += "time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None

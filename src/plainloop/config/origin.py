@@ -33,7 +33,7 @@ class Origin:
     def __init__(
         self, overrides: Sequence[str], *, composer: Composer | None = None, saved: Path | None = None
     ) -> None:
-        self.overrides, self._composer, self._saved = list(overrides), composer, saved
+        self.overrides, self._composer, self.saved = list(overrides), composer, saved
         self._places: dict[str, Place] | None = None
 
     def given_by(self, key: str) -> str:
@@ -68,8 +68,8 @@ class Origin:
     def _read(self) -> dict[str, Place]:
         if self._places is None:
             self._places = {}
-            if self._saved is not None:
-                _places_in(self._saved, str(self._saved), "", self._places)
+            if self.saved is not None:
+                _places_in(self.saved, str(self.saved), "", self._places)
             elif self._composer is not None:
                 self._read_composed(self._composer)
         return self._places

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
+from plainloop import storage
 from plainloop.config.case import Case, Finding, Rule, Warned
 from plainloop.config.problems import Problem
 from plainloop.config.ranges import ranges
@@ -140,11 +141,18 @@ def batch_divides(case: Case) -> Iterator[Finding]:
         near = f"{below} or {above}" if below else str(above)
         yield case.problem(
             "data.batch_size",
-            f"does not divide by {parts} = {case.ranks} (ranks) x {accumulate} (micro-batches)",
+            f"does not divide by {parts} = {case.ranks} (ranks{_before(case)}) x {accumulate} (micro-batches)",
             got=f"{batch_size} (global)",
             expected=f"the nearest that do: {near}",
             instead=f"data.batch_size={above}",
         )
+
+
+def _before(case: Case) -> str:
+    """On how many ranks a run that is to be continued began; "" for a new one."""
+    saved = case.origin.saved
+    began = (storage.read_json(saved.parent / "environment.json") or {}).get("ranks") if saved else None
+    return f"; the run began on {began}" if began not in (None, case.ranks) else ""
 
 
 def validation_is_not_empty(case: Case) -> Iterator[Finding]:
