@@ -84,8 +84,10 @@ def start(command: Command, conf_dir: Path) -> int:
 def register_launchers() -> None:
     """Ours take the names of the submitit plugin's, and only after Hydra's scan, which stores the plugin's."""
     Plugins.instance()
+    from hydra_plugins.plainloop_launchers.submitit_local import LocalConf
     from hydra_plugins.plainloop_launchers.submitit_slurm import SlurmConf
 
+    ConfigStore.instance().store(group="hydra/launcher", name="submitit_local", node=LocalConf())
     ConfigStore.instance().store(group="hydra/launcher", name="submitit_slurm", node=SlurmConf())
 
 

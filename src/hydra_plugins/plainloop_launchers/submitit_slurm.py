@@ -7,10 +7,11 @@ The class is a stand-in that Hydra's scan can afford; what it does is in `plainl
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus, configure_log
+from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
@@ -44,21 +45,45 @@ class SlurmLauncher(BaseSubmititLauncher):
     _EXECUTOR = "slurm"
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Raises BadConfig when the site cannot run such jobs; makes nothing."""
+        """Raises InvalidConfig when the site cannot run such jobs; makes nothing."""
         from plainloop.slurm.launching import check
 
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        check(self.params, configs=[job.checked.config for job in task_function.sweep.jobs])  # type: ignore[attr-defined]
+        self.sweep: Any = task_function
+        check(self.params, configs=self.sweep.configs)
+
+    def launch_jobs(self, jobs: Sequence[Any]) -> Any:
+        """Submits checked jobs, and waits for them unless told not to; see plainloop.slurm.launching.launch."""
+        from plainloop.slurm.launching import launch
+        from plainloop.sweep.job import Launched
+
+        root = self.sweep.root.absolute()
+        try:
+            codes = launch(self.params, root=root, tasks=tasks_of(jobs, root))
+        except KeyboardInterrupt:
+            return Launched({}, stopped_by="SIGINT")
+        return Launched(codes or {}, waited=codes is not None)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from plainloop.slurm.launching import launch
+        """For sweepers that decide from job to job what to try next: each is checked when it comes."""
+        jobs = [self.sweep.prepare(number, tuple(job)) for number, job in enumerate(job_overrides, initial_job_idx)]
+        self.launch_jobs(jobs)
+        return [self.sweep.returned(job) for job in jobs]
 
-        assert self.config is not None and self.hydra_context is not None
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        loader = self.hydra_context.config_loader
-        jobs = {
-            number: (job.folder.absolute(), job.checked.config, loader.load_sweep_config(self.config, list(overrides)))
-            for number, (job, overrides) in enumerate(zip(self.task_function.sweep.jobs, job_overrides, strict=True))
-        }
-        codes = launch(self.params, root=Path(str(self.config.hydra.sweep.dir)).absolute(), jobs=jobs)
-        return [JobReturn(_return_value=code, status=JobStatus.COMPLETED) for code in codes.values()]
+
+def tasks_of(jobs: Sequence[Any], root: Path) -> dict[int, Any]:
+    """What submitit pickles for each job, by number."""
+    from plainloop.slurm import sources
+    from plainloop.slurm.task import Task
+    from plainloop.sweep.job import run_as_hydra_job, train
+
+    snapshot = sources.take()
+    return {
+        job.number: Task(
+            rank_0=partial(run_as_hydra_job, job, root, quiet=False),
+            others=partial(train, job.config, job.folder),
+            folder=job.folder,
+            config=job.config,
+            sources=snapshot,
+        )
+        for job in jobs
+    }

@@ -137,12 +137,10 @@ def cancel(jobs: Iterable[str]) -> None:
 def refused(script: Path) -> str:
     """Why sbatch would not take this script, or ""; nothing is submitted."""
     answer = call("sbatch", "--test-only", str(script))
-    lines = [line.removeprefix("sbatch: error: ") for line in answer.stderr.splitlines() if "error" in line]
-    return (
-        (lines[-1].removeprefix("allocation failure: ") if lines else answer.stderr.strip())
-        if answer.returncode
-        else ""
-    )
+    if answer.returncode == 0:
+        return ""
+    lines = answer.stderr.strip().splitlines() or ["sbatch --test-only failed without a word"]
+    return re.sub(r"^(sbatch: )?(error: )?(allocation failure: )?", "", lines[-1])
 
 
 def partitions() -> dict[str, Mapping[str, str]]:

@@ -10,11 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, open_dict
-
 from plainloop.config.continuing import is_finished
 from plainloop.config.problems import Problem, invalid_run
-from plainloop.slurm import client, ledger, outcome, site, sources
+from plainloop.slurm import client, ledger, outcome, site
 from plainloop.slurm.submission import Submission
 from plainloop.slurm.task import Task
 from plainloop.slurm.watch import Watch
@@ -38,30 +36,29 @@ def check(parameters: Mapping[str, Any], *, configs: Sequence[Mapping[str, Any]]
         raise invalid_run(found, [])
 
 
-def launch(
-    parameters: Mapping[str, Any], *, root: Path, jobs: Mapping[int, tuple[Path, dict[str, Any], DictConfig]]
-) -> dict[int, int]:
-    """Submits what is neither done nor in Slurm's hands, and waits unless told not to; an exit code for each job.
+def launch(parameters: Mapping[str, Any], *, root: Path, tasks: Mapping[int, Task]) -> dict[int, int] | None:
+    """Submits what is neither done nor in Slurm's hands, and waits; an exit code for each job. None without waiting.
 
     Args:
+        parameters: the launcher's keys.
         root: the sweep's folder, absolute.
-        jobs: by number, the run directory, the checked config and the composed one.
+        tasks: by the number of the job.
 
     Raises KeyboardInterrupt, after telling how to come back; the jobs go on.
     """
-    folders = {number: folder for number, (folder, _, _) in jobs.items()}
-    waiting = {number: job for number, job in jobs.items() if not is_finished(job[0], job[1])}
+    folders = {number: task.folder for number, task in tasks.items()}
+    waiting = {number: task for number, task in tasks.items() if not is_finished(task.folder, task.config)}
     ids = in_slurms_hands(root, waiting)
     if ids:
         log.info("%d jobs are in Slurm's hands already: %s", len(ids), spans(ids.values()))
-    new = {number: job for number, job in waiting.items() if number not in ids}
+    new = {number: task for number, task in waiting.items() if number not in ids}
     if new:
         ids |= submit(parameters, root, new)
     watch = Watch(ids, folders=folders, logs=ledger.logs(root))
     if not parameters["wait"]:
         watch.until_accepted()
         tell_how_to_come_back(root, ids)
-        return {}
+        return None
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         seen = watch.until_all_ended()
@@ -72,7 +69,7 @@ def launch(
     finally:
         signal.signal(signal.SIGTERM, before)
     ended = {number: outcome.of(folders[number], seen[number], job=ids[number]) for number in ids}
-    return {number: outcome.exit_code(ended[number]) if number in ended else 0 for number in jobs}
+    return {number: outcome.exit_code(ended[number]) if number in ended else 0 for number in tasks}
 
 
 def in_slurms_hands(root: Path, numbers: Iterable[int]) -> dict[int, str]:
@@ -82,18 +79,11 @@ def in_slurms_hands(root: Path, numbers: Iterable[int]) -> dict[int, str]:
     return {number: job for number, job in known.items() if not states[job].ended and states[job].state != "UNKNOWN"}
 
 
-def submit(
-    parameters: Mapping[str, Any], root: Path, jobs: Mapping[int, tuple[Path, dict[str, Any], DictConfig]]
-) -> dict[int, str]:
+def submit(parameters: Mapping[str, Any], root: Path, tasks: Mapping[int, Task]) -> dict[int, str]:
     """Slurm's job of each, written down in the sweep's folder."""
     named = Path(str(parameters["submitit_folder"])).absolute()
     folder = Path(*[part for part in named.parts if "%" not in part])  # %j is not known before sbatch needs the folder
-    sources_now = sources.take()
-    tasks = [
-        Task(config, frozen(composed, root, run, number), run, sources_now)
-        for number, (run, config, composed) in jobs.items()
-    ]
-    ids = dict(zip(jobs, Submission(parameters, folder=folder).submit(tasks), strict=True))
+    ids = dict(zip(tasks, Submission(parameters, folder=folder).submit(list(tasks.values())), strict=True))
     ledger.write(root, ids, logs=folder)
     log.info("submitted %d jobs: Slurm %s, logs in %s", len(ids), spans(ids.values()), folder)
     return ids
@@ -110,16 +100,6 @@ def tell_how_to_come_back(root: Path, ids: Mapping[int, str]) -> None:
     log.info("look:      python scripts/sweep.py status %s", shlex.quote(str(root)))
     log.info("cancel:    python scripts/sweep.py cancel %s", shlex.quote(str(root)))
     log.info("come back: python %s", shlex.join([*again, f"hydra.sweep.dir={root}"]))
-
-
-def frozen(composed: DictConfig, root: Path, folder: Path, number: int) -> DictConfig:
-    """With the folders as they are now: `${now:}` is another time in the job, and after each requeueing."""
-    with open_dict(composed):
-        composed.hydra.sweep.dir = str(root)
-        composed.hydra.sweep.subdir = str(folder.relative_to(root))
-        composed.hydra.job.num = number
-        composed.hydra.job.id = str(number)
-    return composed
 
 
 def spans(jobs: Iterable[str]) -> str:

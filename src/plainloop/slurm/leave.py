@@ -10,7 +10,7 @@ from typing import Any
 
 from plainloop import storage
 from plainloop.errors import NoProgress, Preempted
-from plainloop.journal import ATTEMPTS
+from plainloop.journal import ATTEMPTS, read_status
 from plainloop.slurm import client
 
 log = logging.getLogger("plainloop")
@@ -19,42 +19,41 @@ SIGNALS = {signal.SIGTERM, signal.SIGUSR2, signal.SIGINT}
 ENDING_S = 90  # Slurm ends a requeued job at once; this long it may take on a busy controller
 
 
-def leave(stop: Preempted) -> int:
+def leave(folder: Path) -> int:
     """Rank 0's exit code after the run has saved and stopped. Called with SIGNALS blocked: nothing ends us halfway.
 
     One rule: a job that Slurm calls RUNNING was warned (time limit, preemption with a user signal, somebody's signal)
     or has its grace time, and asks for its requeueing itself. In every other state Slurm has decided already.
     """
     job = os.environ["SLURM_JOB_ID"]
-    vain = in_vain(stop.folder)
+    step = read_status(folder).step
+    vain = in_vain(folder)
     if vain >= ATTEMPTS:
-        error = NoProgress(
-            f"{vain} attempts in a row were stopped at step {stop.step}, where they had begun: not requeued"
-        )
+        error = NoProgress(f"{vain} attempts in a row were stopped at step {step}, where they had begun: not requeued")
         hint = "give it more time (hydra.launcher.timeout_min, signal_delay_s), then start the same command again"
-        note(stop.folder, state="FAILED", reason=error.reason, hint=hint, exit_code=error.code)
+        note(folder, state="FAILED", reason=error.reason, message=str(error), hint=hint, exit_code=error.code)
         log.error("%s; %s", error, hint)
         return error.code
     shown = client.show(job)
     state = shown["JobState"]
     if state == "RUNNING":
         client.requeue(job)
-        log.info("stopped after step %d, saved and requeued (Slurm job %s)", stop.step, job)
+        log.info("stopped after step %d, saved and requeued (Slurm job %s)", step, job)
         signal.sigtimedwait({signal.SIGTERM}, ENDING_S)
-        return stop.code
+        return Preempted.code
     if int(shown.get("Restarts", 0)) > int(os.environ.get("SLURM_RESTART_COUNT", 0)):
-        log.info("stopped after step %d and saved; Slurm has requeued job %s", stop.step, job)
-        return stop.code
+        log.info("stopped after step %d and saved; Slurm has requeued job %s", step, job)
+        return Preempted.code
     ended = client.accounted([job]).get(job, client.Seen(state)).state
     if ended == "TIMEOUT":
         client.requeue(job)
-        log.info("stopped at the time limit after step %d, saved and requeued (Slurm job %s)", stop.step, job)
-        return stop.code
+        log.info("stopped at the time limit after step %d, saved and requeued (Slurm job %s)", step, job)
+        return Preempted.code
     if ended == "CANCELLED":
-        hint = f"python train.py resume={stop.folder}"
-        note(stop.folder, state="CANCELLED", reason="scancel", hint=hint, exit_code=stop.code)
-    log.info("stopped after step %d and saved; Slurm says %s: job %s does not come back", stop.step, ended, job)
-    return stop.code
+        hint = f"python train.py resume={folder}"
+        note(folder, state="CANCELLED", reason="scancel", hint=hint, exit_code=Preempted.code)
+    log.info("stopped after step %d and saved; Slurm says %s: job %s does not come back", step, ended, job)
+    return Preempted.code
 
 
 def in_vain(folder: Path) -> int:

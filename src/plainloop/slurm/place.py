@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import random
 
+from plainloop import ranks
+
 # Below Linux' ephemeral ports (32768 and up), which outgoing connections may hold.
 PORTS = (20000, 32000)
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+VARIABLES = (*ranks.OURS, "MASTER_ADDR", "MASTER_PORT", ranks.MEETING)
 
 
 def take_place() -> int:

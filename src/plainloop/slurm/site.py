@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from plainloop.config.names import nearest
 from plainloop.config.problems import Problem
 from plainloop.slurm import client
 
@@ -38,10 +39,6 @@ def shape_problems(parameters: Mapping[str, Any], *, devices: Any, device: str) 
             f"{gpus}, as many as {HERE}.gpus_per_node",
             instead=f"{HERE}.tasks_per_node={gpus}",
         )
-    if parameters["nodes"] > 1 and tasks == 1 and isinstance(wanted, int) and wanted > nodes:
-        yield Problem(
-            "trainer.devices", "workers are started on one node only", str(devices), instead="trainer.devices=auto"
-        )
     if not parameters["use_srun"] and ranks > 1:
         yield Problem(
             f"{HERE}.use_srun",
@@ -66,7 +63,7 @@ def limit_problems(parameters: Mapping[str, Any]) -> Iterator[Problem]:
             "unknown partition",
             ",".join(unknown),
             ", ".join(sorted(there)),
-            instead=f"{HERE}.partition={next(iter(sorted(there)), '...')}",
+            instead=f"{HERE}.partition={(*nearest(unknown[0], there), *sorted(there), '...')[0]}",
         )
         return
     limits = {name: client.minutes(there[name].get("MaxTime", "UNLIMITED")) for name in asked}
