@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from plainloop.errors import BadConfig
-from plainloop.sweep import collect, outcome, table
+from plainloop.sweep import outcome, table
 from plainloop.sweep.command import main
 from plainloop.sweep.retry import choose
 from tests.configs import ROOT

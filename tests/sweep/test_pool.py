@@ -1,0 +1,220 @@
+"""Jobs side by side: one's end concerns no other, signals arrive once, and nobody trains on unseen."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from plainloop.config.problems import InvalidConfig
+from plainloop.sweep.job import Job
+from plainloop.sweep.local import places
+from plainloop.sweep.pool import Pool
+
+
+def jobs(folder: Path, count: int) -> list[Job]:
+    config = {"trainer": {"devices": "auto"}}
+    return [Job(n, (f"seed={n}",), folder / str(n), str(n), config, b"") for n in range(count)]
+
+
+def test_whatever_ends_one_job_the_others_run(tmp_path: Path) -> None:
+    def run(job: Job) -> int:
+        if job.number == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.number == 1:
+            raise ValueError("this job's own affair")
+        if job.number == 2:
+            raise SystemExit(3)
+        (tmp_path / str(job.number)).touch()
+        return job.number
+
+    codes = Pool([[]], run).run_all(jobs(tmp_path, 5))
+    assert codes == {0: 137, 1: 70, 2: 70, 3: 3, 4: 4}
+    assert (tmp_path / "4").exists()
+
+
+def test_as_many_run_at_once_as_there_are_places_and_the_next_starts_as_one_ends(tmp_path: Path) -> None:
+    def run(job: Job) -> int:
+        (tmp_path / f"began{job.number}").write_text(str(time.monotonic()))
+        time.sleep(0.8 if job.number == 0 else 0.2)
+        (tmp_path / f"ended{job.number}").write_text(str(time.monotonic()))
+        return 0
+
+    Pool([[], []], run).run_all(jobs(tmp_path, 4))
+    began, ended = ([float((tmp_path / f"{word}{n}").read_text()) for n in range(4)] for word in ("began", "ended"))
+    at_once = [sum(b <= moment < e for b, e in zip(began, ended, strict=True)) for moment in began]
+    assert max(at_once) == 2
+    assert began[2] > ended[1] and began[2] < ended[0]  # not a batch of two that waits for its slowest
+
+
+def test_each_place_has_gpus_of_its_own_and_those_of_an_ended_job_are_given_again(tmp_path: Path) -> None:
+    def run(job: Job) -> int:
+        (tmp_path / str(job.number)).write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+        time.sleep(0.6 if job.number == 0 else 0.1)
+        return 0
+
+    Pool([["0", "1"], ["2", "3"]], run).run_all(jobs(tmp_path, 3))
+    assert [(tmp_path / str(n)).read_text() for n in range(3)] == ["0,1", "2,3", "2,3"]
+
+
+def test_a_single_place_leaves_threads_and_devices_as_a_single_run_has_them(tmp_path: Path) -> None:
+    def run(job: Job) -> int:
+        seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+        (tmp_path / "seen").write_text(json.dumps(seen))
+        return 0
+
+    Pool([[]], run, limit_gpus=False).run_all(jobs(tmp_path, 1))
+    seen = json.loads((tmp_path / "seen").read_text())
+    assert seen == {name: os.environ.get(name) for name in seen}
+
+
+NVIDIA_SMI = """#!/bin/sh
+echo "0, GPU-aa, 9.0, NVIDIA H200"
+echo "1, GPU-bb, 9.0, NVIDIA H200"
+echo "2, GPU-cc, 9.0, NVIDIA H200"
+"""
+
+
+@pytest.fixture
+def three_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose driver lists three GPUs."""
+    from plainloop.gpus import gpus
+
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvidia-smi").write_text(NVIDIA_SMI)
+    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    gpus.cache_clear()
+    yield
+    gpus.cache_clear()
+
+
+def config(devices: object = "auto", device: str = "auto") -> dict[str, object]:
+    return {"trainer": {"devices": devices}, "device": device}
+
+
+@pytest.mark.parametrize(
+    ("visible", "per_job", "slots", "expected"),
+    [
+        (None, 1, "auto", [["0"], ["1"], ["2"]]),
+        (None, 2, "auto", [["0", "1"]]),
+        (None, 1, 2, [["0"], ["1"]]),
+        ("2,0", 1, "auto", [["2"], ["0"]]),
+        ("GPU-cc,GPU-aa", 1, "auto", [["GPU-cc"], ["GPU-aa"]]),
+        ("0,7,1", 1, "auto", [["0"]]),  # an entry that is no device hides those after it
+        ("", 1, 2, [[], []]),
+        (None, 0, 2, [[], []]),
+    ],
+)
+@pytest.mark.usefixtures("three_gpus")
+def test_jobs_are_dealt_the_gpus_that_are_visible(
+    visible: str | None, per_job: int, slots: int | str, expected: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert places(per_job, slots, configs=[config()]) == expected
+
+
+@pytest.mark.parametrize(
+    ("per_job", "slots", "devices", "match"),
+    [
+        (4, "auto", "auto", "gpus_per_job: is more GPUs than there are, got 4"),
+        (1, "auto", 2, "type instead: hydra.launcher.gpus_per_job=2"),
+        (1, "auto", [2], "type instead: hydra.launcher.gpus_per_job=3"),
+        (-1, "auto", "auto", "gpus_per_job: out of range"),
+        (1, 0, "auto", "slots: wrong type or value"),
+        (1, "two", "auto", "slots: wrong type or value"),
+    ],
+)
+@pytest.mark.usefixtures("three_gpus")
+def test_what_cannot_be_dealt_is_refused(per_job: int, slots: object, devices: object, match: str) -> None:
+    with pytest.raises(InvalidConfig, match=match.replace("[", r"\[")):
+        places(per_job, slots, configs=[config(devices)])  # type: ignore[arg-type]
+
+
+# A process that drives three jobs, of which two at a time wait for a signal and write down each that they get.
+DRIVER = """
+import os, signal, sys, time
+from pathlib import Path
+from plainloop.sweep import pool
+from plainloop.sweep.job import Job
+
+folder = Path(sys.argv[1])
+if "no-session" in sys.argv:
+    os.setsid = lambda: None
+
+def run(job):
+    seen = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda n, frame: seen.append(signal.Signals(n).name))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, pool.SIGNALS)
+    (folder / f"began{job.number}").write_text(str(os.getpid()))
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not seen:
+        time.sleep(0.01)
+    time.sleep(0.5)  # for one signal too many
+    (folder / f"seen{job.number}").write_text(" ".join(seen))
+    return 75
+
+found = pool.Pool([[], []], run)
+codes = found.run_all([Job(n, (), folder / str(n), str(n), {"trainer": {"devices": 1}}, b"") for n in range(3)])
+print(codes, found.stopped_by)
+"""
+
+
+def driven(folder: Path, send: Callable[[int], None], *words: str) -> tuple[str, list[str]]:
+    """What the driver says, and the signals that each job got that was started."""
+    script = folder / "driver.py"
+    script.write_text(DRIVER)
+    driver = subprocess.Popen(
+        [sys.executable, str(script), str(folder), *words], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(lambda: all((folder / f"began{n}").exists() for n in (0, 1)))
+    send(driver.pid)
+    said, _ = driver.communicate(timeout=60)
+    wait_for(lambda: all((folder / f"seen{n}").exists() for n in (0, 1)))
+    return said.strip(), [path.read_text() for path in sorted(folder.glob("seen*"))]
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR2"])
+def test_a_signal_is_passed_on_once_and_nothing_more_is_started(name: str, tmp_path: Path) -> None:
+    said, seen = driven(tmp_path, lambda pid: os.kill(pid, signal.Signals[name]))
+    assert seen == [name, name]
+    assert said == f"{{0: 75, 1: 75}} {name}"
+
+
+def test_ctrl_c_at_the_terminal_reaches_jobs_once(tmp_path: Path) -> None:
+    _, seen = driven(tmp_path, lambda group: os.killpg(group, signal.SIGINT))
+    assert seen == ["SIGINT", "SIGINT"]
+
+
+def test_without_a_session_of_their_own_they_would_get_it_twice_and_not_save(tmp_path: Path) -> None:
+    _, seen = driven(tmp_path, lambda group: os.killpg(group, signal.SIGINT), "no-session")
+    assert seen == ["SIGINT SIGINT", "SIGINT SIGINT"]
+
+
+def test_jobs_of_a_killed_driver_are_told_to_save_and_stop(tmp_path: Path) -> None:
+    _, seen = driven(tmp_path, lambda pid: os.kill(pid, signal.SIGKILL))
+    assert seen == ["SIGTERM", "SIGTERM"]
+    pids = [int((tmp_path / f"began{n}").read_text()) for n in (0, 1)]
+    wait_for(lambda: not any(runs(pid) for pid in pids), 10)
+
+
+def runs(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
