@@ -6,6 +6,7 @@ that status.json, the message and the exit code are those of the root cause. No 
 
 from __future__ import annotations
 
+import shutil
 import time
 import traceback
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from plainloop.errors import LostPeer, Preempted, RunError
 from plainloop.journal import Journal
 
 WAIT_S = 4.0  # for a note of the rank that failed: those who watch need up to two seconds to see that one hangs
+
+OF_A_RUN = ".failed."  # begins the name of a folder of notes in a run directory, where the ranks share no other
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,9 @@ def blamed(folder: Path, journal: Journal | None, *, rank: int) -> Iterator[None
 
     Rank 0 has the journal, and writes down there what each rank had to say.
     """
+    if journal:
+        for old in set(journal.folder.glob(f"{OF_A_RUN}*")) - {folder}:
+            shutil.rmtree(old, ignore_errors=True)
     try:
         yield
     except LostPeer as error:

@@ -104,6 +104,13 @@ def test_torchrun(tmp_path: Path, by_devices: Path) -> None:
     same_run(tmp_path / "run", by_devices)
 
 
+def test_notes_of_an_earlier_failure_are_swept_at_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.failed.1").mkdir()
+    finish(start(TRAIN, tmp_path / "run", environment(), "trainer.devices=1"))
+    assert not list((tmp_path / "run").glob(".failed.*"))
+
+
 @pytest.mark.parametrize("place", [open_mpi, pytest.param(srun, marks=pytest.mark.slow)], ids=["mpirun", "srun"])
 def test_processes_of_another_launcher(tmp_path: Path, by_devices: Path, place: object) -> None:
     finish(*(start(TRAIN, tmp_path / "run", environment(**place(rank, 2))) for rank in (1, 0)))  # type: ignore[operator]
