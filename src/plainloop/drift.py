@@ -24,6 +24,8 @@ SAFE = (
     "trainer.max_skips",
     "trainer.timeout_s",
     "data.*num_workers",
+    "data.*prefetch",
+    "data.timeout",
     "data.root",  # the facts of what lies there are compared instead
 )
 # Judged by comparing what the schedule says for every step that is done.

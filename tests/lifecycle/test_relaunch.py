@@ -80,7 +80,7 @@ def test_auto_goes_on_with_what_was_killed(tmp_path: Path, undisturbed: Callable
 
 
 def test_workers_may_come_and_go_between_lives(tmp_path: Path) -> None:
-    """Killed four times, with 0, 2, 3 and 0 workers and other prefetching: no image is lost, twice there, or another."""
+    """Killed four times, with other numbers of workers and other prefetching: no image is lost, doubled or another."""
     pictures = command(write_pictures(tmp_path / "pictures"))
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
