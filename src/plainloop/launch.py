@@ -48,7 +48,10 @@ def start(config: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     if "WORLD_SIZE" in os.environ or count == 1:
         from plainloop.run import run
 
-        return run(on_one_device(config), folder)
+        try:
+            return run(on_one_device(config), folder)
+        finally:
+            ranks.leave()
     assert folder is not None
     return start_workers(config, folder, count)
 

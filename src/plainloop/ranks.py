@@ -6,6 +6,7 @@ and a bare srun have words of their own, which `adopt` translates, so that the r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from hashlib import blake2b
@@ -72,6 +73,14 @@ def adopt() -> None:
             f"{world_size()} processes on several machines were started, and they cannot know where to meet",
             hint="export MASTER_ADDR=<first machine> MASTER_PORT=<a free port>; mpirun: -x MASTER_ADDR -x MASTER_PORT",
         )
+
+
+def leave() -> None:
+    """After the run: whoever is the last to leave removes the meeting place, unless notes of a failure are there."""
+    place = meeting_place()
+    if place is not None:
+        with contextlib.suppress(OSError):
+            place.rmdir()
 
 
 def _open_mpi() -> tuple[str, ...] | None:

@@ -113,8 +113,10 @@ def test_notes_of_an_earlier_failure_are_swept_at_the_next_start(tmp_path: Path)
 
 @pytest.mark.parametrize("place", [open_mpi, pytest.param(srun, marks=pytest.mark.slow)], ids=["mpirun", "srun"])
 def test_processes_of_another_launcher(tmp_path: Path, by_devices: Path, place: object) -> None:
+    before = rest_of_us()[1]
     finish(*(start(TRAIN, tmp_path / "run", environment(**place(rank, 2))) for rank in (1, 0)))  # type: ignore[operator]
     same_run(tmp_path / "run", by_devices)
+    assert rest_of_us()[1] <= before
 
 
 def test_dist_train_sh_twice_at_once_on_the_cpu(tmp_path: Path, by_devices: Path) -> None:
