@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from plainloop.config.problems import InvalidConfig
+from plainloop.journal import read_status
 from plainloop.sweep.job import Job
-from plainloop.sweep.local import places
+from plainloop.sweep.local import places, settle_end
 from plainloop.sweep.pool import Pool
 
 
@@ -218,3 +222,17 @@ def test_jobs_of_a_killed_driver_are_told_to_save_and_stop(tmp_path: Path) -> No
 def runs(pid: int) -> bool:
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+
+
+def test_a_job_that_dies_before_its_run_begins_is_failed_with_what_its_log_ends_with(tmp_path: Path) -> None:
+    (job,) = jobs(tmp_path, 1)
+    composed = OmegaConf.create({"hydra": {"job": {"name": "train"}, "sweep": {}}})
+    job = replace(job, frozen=pickle.dumps(composed))
+    job.folder.mkdir()
+    job.log_file.write_text("Traceback (most recent call last):\n  ...\nImportError: no module named x\n\n")
+    settle_end(job, 70, attempt=0)
+    status = read_status(job.folder)
+    assert (status.state, status.reason, status.exit_code) == ("FAILED", "start", 70)
+    assert status.message == "ended with exit code 70 before the run began: ImportError: no module named x"
+    settle_end(job, 71, attempt=-1)  # a run that began has said it itself
+    assert read_status(job.folder) == status

@@ -69,7 +69,7 @@ def launch(jobs: Sequence[Job], sweep: Path, given: Sequence[Sequence[str]] | No
         log.info("job %d: %s", job.number, " ".join(job.overrides))
 
     def ended(job: Job, code: int) -> None:
-        _settle(job, code, attempts[job.number])
+        settle_end(job, code, attempts[job.number])
         if quiet or code:
             log.info("job %d: %s", job.number, _end_of(job))
 
@@ -96,16 +96,22 @@ def load_what_jobs_need() -> None:
     gc.freeze()
 
 
-def _settle(job: Job, code: int, attempt: int) -> None:
+def settle_end(job: Job, code: int, attempt: int) -> None:
     """Says in the job's folder how it ended where the run could not: it died before there was a run."""
     status = read_status(job.folder)
     if code == 0 or status.attempt > attempt:
         return
     journal = Journal(job.folder)
     with journal.hold():
-        said = f"ended with exit code {code} before the run began: see {job.log_file.name}"
+        said = f"ended with exit code {code} before the run began: {_last_line(job.log_file)}"
         state = "CANCELLED" if code in (130, 143) else "FAILED"
         journal.end(state, reason="start", message=said, hint=said, exit_code=code)  # type: ignore[arg-type]
+
+
+def _last_line(log_file: Path) -> str:
+    """Of a traceback it is the one that says what was wrong."""
+    lines = log_file.read_text(errors="replace").split("\n") if log_file.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing is in the log")
 
 
 def _end_of(job: Job) -> str:
