@@ -6,7 +6,7 @@ from plainloop.contracts import Batch
 
 
 class FirstBatch:
-    """Gives the first batch that it is given, ever after. For debugging alone: a run that is continued takes another one."""
+    """Gives the first batch that it is given, ever after. For debugging alone: a continued run takes another one."""
 
     def __init__(self) -> None:
         self._first: Batch | None = None

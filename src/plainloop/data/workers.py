@@ -111,7 +111,7 @@ def next_of(source: Iterator[Any], workers: Set[BaseProcess], timeout: float) ->
 
 
 def has_ended(workers: Set[BaseProcess]) -> bool:
-    """Whether any of them has, or is about to: a connection breaks shortly before the end of its process can be seen."""
+    """Whether any of them has: its connection breaks shortly before the end of the process can be seen."""
     try:
         return bool(connection.wait([worker.sentinel for worker in workers], timeout=1))
     except RuntimeError:  # torch's SIGCHLD handler raises wherever we are, and for the same reason
