@@ -155,9 +155,14 @@ class Replaying(Trainer):
         state.scaler.scale(loss * share).backward()
         with torch.no_grad(), self.autocast():
             for row, index in rows:
-                alone = Replayed([_pytree.tree_map_only(Tensor, lambda t, r=row: t[r : r + 1], out) for out in outputs])
+                cut = functools.partial(_row, row=row)
+                alone = Replayed([_pytree.tree_map_only(Tensor, cut, output) for output in outputs])
                 own, _ = self.task.loss(alone, {name: tensor[row : row + 1] for name, tensor in batch.items()})
                 self.findings.losses[index] = float(own)
+
+
+def _row(tensor: Tensor, *, row: int) -> Tensor:
+    return tensor[row : row + 1]
 
 
 class Replayed(nn.Module):

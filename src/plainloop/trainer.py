@@ -83,7 +83,7 @@ class Trainer:
     def fit(self, state: TrainState, model: nn.Module) -> None:
         """Trains on from `state.step`. `model` runs the forward pass: state.model, or a wrapper of it. Collective.
 
-        Raises Preempted when asked to stop, after saving, and NonFinite when a loss or gradient, or each metric, is NaN.
+        Raises Preempted when asked to stop, after saving, and NonFinite for a loss, gradient, or all metrics of NaN.
         """
         meeting = Agreement(self.preemption, start=state.step, save_every_s=self.save_every_s)
         watch = Stopwatch(state.step)

@@ -48,8 +48,9 @@ class SlurmLauncher(BaseSubmititLauncher):
         """Raises InvalidConfig when the site cannot run such jobs; makes nothing."""
         from plainloop.slurm.launching import check
 
-        self.sweep: Any = task_function
-        check(self.params, configs=self.sweep.configs)
+        sweep: Any = task_function  # ours: see plainloop.sweep.task
+        self.sweep = sweep
+        check(self.params, configs=sweep.configs)
 
     def launch_jobs(self, jobs: Sequence[Any]) -> Any:
         """Submits checked jobs, and waits for them unless told not to; see plainloop.slurm.launching.launch."""
