@@ -81,9 +81,10 @@ def states(jobs: Iterable[str]) -> dict[str, Seen]:
         )
         if answer.returncode and "Invalid job id" not in answer.stderr:
             raise SlurmError(f"squeue failed: {answer.stderr.strip()}", hint="is the controller up? scontrol ping")
-        for line in answer.stdout.splitlines():
-            job, state, reason = line.split("|", 2)
-            found[job] = Seen(state, reason)
+        for line in sorted(answer.stdout.splitlines(), key=lambda line: "_" in line.split("|")[0]):
+            shown, state, reason = line.split("|", 2)
+            for job in named(shown, asked):
+                found[job] = Seen(state, reason)
     missing = [job for job in asked if job not in found]
     if missing:
         found |= accounted(missing)
@@ -92,13 +93,32 @@ def states(jobs: Iterable[str]) -> dict[str, Seen]:
 
 def accounted(jobs: Iterable[str]) -> dict[str, Seen]:
     """What accounting remembers; nothing where the site keeps none."""
-    answer = call(
-        "sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,ExitCode", "-j", ",".join(jobs)
-    )
-    if answer.returncode:
-        return {}
-    rows = (line.split("|") for line in answer.stdout.splitlines())
-    return {job: Seen(state.split()[0], exit_code=code) for job, state, code in rows}  # "CANCELLED by 1000"
+    asked = list(jobs)
+    mains = ",".join(sorted({job.partition("_")[0] for job in asked}))
+    form = "--format=JobID,State,ExitCode"
+    answer = call("sacct", "--noheader", "--parsable2", "--allocations", form, f"--jobs={mains}")
+    found: dict[str, Seen] = {}
+    lines = answer.stdout.splitlines() if answer.returncode == 0 else []
+    for line in sorted(lines, key=lambda line: "_" in line.split("|")[0]):  # a task's own line has the last word
+        shown, state, code = line.split("|")
+        for job in named(shown, asked):
+            found[job] = Seen(state.split()[0], exit_code=code)  # "CANCELLED by 1000"
+    return found
+
+
+def named(shown: str, jobs: Iterable[str]) -> list[str]:
+    """The jobs that one line of Slurm's is about: tasks that never started may share one, the array's own.
+
+    >>> named("12_3", ["12_3", "12_4"]), named("12", ["12_3", "13"]), named("12_[3-4%2]", ["12_3", "12_4", "12_5"])
+    (['12_3'], ['12_3'], ['12_3', '12_4'])
+    """
+    main, _, tasks = shown.partition("_")
+    if tasks and not tasks.startswith("["):
+        return [job for job in jobs if job == shown]
+    parts = [part.split("-") for part in tasks.strip("[]").partition("%")[0].split(",") if part]
+    numbers = {str(n) for part in parts for n in range(int(part[0]), int(part[-1]) + 1)}
+    mine = [job for job in jobs if job.partition("_")[0] == main]
+    return [job for job in mine if not numbers or job.partition("_")[2] in numbers]
 
 
 def show(job: str) -> dict[str, str]:
