@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from plainloop import distributed
 from plainloop.config.settings import TrainerSettings
-from plainloop.errors import NonFinite, OutOfMemory
+from plainloop.errors import NonFinite, OutOfMemory, RunError
 
 
 def prepare(*, deterministic: bool, detect_anomaly: bool) -> None:
@@ -52,4 +52,6 @@ def errors_explained(accumulate: int) -> Iterator[None]:
             ) from error
         if "returned nan values in its" in first_line:  # anomaly mode, which has shown the forward pass before
             raise NonFinite(first_line, hint="the lines above name the operation of the forward pass") from error
+        if "DataLoader worker" in first_line:  # torch says so from a signal handler, wherever the main thread is
+            raise RunError(first_line, hint="see what ended it (memory?); data.num_workers=0 loads in this process") from error
         raise

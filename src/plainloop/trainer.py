@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -170,8 +170,9 @@ class Trainer:
         """
         metrics = self.task.metrics()
         model.eval()
-        with rng.drawing_from(rng.fold(rng.EVAL, self.seed), self.device), torch.no_grad():
-            for batch in self.data.eval_batches(split):
+        draws = rng.drawing_from(rng.fold(rng.EVAL, self.seed), self.device)
+        with draws, torch.no_grad(), closing(self.data.eval_batches(split)) as batches:
+            for batch in batches:
                 batch = self.normalize(self.prepare(to(self.device, batch)))
                 with self.autocast():
                     metrics.update(self.task.predict(model, batch), batch)
@@ -292,6 +293,11 @@ class Trainer:
 def to(device: torch.device, batch: Batch) -> Batch:
     """The batch on the device; copies from pinned memory do not wait."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def closing(batches: Iterator[Batch]) -> contextlib.AbstractContextManager[Iterator[Batch]]:
+    """Ends what an unfinished iteration holds, data workers above all; an iterator that cannot be closed holds nothing."""
+    return contextlib.closing(batches) if isinstance(batches, Generator) else contextlib.nullcontext(batches)
 
 
 def momentum_at(schedule: Schedule, step: int) -> float | None:
