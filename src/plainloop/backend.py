@@ -53,5 +53,5 @@ def errors_explained(accumulate: int) -> Iterator[None]:
         if "returned nan values in its" in first_line:  # anomaly mode, which has shown the forward pass before
             raise NonFinite(first_line, hint="the lines above name the operation of the forward pass") from error
         if "DataLoader worker" in first_line:  # torch says so from a signal handler, wherever the main thread is
-            raise RunError(first_line, hint="see what ended it (memory?); data.num_workers=0 loads in this process") from error
+            raise RunError(first_line, hint="memory? fewer data.num_workers hold less of it") from error
         raise

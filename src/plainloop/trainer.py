@@ -296,7 +296,7 @@ def to(device: torch.device, batch: Batch) -> Batch:
 
 
 def closing(batches: Iterator[Batch]) -> contextlib.AbstractContextManager[Iterator[Batch]]:
-    """Ends what an unfinished iteration holds, data workers above all; an iterator that cannot be closed holds nothing."""
+    """Ends what an unfinished iteration holds, data workers above all; what cannot be closed holds nothing."""
     return contextlib.closing(batches) if isinstance(batches, Generator) else contextlib.nullcontext(batches)
 
 
