@@ -15,10 +15,10 @@ CANDIDATES := python3 python3.13 python3.12 python3.11 python3.14 python
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all kill-test lint format lock clean
+.PHONY: help setup train test test-all kill-test test-slurm test-slurm-all lint format lock clean
 
 help:  ## Lists what can be made.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.installed  ## Makes .venv with the locked set, once; again when requirements.lock changes.
 	@:
@@ -34,6 +34,12 @@ test-all: setup  ## Runs the slow tests and the kill test too: everything that n
 
 kill-test: setup  ## Kills runs 200 times at random and compares every bit with runs left alone.
 	@$(RUN) -m pytest -m kill $(ARGS)
+
+test-slurm: setup  ## Runs one case of each kind on a real Slurm that it starts and takes down; needs root and Debian's packages.
+	@$(RUN) -m pytest -m "slurm and not slow" tests/slurm $(ARGS)
+
+test-slurm-all: setup  ## The same with what takes minutes: a node that dies, the real time limit.
+	@$(RUN) -m pytest -m slurm tests/slurm $(ARGS)
 
 lint: setup  ## Checks format, lint and types.
 	@$(RUN) -m ruff format --check --quiet . || { echo "not formatted; type: make format"; exit 1; }

@@ -1,0 +1,127 @@
+"""What is submitted, what is not, and how one comes back to it."""
+
+import os
+import signal
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from plainloop.slurm import client, ledger
+from plainloop.sweep import outcome
+from tests.slurm.lab import HELD, ROOT, RUN, TWO_NODES, Lab, command, environment, jobs_of, until_over, wait_until
+
+pytestmark = pytest.mark.slurm
+
+
+def accounted() -> int:
+    """Jobs that Slurm has ever been given here."""
+    return len(client.call("sacct", "-X", "-n", "-S", "now-1day", "-o", "JobID").stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("hydra.launcher.partition=mian", "hydra.launcher.partition: unknown partition, got mian"),
+        ("hydra.launcher.account=nobody", "Invalid account"),
+        ("hydra.launcher.partition=short", "ends jobs after 2 minutes"),
+        ("hydra.launcher.mem_gb=4000", "sbatch would refuse these jobs"),
+        ("trainer.devices=3", "2 nodes with 1 tasks are 2 ranks"),
+        ("optimizer.lr=0.1,fast", "optimizer.lr"),
+    ],
+)
+def test_what_the_site_or_the_check_refuses_is_not_submitted_and_leaves_no_trace(
+    lab: Lab, tmp_path: Path, given: str, said: str
+) -> None:
+    before = accounted()
+    answer = lab.train(*TWO_NODES, given, f"hydra.sweep.dir={tmp_path / 'sweep'}", at=tmp_path)
+    assert answer.code == 64, answer.text
+    assert said in answer.text
+    assert not (tmp_path / "sweep").exists()
+    assert accounted() == before
+
+
+def test_one_wrong_job_of_a_hundred_keeps_all_of_them_from_being_submitted(lab: Lab, tmp_path: Path) -> None:
+    before = accounted()
+    rates = ",".join(["0.001"] * 57 + ["-0.1"] + ["0.001"] * 42)
+    seeds = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    answer = lab.train(f"optimizer.lr={rates}", seeds, at=tmp_path)
+    assert answer.code == 64, answer.text
+    assert "job 57 of 100" in answer.text
+    assert accounted() == before
+
+
+def test_jobs_are_taken_up_again_not_submitted_twice_and_cancelled_for_good(lab: Lab, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    first = lab.submit(*RUN, *TWO_NODES, HELD, "seed=0,1", folder=folder)
+    again = lab.submit(*RUN, *TWO_NODES, HELD, "seed=0,1,2", folder=folder)
+    assert [job.slurm for job in again[:2]] == [job.slurm for job in first]
+    assert len(again) == 3
+    done = subprocess.run(
+        [command()[0], str(ROOT / "scripts/sweep.py"), "cancel", str(folder)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    states = until_over(again)
+    assert set(states.values()) == {"CANCELLED"}
+    assert [row.state for row in outcome.rows(folder)] == ["CANCELLED"] * 3
+
+
+def test_interrupting_the_terminal_leaves_the_jobs_alone_and_says_how_to_come_back(lab: Lab, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    words = command(*RUN, *TWO_NODES, HELD, f"hydra.sweep.dir={folder}")
+    driver = subprocess.Popen(
+        words, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_until("the submission", lambda: ledger.read(folder))
+    driver.send_signal(signal.SIGINT)
+    text = driver.communicate(timeout=60)[0]
+    (job,) = jobs_of(folder)
+    assert job.state == "PENDING"
+    assert "the jobs go on without this terminal" in text
+    assert f"sweep.py cancel {folder}" in text
+    assert f"hydra.sweep.dir={folder}" in text
+    client.cancel([job.slurm])
+
+
+def test_what_would_pend_for_ever_is_cancelled_with_the_reason(lab: Lab, tmp_path: Path) -> None:
+    """A dependency that cannot be met any more, which Slurm keeps in the queue."""
+    failed = client.call("sbatch", "--parsable", "-o/dev/null", "--wrap=exit 1").stdout.strip()
+    wait_until("a failed job", lambda: client.states([failed])[failed].ended)
+    folder = tmp_path / "sweep"
+    given = f"hydra.launcher.dependency=afterok:{failed}"
+    answer = lab.train(*RUN, *TWO_NODES, given, f"hydra.sweep.dir={folder}", at=tmp_path, wait=True)
+    assert answer.code != 0
+    assert "would never start: Slurm says DependencyNeverSatisfied" in answer.text
+    (job,) = jobs_of(folder)
+    wait_until("the cancellation", lambda: job.state == "CANCELLED")
+    assert job.status.reason == "DependencyNeverSatisfied"
+
+
+def test_pickles_are_ours_alone_whatever_the_umask(lab: Lab, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        (job,) = lab.submit(*RUN, *TWO_NODES, HELD, folder=tmp_path / "sweep")
+    finally:
+        os.umask(before)
+    client.cancel([job.slurm])
+    pickles = list((job.folder / ".submitit").glob("*.pkl"))
+    assert pickles
+    for path in [job.folder / ".submitit", *pickles]:
+        assert not path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH), path
+
+
+def test_a_folder_that_others_may_write_in_is_refused(lab: Lab, tmp_path: Path) -> None:
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    before = accounted()
+    given = f"hydra.launcher.submitit_folder={open_to_all}/pickles"
+    answer = lab.train(*TWO_NODES, given, f"hydra.sweep.dir={tmp_path / 'sweep'}", at=tmp_path)
+    assert answer.code == 64, answer.text
+    assert "others may write in" in answer.text
+    assert accounted() == before
