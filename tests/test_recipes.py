@@ -108,7 +108,7 @@ def test_a_recipe_says_what_was_measured_where_it_comes_from_and_how_to_run_it(r
     comments = re.match(r"# @package _global_\n((?:#.*\n)+)", text_of(recipe))
     assert comments is not None
     header = comments[1]
-    measured = re.search(r"Measured: .* ± .*, n = \d+; .* cores?", header)
+    measured = re.search(r"Measured: \S+ [\d.]+ ± [\d.]+.*, n = \d+ .*; [\d.]+ s of .*; .* torch \d", header, re.DOTALL)
     assert (measured is None) == ("Not yet measured here." in header)
     assert "Source: " in header
     assert f"#   python train.py experiment={recipe}" in header
