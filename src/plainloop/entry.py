@@ -73,7 +73,7 @@ def main(conf_dir: Path) -> None:
 
 def start(command: Command, conf_dir: Path) -> int:
     """Composes, checks, then trains; the exit code. Raises InvalidConfig before anything exists on disk."""
-    register_launchers()
+    register_launchers(conf_dir)
     composer = Composer(conf_dir, config_name=command.config_name, extra_dir=command.config_dir)
     command = replace(command, overrides=composer.as_names(command.overrides))
     if command.multirun or "hydra.mode=MULTIRUN" in command.overrides:
@@ -81,14 +81,17 @@ def start(command: Command, conf_dir: Path) -> int:
     return start_run(command, composer)
 
 
-def register_launchers() -> None:
-    """Ours take the names of the submitit plugin's, and only after Hydra's scan, which stores the plugin's."""
+def register_launchers(conf_dir: Path) -> None:
+    """Ours take the names of the submitit plugin's, and only after Hydra's scan, which stores the plugin's.
+
+    Raises BadConfig for site settings (conf/local/slurm.yaml) that are none.
+    """
     Plugins.instance()
     from hydra_plugins.plainloop_launchers.submitit_local import LocalConf
-    from hydra_plugins.plainloop_launchers.submitit_slurm import SlurmConf
+    from hydra_plugins.plainloop_launchers.submitit_slurm import of_the_site
 
     ConfigStore.instance().store(group="hydra/launcher", name="submitit_local", node=LocalConf())
-    ConfigStore.instance().store(group="hydra/launcher", name="submitit_slurm", node=SlurmConf())
+    ConfigStore.instance().store(group="hydra/launcher", name="submitit_slurm", node=of_the_site(conf_dir))
 
 
 def start_run(command: Command, composer: Composer) -> int:

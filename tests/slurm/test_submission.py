@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hydra_plugins.plainloop_launchers.submitit_slurm import of_the_site
+from plainloop.errors import BadConfig
 from plainloop.slurm import client, ledger
 from plainloop.sweep import outcome
 from tests.slurm.lab import HELD, ROOT, RUN, TWO_NODES, Lab, command, environment, jobs_of, until_over, wait_until
@@ -125,3 +127,18 @@ def test_a_folder_that_others_may_write_in_is_refused(lab: Lab, tmp_path: Path) 
     assert answer.code == 64, answer.text
     assert "others may write in" in answer.text
     assert accounted() == before
+
+
+def test_site_settings_are_under_the_command_line_and_over_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local/slurm.yaml").write_text("partition: gpu\ncpus_per_task: 5\n")
+    conf = of_the_site(tmp_path)
+    assert (conf.partition, conf.cpus_per_task, conf.timeout_min) == ("gpu", 5, 60)
+
+
+@pytest.mark.parametrize(("text", "said"), [("partiton: gpu", "unknown: partiton"), ("timeout_min: soon", "soon")])
+def test_site_settings_that_are_none_are_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local/slurm.yaml").write_text(text)
+    with pytest.raises(BadConfig, match=said):
+        of_the_site(tmp_path)

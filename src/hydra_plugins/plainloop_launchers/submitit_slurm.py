@@ -6,16 +6,20 @@ The class is a stand-in that Hydra's scan can afford; what it does is in `plainl
 # No postponed annotations: Hydra's scan runs this file outside of sys.modules, where dataclasses cannot resolve them.
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from plainloop.errors import BadConfig
 
 
 @dataclass
@@ -37,6 +41,30 @@ class SlurmConf(SlurmQueueConf):
     mail_type: str | None = None
     mail_user: str | None = None
     wckey: str | None = None
+
+
+def of_the_site(conf_dir: Path) -> SlurmConf:
+    """The defaults, over them what conf/local/slurm.yaml says: keys of hydra.launcher, yours, not in git.
+
+    Raises BadConfig for a file that holds something else.
+    """
+    path = conf_dir / "local" / "slurm.yaml"
+    if not path.is_file():
+        return SlurmConf()
+    known = {one.name for one in fields(SlurmConf)} - {"_target_"}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        wrong = sorted(set(found) - known) if isinstance(found, dict) else ["(no keys)"]
+        if wrong:
+            raise ValueError(f"unknown: {', '.join(map(str, wrong))}")
+        conf = SlurmConf(**found)
+        OmegaConf.structured(conf)  # judges the types
+    except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        said = str(error).splitlines()[0]
+        raise BadConfig(
+            f"{path}: {said}", hint=f"its keys are those of hydra.launcher: {', '.join(sorted(known))}"
+        ) from error
+    return conf
 
 
 class SlurmLauncher(BaseSubmititLauncher):

@@ -138,7 +138,7 @@ def outside_of_a_job() -> Iterator[None]:
     hidden = {
         name: os.environ.pop(name)
         for name in list(os.environ)
-        if name.startswith(("SLURM_", "SBATCH_", "SUBMITIT_")) and name != "SLURM_CONF"
+        if name.startswith(("SLURM_", "SUBMITIT_")) and name != "SLURM_CONF"
     }
     try:
         yield
