@@ -34,9 +34,14 @@ def _connect_here(self: socket.socket, address: Any) -> None:
 socket.socket.connect = _connect_here  # type: ignore[method-assign]
 
 
-@pytest.fixture(autouse=True)
-def no_hydra_is_left_over() -> Iterator[None]:
-    """Hydra holds one composition per process, and the next test may want its own."""
-    yield
+def _clear_hydra() -> None:
     if "hydra.core.global_hydra" in sys.modules:
         sys.modules["hydra.core.global_hydra"].GlobalHydra.instance().clear()
+
+
+@pytest.fixture(autouse=True)
+def no_hydra_is_left_over() -> Iterator[None]:
+    """Hydra holds one composition per process; neither collecting nor another test leaves theirs to this one."""
+    _clear_hydra()
+    yield
+    _clear_hydra()
