@@ -1,6 +1,5 @@
 """Signals wait for handlers: none is lost before the run can save, and none ends it while it leaves."""
 
-import os
 import signal
 from collections.abc import Iterator
 
@@ -20,7 +19,7 @@ def the_mask_is_put_back() -> Iterator[None]:
 
 def test_a_signal_during_start_up_arrives_once_there_is_a_handler() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    os.kill(os.getpid(), signal.SIGUSR2)
+    signal.raise_signal(signal.SIGUSR2)
     with Preemption() as preemption:
         assert preemption.requested == "SIGUSR2"
 
@@ -29,14 +28,14 @@ def test_a_signal_after_the_block_waits_again() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     with Preemption():
         pass
-    os.kill(os.getpid(), signal.SIGTERM)  # would end this process
+    signal.raise_signal(signal.SIGTERM)  # would end this process
     assert signal.sigpending() == {signal.SIGTERM}
 
 
 def test_two_signals_at_once_are_one_wish_named_after_the_first() -> None:
     with Preemption() as preemption:
-        os.kill(os.getpid(), signal.SIGUSR2)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGUSR2)
+        signal.raise_signal(signal.SIGTERM)
         assert preemption.requested == "SIGUSR2"
 
 

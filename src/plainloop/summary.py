@@ -45,6 +45,6 @@ def summarize(
         "classes": list(facts["class_names"]),
         "normalize": {"mean": list(facts["mean"]), "std": list(facts["std"])},
         "image_size": list(facts["image_shape"][1:]),
-        "git": environment.get("git"),
+        "git": (environment.get("git") or {}).get("commit"),
         "versions": environment.get("versions"),
     }

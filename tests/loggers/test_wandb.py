@@ -209,7 +209,7 @@ def test_a_signal_while_wandb_starts_is_received_afterwards():
     before = signal.signal(signal.SIGUSR2, lambda number, frame: received.append(number))
     try:
         with subject._signals_held():
-            os.kill(os.getpid(), signal.SIGUSR2)
+            signal.raise_signal(signal.SIGUSR2)
             inside = list(received)
         assert (inside, received) == ([], [signal.SIGUSR2])
     finally:

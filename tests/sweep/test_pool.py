@@ -199,7 +199,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
 def test_a_signal_is_passed_on_once_and_nothing_more_is_started(name: str, tmp_path: Path) -> None:
     said, seen = driven(tmp_path, lambda pid: os.kill(pid, signal.Signals[name]))
     assert seen == [name, name]
-    assert said == f"{{0: 75, 1: 75}} {name}"
+    assert said in (f"{{0: 75, 1: 75}} {name}", f"{{1: 75, 0: 75}} {name}")  # whichever left first
 
 
 def test_ctrl_c_at_the_terminal_reaches_jobs_once(tmp_path: Path) -> None:
