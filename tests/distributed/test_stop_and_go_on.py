@@ -91,9 +91,9 @@ def test_a_lost_window_of_the_second_rank_would_be_noticed(
 
 def seen(config: dict[str, Any], folder: Path, worlds: list[tuple[int, int]]) -> dict[int, list[int]]:
     """Samples of every step, sorted, of a run that goes through worlds of (ranks, step at which it is stopped)."""
-    note = folder.parent / f"{folder.name}.seen"
 
     def look(step: int, batch: Batch) -> None:
+        note = folder.parent / f"{folder.name}.seen{distributed.rank()}"  # one writer a file
         storage.append_line(note, {"step": step, "index": batch["index"].tolist()})
 
     def act(stop: int) -> None:
@@ -108,8 +108,9 @@ def seen(config: dict[str, Any], folder: Path, worlds: list[tuple[int, int]]) ->
         pids = gang.start(lives.new_meeting(folder), world_size, functools.partial(act, stop))
         assert set(gang.wait(pids)) <= {0, Preempted.code}
     found: dict[int, list[int]] = {}
-    for row in storage.read_lines(note):
-        found.setdefault(row["step"], []).extend(row["index"])
+    for note in folder.parent.glob(f"{folder.name}.seen*"):
+        for row in storage.read_lines(note):
+            found.setdefault(row["step"], []).extend(row["index"])
     return {step: sorted(samples) for step, samples in found.items()}
 
 
