@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from plainloop.slurm import client
 log = logging.getLogger("plainloop")
 
 SIGNALS = {signal.SIGTERM, signal.SIGUSR2, signal.SIGINT}
+SLURMD_TIMEOUT_S = 300  # Slurm's default
 ENDING_S = 90  # Slurm ends a requeued job at once; this long it may take on a busy controller
 
 
@@ -54,6 +56,16 @@ def leave(folder: Path) -> int:
         note(folder, state="CANCELLED", reason="scancel", hint=hint, exit_code=Preempted.code)
     log.info("stopped after step %d and saved; Slurm says %s: job %s does not come back", step, ended, job)
     return Preempted.code
+
+
+def wait_for_slurm() -> None:
+    """Waits for TERM, after other ranks have gone: Slurm needs its SlurmdTimeout to see that a node has died, and
+    requeues only a job that is still there. For a rank that was killed srun sends TERM at once.
+    """
+    given = re.match(r"\d+", client.setting("SlurmdTimeout"))
+    seconds = int(given[0]) if given else SLURMD_TIMEOUT_S
+    log.info("other ranks have gone; waiting up to %d s for what Slurm says to that", seconds + ENDING_S)
+    signal.sigtimedwait({signal.SIGTERM}, seconds + ENDING_S)
 
 
 def in_vain(folder: Path) -> int:

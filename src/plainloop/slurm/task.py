@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from plainloop.config.continuing import is_finished
-from plainloop.errors import Preempted
-from plainloop.slurm.leave import SIGNALS, leave
+from plainloop.errors import LostPeer, Preempted
+from plainloop.slurm.leave import SIGNALS, leave, wait_for_slurm
 from plainloop.slurm.place import take_place
 from plainloop.slurm.sources import Snapshot
 
@@ -55,6 +55,8 @@ class Task:
         if status == Preempted.code:
             # Others leave without a word: rank 0 ends the job. Outside of Slurm nothing requeues.
             status = 0 if rank else leave(self.folder) if "SLURM_JOB_ID" in os.environ else status
+        if status == LostPeer.code and int(os.environ.get("SLURM_JOB_NUM_NODES", 1)) > 1:
+            wait_for_slurm()
         logging.shutdown()
         if status:
             raise SystemExit(status)
