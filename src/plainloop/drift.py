@@ -23,6 +23,7 @@ SAFE = (
     "trainer.save_every",
     "trainer.max_skips",
     "trainer.timeout_s",
+    "trainer.tuned.*",
     "data.*num_workers",
     "data.*prefetch",
     "data.timeout",
@@ -56,7 +57,7 @@ def check(found: Sequence[Difference], *, step: int, schedules: Callable[[], tup
 
     `schedules` gives the saved and the new one; it is asked only if the duration differs.
     """
-    refused = [pair for pair in found if not _safe(pair.key) and pair.key not in DURATION]
+    refused = [pair for pair in found if not harmless(pair.key) and pair.key not in DURATION]
     if refused:
         raise BadConfig(
             "this run was started with another config, and the difference could change its result:\n" + table(refused),
@@ -84,7 +85,8 @@ def table(found: Sequence[Difference]) -> str:
     return "\n".join(f"  {'  '.join(row)}".rstrip() for row in cells)
 
 
-def _safe(key: str) -> bool:
+def harmless(key: str) -> bool:
+    """Whether a difference there can change no bit of the result."""
     return any(fnmatch(key, pattern) for pattern in SAFE)
 
 

@@ -1,9 +1,10 @@
 """The plan says what will happen, in numbers that can be checked by hand."""
 
 import pytest
+from omegaconf import OmegaConf
 
 from plainloop.config.plan import draw
-from tests.config.commands import passed
+from tests.config.commands import ROOT, passed
 
 
 def plan(*overrides: str, **more: object) -> str:
@@ -23,6 +24,48 @@ def test_the_batch_is_shared_out() -> None:
 def test_the_scaling_of_the_rate_is_shown_with_its_arithmetic() -> None:
     text = plan("optimizer=sgd", "data.batch_size=512", "trainer.lr_scaling.rule=linear")
     assert "0.1 x 512 / 256 = 0.2" in text
+
+
+TUNED = ("optimizer=sgd", "trainer.tuned.batch_size=128", "trainer.tuned.devices=1")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "follows"),
+    [
+        (["data.batch_size=128"], "so the rate is the recipe's, 0.1"),
+        (
+            ["data.batch_size=256", "trainer.lr_scaling.rule=linear"],
+            "so the rate is 0.1 x 256 / 256 = 0.1, by trainer.lr",
+        ),
+        (
+            ["data.batch_size=512"],
+            "the rate stays 0.1; in proportion to the batch it is 0.1 x 512 / 128 = 0.4: "
+            "trainer.lr_scaling.rule=linear trainer.lr_scaling.base_batch_size=128",
+        ),
+        (
+            ["data.batch_size=512", "trainer.lr_scaling.base_batch_size=128", "trainer.lr_scaling.rule=sqrt"],
+            "so the rate is 0.1 x sqrt(512 / 128) = 0.2, by trainer.lr_scaling",
+        ),
+    ],
+)
+def test_what_a_recipe_was_tuned_at_is_held_against_the_run(overrides: list[str], follows: str) -> None:
+    text = plan(*TUNED, *overrides, ranks=4)
+    size = overrides[0].partition("=")[2]
+    assert f"you run batch {size} on 4 devices; the recipe was tuned at 128 on 1 device" in text
+    assert follows in text
+
+
+def test_nothing_is_said_of_a_tuning_that_nobody_knows() -> None:
+    assert "tuned" not in plan()
+    assert "tuned at 128\n" in plan("trainer.tuned.batch_size=128")
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "conf/experiment").glob("*.yaml")))
+def test_recipes_that_say_their_batch_were_tuned_with_it(name: str) -> None:
+    recipe = OmegaConf.load(ROOT / f"conf/experiment/{name}.yaml")
+    tuned, data = OmegaConf.select(recipe, "trainer.tuned"), OmegaConf.select(recipe, "data.batch_size")
+    assert (tuned is None) == (data is None and name != "schedule_yolov3")
+    assert data is None or data == tuned.batch_size
 
 
 def test_rates_at_the_marks() -> None:

@@ -30,6 +30,7 @@ def plan_of(config: Mapping[str, Any], clock: Clock, ranks: int, probed: Probed,
         _length(config, clock),
         _batch(config, ranks),
         _data(config),
+        _tuned(config, ranks),
         _rates(config, clock),
         _model(config, ranks, probed),
         _waits(config),
@@ -77,6 +78,35 @@ def _data(config: Mapping[str, Any]) -> list[str]:
         f"  data          {facts['num_train']} train, {facts['num_val']} val, "
         f"{facts['num_classes']} classes, images {shape}"
     ]
+
+
+def _tuned(config: Mapping[str, Any], ranks: int) -> list[str]:
+    """What the run does otherwise than the one that the recipe's rate was found with, and what follows for the rate."""
+    from plainloop.optim import scaled_lr, scaling_text
+
+    trainer, lr = config["trainer"], config["optimizer"].get("lr")
+    batch_size, before = train_batch_size(config), trainer["tuned"]["batch_size"]
+    if before is None or lr is None:
+        return []
+    on = "" if trainer["tuned"]["devices"] is None else f" on {_devices(trainer['tuned']['devices'])}"
+    lines = [f"you run batch {batch_size} on {_devices(ranks)}; the recipe was tuned at {before}{on}"]
+    scaling = trainer["lr_scaling"]
+    rate = scaled_lr(lr, batch_size=batch_size, **scaling)
+    if scaling["rule"] != "none":
+        lines.append(f"so the rate is {scaling_text(lr, batch_size=batch_size, **scaling)}, by trainer.lr_scaling")
+    elif batch_size == before:
+        lines.append(f"so the rate is the recipe's, {rate:g}")
+    else:
+        typed = "trainer.lr_scaling.rule=linear"
+        if scaling["base_batch_size"] != before:
+            typed += f" trainer.lr_scaling.base_batch_size={before}"
+        linear = scaling_text(lr, rule="linear", batch_size=batch_size, base_batch_size=before)
+        lines.append(f"the rate stays {rate:g}; in proportion to the batch it is {linear}: {typed}")
+    return [f"  {'' if number else 'tuned':<13} {line}" for number, line in enumerate(lines)]
+
+
+def _devices(count: int) -> str:
+    return "1 device" if count == 1 else f"{count} devices"
 
 
 def _rates(config: Mapping[str, Any], clock: Clock) -> list[str]:

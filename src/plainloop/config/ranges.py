@@ -18,6 +18,8 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "trainer.early_stop.patience": (lambda v: v >= 1, "1 evaluation or more; null never stops early"),
     "trainer.early_stop.min_delta": (lambda v: v >= 0, "0 or more"),
     "trainer.lr_scaling.base_batch_size": (lambda v: v >= 1, "1 or more"),
+    "trainer.tuned.batch_size": (lambda v: v >= 1, "1 or more; null where it is not known"),
+    "trainer.tuned.devices": (lambda v: v >= 1, "1 or more; null where it is not known"),
     "trainer.param_groups.layer_decay": (lambda v: 0 < v <= 1, "above 0, at most 1; null leaves all layers equal"),
     "trainer.timeout_s": (lambda v: v > 0, "more than 0: seconds"),
     "trainer.max_skips": (lambda v: v >= 1, "1 or more"),

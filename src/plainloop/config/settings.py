@@ -37,6 +37,12 @@ class LrScaling:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    batch_size: int | None  # global, of the run that optimizer.lr was found with; None where nobody has said it
+    devices: int | None  # of that run; None where nobody has said it
+
+
+@dataclass(frozen=True)
 class ParamGroups:
     no_decay: list[str]  # "norm", "bias", or a glob on parameter names
     layer_decay: float | None  # rate of each layer relative to the one above it; None leaves them equal
@@ -62,6 +68,7 @@ class TrainerSettings:
     save_every: Steps | Literal["never"]
     early_stop: EarlyStop
     lr_scaling: LrScaling
+    tuned: Tuned  # changes nothing: the plan compares it with the run
     param_groups: ParamGroups
     sync_batchnorm: bool
     timeout_s: float  # without an answer from another rank
