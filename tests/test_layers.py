@@ -27,14 +27,14 @@ LAYERS = (
     ("images", "micro", "optim", "preempt", "schedule", "stopwatch"),
     ("checkpoint_format", "environment", "lock", "weights"),
     ("distributed",),
-    ("gpus", "ranks", "rng", "secrets", "storage"),
+    ("gpus", "ranks", "rng", "secrets", "signals", "storage"),
     ("contracts", "errors"),
 )
 LEVEL = {part: level for level, parts in enumerate(reversed(LAYERS)) for part in parts}
 
 # What strangers write, too: these have no more to lean on than a stranger has.
 OPEN = {"tasks", "data", "augment", "models", "loggers"}
-LEANS_ON = {"contracts", "errors", "rng", "distributed", "secrets"}
+LEANS_ON = {"contracts", "errors", "rng", "distributed", "secrets", "signals", "storage"}
 
 # `--help`, a wrong key and a finished run answer before any of these is loaded.
 HEAVY = {"torch", "torchvision", "timm", "wandb", "submitit", "matplotlib", "numpy", "sklearn", "scipy", "PIL"}

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from plainloop.preempt import SIGNALS, Preemption
+from plainloop.preempt import Preemption
+from plainloop.signals import SIGNALS
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 from plainloop import ranks
 from plainloop.secrets import redact
+from plainloop.signals import signals_blocked
 
 PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "numpy", "safetensors", "wandb")
 
@@ -43,7 +43,6 @@ VARIABLES = (
 MOST_CHANGED = 200  # files
 MOST_DIFF = 100_000  # characters; the commit and this much show what was run
 GIT_TIMEOUT_S = 5.0  # a network file system may hang; a run must not
-SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}  # Slurm sends them to every process, git included
 
 
 def environment(code: Path | None = None) -> dict[str, Any]:
@@ -126,22 +125,20 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     """What git prints; None when it fails, hangs or is not there. Signals that are meant for us do not reach it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        result = subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=GIT_TIMEOUT_S,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"GIT_TERMINAL_PROMPT": "0"},
-            start_new_session=True,
-        )
+        with signals_blocked():
+            result = subprocess.run(
+                ["git", "--no-optional-locks", "-C", str(folder), *arguments],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=GIT_TIMEOUT_S,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"GIT_TERMINAL_PROMPT": "0"},
+                start_new_session=True,
+            )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return result.stdout if result.returncode == 0 else None
 
 

@@ -29,8 +29,8 @@ from plainloop import failures, journal, ranks, storage
 from plainloop.config.hardware import ranks_of
 from plainloop.errors import LostPeer, Preempted
 from plainloop.failures import Failure, RankFailed
+from plainloop.signals import SIGNALS, signals_blocked
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 LOOK_S = 0.05  # between two looks at the workers
 SILENT_S = 1.0  # for a rank to speak up after others have waited in vain for it
 GRACE_S = 5.0  # for the others to leave by themselves once one has failed
@@ -252,16 +252,6 @@ def forwarding() -> Iterator[list[int]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Processes started inside are born with them blocked; ours arrive afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def visible_devices(wanted: list[int], visible: str | None) -> str:

@@ -6,7 +6,7 @@ import os
 import signal
 from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+from plainloop.signals import SIGNALS
 
 
 class Preemption:

@@ -23,6 +23,7 @@ import pytest
 from plainloop.journal import read_status
 from plainloop.preempt import Preemption
 from plainloop.recorder import Recorder
+from plainloop.signals import SIGNALS
 from plainloop.trainer import Trainer
 from tests.configs import ROOT
 from tests.kill.harness import differences, remains
@@ -31,7 +32,6 @@ from tests.lifecycle.pictures import command, write_pictures
 from tests.lifecycle.shell import SMALL, Life, children_of, status, train
 
 RUN = (*SMALL, "hydra.run.dir=run")
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
 def stop_at_random(folder: Path, draw: random.Random, expected: dict[str, Any], command: tuple[str, ...] = RUN) -> int:

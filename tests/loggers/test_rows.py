@@ -191,7 +191,7 @@ logger.log(4, {"train/loss": 0.1})
 
 def test_rows_that_the_disk_has_no_room_for_leave_no_half_line_and_wait(tmp_path):
     result = subprocess.run([sys.executable, "-c", FULL_DISK, tmp_path], capture_output=True, text=True, check=True)
-    assert result.stdout == f"cannot write {tmp_path / 'metrics.jsonl'}: File too large 1\n"
+    assert result.stdout == f"cannot write {tmp_path / 'metrics.jsonl'}: File too large (EFBIG) 1\n"
     assert result.stderr.count("the rows wait until they can be written") == 1
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
 

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -202,15 +201,3 @@ def test_it_is_offline_where_there_is_no_key(variables, netrc, mode, tmp_path, m
     for name, value in ({"NETRC": str(tmp_path / "netrc")} | variables).items():
         monkeypatch.setenv(name, value)
     assert subject._mode() == mode
-
-
-def test_a_signal_while_wandb_starts_is_received_afterwards():
-    received = []
-    before = signal.signal(signal.SIGUSR2, lambda number, frame: received.append(number))
-    try:
-        with subject._signals_held():
-            signal.raise_signal(signal.SIGUSR2)
-            inside = list(received)
-        assert (inside, received) == ([], [signal.SIGUSR2])
-    finally:
-        signal.signal(signal.SIGUSR2, before)

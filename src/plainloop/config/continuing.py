@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +95,7 @@ def newest_unfinished(runs: Path, config: Mapping[str, Any]) -> Path | None:
 
 def same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether two configs describe the same run, however it is watched and shared out."""
-    return all(_harmless(pair.key) for pair in drift.differences(_kept(saved), _kept(now)))
-
-
-def _harmless(key: str) -> bool:
-    return any(fnmatch(key, pattern) for pattern in drift.SAFE)
+    return all(drift.harmless(pair.key) for pair in drift.differences(_kept(saved), _kept(now)))
 
 
 def _kept(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -19,9 +18,10 @@ from plainloop.contracts import Batch
 from plainloop.data import sampler
 from plainloop.data.loaders import Loader
 from plainloop.errors import RunError
+from plainloop.signals import SIGNALS, signals_blocked
 
 Key = tuple[int, int]  # (epoch, index): with the seed, all that a sample's draws depend on
-TRAINERS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+NOT_FOR_WORKERS = (*SIGNALS, signal.SIGUSR1)
 PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
@@ -63,7 +63,7 @@ def batches(
     """
     processes = loader.processes()
     before = set(multiprocessing.active_children())
-    with signals_blocked():
+    with signals_blocked(NOT_FOR_WORKERS):  # they are born deaf, so that none dies before it can ignore signals
         source = iter(
             DataLoader(
                 samples,  # type: ignore[arg-type]  # a map-style data set with keys for indices
@@ -123,19 +123,9 @@ def collate(samples: list[dict[str, Any] | RunError]) -> Batch | RunError:
     return next((sample for sample in samples if isinstance(sample, RunError)), None) or default_collate(samples)
 
 
-@contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Processes forked inside are born deaf, so that none dies before it can ignore signals; ours arrive afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, TRAINERS_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def start_worker(worker: int) -> None:
     """Leaves signals to the trainer, which finishes its step first, and dies with it, however that dies."""
-    for number in TRAINERS_SIGNALS:
+    for number in NOT_FOR_WORKERS:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from plainloop.errors import CannotWrite
+from plainloop import storage
 
 
 class RowFile:
@@ -17,10 +17,10 @@ class RowFile:
         self.path = path
         try:
             if not path.exists() or path.read_bytes() != content:
-                _replace(path, content)
+                storage.write_whole(path, content)
             self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise storage.cannot_write(path, len(content), error) from error
 
     def append(self, line: bytes) -> None:
         """Adds a line with one write, visible to readers at once; it survives a kill, and a power cut after `sync`."""
@@ -32,41 +32,17 @@ class RowFile:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, size)
-            raise _cannot_write(self.path, error) from error
+            raise storage.cannot_write(self.path, len(line), error) from error
 
     def sync(self) -> None:
         """Waits until the disk has every line."""
         try:
             os.fsync(self._descriptor)
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise storage.cannot_write(self.path, 0, error) from error
 
     def close(self) -> None:
         try:
             self.sync()
         finally:
             os.close(self._descriptor)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Puts the old file or the new one at `path`, whole, whatever ends the process."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            os.chmod(temporary, os.stat(temporary).st_mode & ~0o022)  # whatever the umask, others do not write here
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _cannot_write(path: Path, error: OSError) -> CannotWrite:
-    return CannotWrite(f"cannot write {path}: {error.strerror}", hint=f"make room or give rights in {path.parent}")

@@ -6,7 +6,6 @@ import json
 import logging
 import netrc
 import os
-import signal
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,15 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from plainloop import storage
 from plainloop.errors import BadConfig
 from plainloop.loggers.jsonl import read_rows
 from plainloop.loggers.wandb_file import newest_step
 from plainloop.secrets import redact_tree
+from plainloop.signals import signals_blocked
 
 log = logging.getLogger("plainloop")
-
-# Slurm sends these to every process of a job.
-SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
 
 NETWORK_TIMEOUT_S = 30.0  # then the run ends and says how to go offline, instead of holding its GPUs
 
@@ -70,7 +68,7 @@ class Wandb:
 
         mode = _mode() if self._mode == "auto" else self._mode
         try:
-            with _signals_held():  # the helper inherits it, and is deaf until it has set up its own handlers
+            with signals_blocked():  # the helper inherits it, and is deaf until it has set up its own handlers
                 self._run = wandb.init(
                     **self._names,
                     id=_run_id(folder),
@@ -119,10 +117,8 @@ def _run_id(folder: Path) -> str:
     """Made once, and kept beside what wandb writes."""
     path = folder / "wandb" / "id.json"
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"id": uuid.uuid4().hex[:12]}))
-        temporary.replace(path)
+        storage.make_folder(path.parent)
+        storage.write_json(path, {"id": uuid.uuid4().hex[:12]})
     return str(json.loads(path.read_text())["id"])
 
 
@@ -141,13 +137,3 @@ def _mode() -> Literal["online", "offline"]:
     except (OSError, netrc.NetrcParseError):
         return "offline"
     return "online" if hosts & entries.keys() else "offline"
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Signals that arrive inside are delivered after it, to us; programs started inside keep them waiting."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -16,7 +16,6 @@ from plainloop.slurm import client
 
 log = logging.getLogger("plainloop")
 
-SIGNALS = {signal.SIGTERM, signal.SIGUSR2, signal.SIGINT}
 SLURMD_TIMEOUT_S = 300  # Slurm's default
 ENDING_S = 90  # Slurm ends a requeued job at once; this long it may take on a busy controller
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from plainloop.config.continuing import is_finished
 from plainloop.errors import LostPeer, Preempted
-from plainloop.slurm.leave import SIGNALS, leave, wait_for_slurm
+from plainloop.signals import SIGNALS
+from plainloop.slurm.leave import leave, wait_for_slurm
 from plainloop.slurm.place import take_place
 from plainloop.slurm.sources import Snapshot
 

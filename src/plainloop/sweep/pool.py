@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 
-from plainloop.preempt import SIGNALS
+from plainloop.signals import SIGNALS
 from plainloop.sweep.job import Job, leave_quietly
 
 POLL_S = 0.02
