@@ -121,6 +121,15 @@ def named(shown: str, jobs: Iterable[str]) -> list[str]:
     return [job for job in mine if not numbers or job.partition("_")[2] in numbers]
 
 
+def scripts() -> dict[str, Path]:
+    """The batch script of each of our jobs that has not ended."""
+    answer = call("squeue", "--me", "--noheader", "--array", "--format=%i|%o")
+    if answer.returncode:
+        raise SlurmError(f"squeue failed: {answer.stderr.strip()}", hint="is the controller up? scontrol ping")
+    rows = [line.partition("|") for line in answer.stdout.splitlines()]
+    return {job: Path(script) for job, _, script in rows}
+
+
 def show(job: str) -> dict[str, str]:
     """scontrol's fields of one job, retried while the controller restarts. Raises SlurmError."""
     for attempt in range(RETRIES):
@@ -159,8 +168,9 @@ def refused(script: Path) -> str:
     answer = call("sbatch", "--test-only", str(script))
     if answer.returncode == 0:
         return ""
-    lines = answer.stderr.strip().splitlines() or ["sbatch --test-only failed without a word"]
-    return re.sub(r"^(sbatch: )?(error: )?(allocation failure: )?", "", lines[-1])
+    lines = [line for line in answer.stderr.strip().splitlines() if not line.startswith("Try ")]  # ... --help
+    said = lines[-1] if lines else "sbatch --test-only failed without a word"
+    return re.sub(r"^(sbatch: )?(error: )?(allocation failure: )?", "", said)
 
 
 def partitions() -> dict[str, Mapping[str, str]]:

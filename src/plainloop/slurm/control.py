@@ -7,7 +7,7 @@ from pathlib import Path
 
 from plainloop.errors import Preempted
 from plainloop.journal import read_status
-from plainloop.slurm import client, ledger
+from plainloop.slurm import client, ledger, orphans
 from plainloop.slurm.leave import note
 
 
@@ -16,6 +16,8 @@ def cancel(sweep: Path, folders: Mapping[int, Path]) -> dict[int, str]:
 
     Running ones save first. Raises SlurmError.
     """
+    for place in {sweep.absolute() / ".submitit", *(log.parent for log in ledger.logs(sweep).values())}:
+        orphans.adopt(sweep, place, folders={number: folder.absolute() for number, folder in folders.items()})
     known = {number: job for number, job in ledger.read(sweep).items() if number in folders}
     seen = client.states(known.values())
     found = {n: job for n, job in known.items() if not seen[job].ended and seen[job].state != "UNKNOWN"}

@@ -12,8 +12,8 @@ from typing import Any
 
 from plainloop.config.continuing import is_finished
 from plainloop.config.problems import Problem, invalid_run
-from plainloop.slurm import client, ledger, outcome, site
-from plainloop.slurm.submission import Submission
+from plainloop.slurm import client, ledger, orphans, outcome, site
+from plainloop.slurm.submission import Submission, folder_of, known_keys
 from plainloop.slurm.task import Task
 from plainloop.slurm.watch import Watch
 
@@ -26,12 +26,15 @@ def check(parameters: Mapping[str, Any], *, configs: Sequence[Mapping[str, Any]]
     for config in configs:
         kind = (config["trainer"]["devices"], config["device"])
         kinds += [kind] if kind not in kinds else []
-    found: list[Problem] = list(site.limit_problems(parameters))
+    found: list[Problem] = [*site.key_problems(parameters, known=known_keys()), *site.number_problems(parameters)]
+    found += site.folder_problems(folder_of(parameters))
+    if not found:
+        found += site.limit_problems(parameters)
     for devices, device in kinds:
         found += [p for p in site.shape_problems(parameters, devices=devices, device=device) if p not in found]
     if not found:
         refused = Submission(parameters, folder=Path()).refused()
-        found = [site.refusal(refused)] if refused else []
+        found = [site.refusal(refused, parameters)] if refused else []
     if found:
         raise invalid_run(found, [])
 
@@ -48,6 +51,7 @@ def launch(parameters: Mapping[str, Any], *, root: Path, tasks: Mapping[int, Tas
     """
     folders = {number: task.folder for number, task in tasks.items()}
     waiting = {number: task for number, task in tasks.items() if not is_finished(task.folder, task.config)}
+    orphans.adopt(root, folder_of(parameters), folders=folders)
     ids = in_slurms_hands(root, waiting)
     if ids:
         log.info("%d jobs are in Slurm's hands already: %s", len(ids), spans(ids.values()))
@@ -81,8 +85,7 @@ def in_slurms_hands(root: Path, numbers: Iterable[int]) -> dict[int, str]:
 
 def submit(parameters: Mapping[str, Any], root: Path, tasks: Mapping[int, Task]) -> dict[int, str]:
     """Slurm's job of each, written down in the sweep's folder."""
-    named = Path(str(parameters["submitit_folder"])).absolute()
-    folder = Path(*[part for part in named.parts if "%" not in part])  # %j is not known before sbatch needs the folder
+    folder = folder_of(parameters)
     ids = dict(zip(tasks, Submission(parameters, folder=folder).submit(list(tasks.values())), strict=True))
     ledger.write(root, ids, logs=folder)
     log.info("submitted %d jobs: Slurm %s, logs in %s", len(ids), spans(ids.values()), folder)

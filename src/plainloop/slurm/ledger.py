@@ -24,6 +24,11 @@ def read(sweep: Path) -> dict[int, str]:
     return {int(row["number"]): str(row["job"]) for row in rows if {"number", "job"} <= row.keys()}
 
 
+def jobs(sweep: Path) -> set[str]:
+    """Every Slurm job that was written down, earlier ones too."""
+    return {str(row["job"]) for row in storage.read_lines(sweep / FILE) if "job" in row}
+
+
 def logs(sweep: Path) -> dict[int, Path]:
     """Rank 0's log of each job of the sweep, of its latest submission; other ranks' lie beside it."""
     rows = storage.read_lines(sweep / FILE)

@@ -19,7 +19,9 @@ _FAILED = {
     "NODE_FAIL": "node_fail",
     "BOOT_FAIL": "node_fail",
     "DEADLINE": "timeout",
+    "PREEMPTED": "preempted",  # for good: where PreemptMode is CANCEL
 }
+_NO_LOG = "0:53"  # how Slurm ends what cannot begin since its log cannot be made
 
 
 def statuses(sweep: Path, said: Mapping[int, Status]) -> dict[int, Status]:
@@ -30,6 +32,9 @@ def statuses(sweep: Path, said: Mapping[int, Status]) -> dict[int, Status]:
     ids = ledger.read(sweep)
     open_ids = {number: ids[number] for number, status in said.items() if number in ids and status.state != "DONE"}
     seen = client.states(open_ids.values()) if open_ids else {}
+    unsaid = [ids[n] for n in open_ids if said[n].state not in ("FAILED", "CANCELLED")]
+    failed = [job for job in unsaid if seen[job].state in _FAILED and not seen[job].exit_code]
+    seen |= client.accounted(failed) if failed else {}
     return {n: judged(status, seen[ids[n]], job=ids[n]) if n in open_ids else status for n, status in said.items()}
 
 
@@ -57,12 +62,30 @@ def judged(said: Status, seen: Seen, *, job: str) -> Status:
         return replace(said, state="RUNNING", reason="starting", hint="", exit_code=None)
     if said.state in ("FAILED", "CANCELLED"):
         return said
-    if seen.state in ("CANCELLED", "PREEMPTED"):
+    if seen.state == "CANCELLED":
         return replace(said, state="CANCELLED", reason="scancel", exit_code=Preempted.code)
     if seen.state in _FAILED:
-        hint = said.hint if said.state == "LOST" else ""
-        return replace(said, state="FAILED", reason=_FAILED[seen.state], hint=hint or f"sacct -j {job}", exit_code=70)
+        why, hint = in_words(seen), f"sacct -j {job}"
+        return replace(
+            said, state="FAILED", reason=_FAILED[seen.state], message=why, hint=hint, exit_code=RunError.code
+        )
     return said
+
+
+def in_words(seen: Seen) -> str:
+    """How Slurm ended a job that has said nothing itself.
+
+    >>> in_words(Seen("OUT_OF_MEMORY", exit_code="0:125")), in_words(Seen("FAILED", exit_code="127:0"))
+    ('Slurm says OUT_OF_MEMORY', 'exit code 127 before the run could say anything; its log says more')
+    """
+    if seen.exit_code == _NO_LOG:
+        return "the node could not write the log: is the sweep's folder on a file system that every node sees?"
+    code, _, number = seen.exit_code.partition(":")
+    if seen.state != "FAILED" or not seen.exit_code:
+        return f"Slurm says {seen.state}"
+    if number not in ("", "0"):
+        return f"ended by signal {number}"
+    return f"exit code {code} before the run could say anything; its log says more"
 
 
 def exit_code(status: Status) -> int:

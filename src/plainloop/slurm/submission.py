@@ -20,6 +20,22 @@ SUBMITITS_NAMES = {"name": "job_name", "timeout_min": "time", "tasks_per_node": 
 NOT_SUBMITITS = ("submitit_folder", "max_num_timeout", "wait", "python", "use_srun")
 
 
+def folder_of(parameters: Mapping[str, Any]) -> Path:
+    """submitit's folder. Without a last part like %j, which is not known yet when sbatch needs the folder."""
+    folder = Path(str(parameters["submitit_folder"])).absolute()
+    while "%" in folder.name:
+        folder = folder.parent
+    return folder
+
+
+def known_keys() -> set[str]:
+    """What hydra.launcher may hold: submitit's parameters, under the plugin's names, and ours."""
+    import submitit
+
+    ours = {*SUBMITITS_NAMES, *NOT_SUBMITITS, "mem_gb"}
+    return submitit.SlurmExecutor._valid_parameters() - {*SUBMITITS_NAMES.values(), "mem"} | ours
+
+
 class Submission:
     """Slurm's side of one sweep: the parameters, as the launcher's keys have them, and submitit's folder.
 

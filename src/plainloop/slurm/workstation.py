@@ -14,8 +14,8 @@ from typing import Any
 
 from plainloop.config.problems import Problem, invalid_run
 from plainloop.journal import read_status
-from plainloop.slurm import outcome
-from plainloop.slurm.submission import make_private, no_umask_of_zero, outside_of_a_job
+from plainloop.slurm import outcome, site
+from plainloop.slurm.submission import folder_of, make_private, no_umask_of_zero, outside_of_a_job
 from plainloop.slurm.task import Task
 
 log = logging.getLogger("plainloop")
@@ -25,10 +25,12 @@ POLL_S = 0.2
 
 def check(parameters: Mapping[str, Any]) -> None:
     """Raises InvalidConfig for what one machine has not."""
-    if parameters["nodes"] != 1:
+    found = list(site.number_problems(parameters))
+    if parameters["nodes"] > 1:
         key = "hydra.launcher.nodes"
-        what, fix = "this machine is one node", f"{key}=1"
-        raise invalid_run([Problem(key, what, str(parameters["nodes"]), "1", instead=fix)], [])
+        found.append(Problem(key, "this machine is one node", str(parameters["nodes"]), "1", instead=f"{key}=1"))
+    if found:
+        raise invalid_run(found, [])
 
 
 def launch(parameters: Mapping[str, Any], *, tasks: Mapping[int, Task]) -> tuple[dict[int, int], str]:
@@ -73,8 +75,7 @@ def start(executor: Any, task: Task) -> Any:
 def executor_of(parameters: Mapping[str, Any]) -> Any:
     import submitit
 
-    folder = Path(str(parameters["submitit_folder"])).absolute()
-    folder = Path(*[part for part in folder.parts if "%" not in part])
+    folder = folder_of(parameters)
     make_private(folder)
     executor = submitit.LocalExecutor(folder=folder, python=python_command(parameters["gpus_per_node"]))
     told = {"tasks_per_node": parameters["tasks_per_node"], "timeout_min": parameters["timeout_min"]}
