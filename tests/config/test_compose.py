@@ -120,6 +120,43 @@ def test_one_group_takes_one_option_and_loggers_several(composer: Composer) -> N
     assert explained(composer, "logger=[csv,wandb]") == {}
 
 
+@pytest.mark.parametrize(
+    ("typed", "instead"),
+    [
+        ("+augment=crop_flip", "augment=[none,crop_flip] for both, or augment=crop_flip"),
+        ("++augment=crop_flip", "augment=[none,crop_flip] for both, or augment=crop_flip"),
+        ("+logger=[csv,wandb]", "logger=[jsonl,csv,wandb] for both, or logger=[csv,wandb]"),
+        ("+optimizer=sgd", "optimizer=sgd"),
+        ("+experiment=fashion_mnist_quick", "experiment=fashion_mnist_quick"),
+        ("+hydra/launcher=gpu_pool", "hydra/launcher=gpu_pool"),
+        ("~augment", "augment=none"),
+        ("~logger", "logger=none"),
+        ("augment=[]", "augment=none"),
+        ("logger=", "logger=none"),
+        ("augment=null", "augment=none"),
+        ("optimizer=", "optimizer=adamw"),
+        ("~optimizer", "optimizer=adamw"),
+        ("~model=tiny", "model=tiny"),
+        ("model=null", "model=tiny"),
+        ("experiment=", "leave experiment= out"),
+    ],
+)
+def test_a_group_has_one_place_and_an_option(composer: Composer, typed: str, instead: str) -> None:
+    group = typed.lstrip("+~").partition("=")[0]
+    found = explained(composer, typed)
+    assert found.keys() == {group}
+    assert (found[group].instead, found[group].given_by) == (instead, f"command line override {typed}")
+
+
+def test_a_second_augmentation_is_joined_to_the_one_that_was_typed(composer: Composer) -> None:
+    found = explained(composer, "augment=standard", "+augment=first_batch")["augment"]
+    assert found.instead == "augment=[standard,first_batch] for both, or augment=first_batch"
+
+
+def test_what_is_left_out_by_default_may_be_left_out(composer: Composer) -> None:
+    assert explained(composer, "~experiment", "~debug", "~search") == {}
+
+
 def test_adding_a_new_root_key_is_refused(composer: Composer) -> None:
     assert {p.key: p for p in composer.explain(["+lr=0.1"]).problems}["lr"].instead == "optimizer.lr=0.1"
 

@@ -32,13 +32,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from plainloop.config.foreign import ours
-from plainloop.config.names import nearest, nearest_key
+from plainloop.config.names import nearest_key
 from plainloop.config.nodes import key_paths, node_at
-from plainloop.config.problems import Problem, as_typed, listing
-
-# Groups of named things, of which several options can be taken at once: logger=[csv,wandb].
-_SEVERAL = ("augment", "logger", "experiment", "debug")
-
+from plainloop.config.options import by, needs_multirun, wrong_option
+from plainloop.config.problems import Problem, listing
 
 _SEARCH = "hydra.searchpath="
 
@@ -126,9 +123,10 @@ class Composer:
         """One run's config, or the same without the overrides that are wrong, each explained."""
         try:
             config = self.compose(overrides)
-            # Hydra merges optimizer=[sgd,adamw] into one optimizer without a word.
-            suspicious = any("=[" in text and "." not in text.partition("=")[0] for text in overrides)
-            return Composed(config, self.explain(overrides).problems if suspicious else [], list(overrides))
+            # Hydra merges optimizer=[sgd,adamw] into one optimizer without a word, and takes ~optimizer for a wish.
+            keys = [text.partition("=")[0] for text in overrides if "=[" in text or text.startswith("~")]
+            explained = self.explain(overrides) if any("." not in key for key in keys) else None
+            return explained if explained and explained.problems else Composed(config, [], list(overrides))
         except _BROKEN as error:
             composed = self.explain(overrides)
             return composed if composed.problems else Composed(None, [_unexplained(error)], list(overrides))
@@ -144,7 +142,7 @@ class Composer:
             if override is None or text in self._search:
                 continue
             if self._is_group(override):
-                problem = self._wrong_option(override)
+                problem = self._wrong_option(override, groups)
                 problems.append(problem) if problem else groups.append(text)
             else:
                 values.append(override)
@@ -165,7 +163,7 @@ class Composer:
         groups = list(self._search)
         for text in overrides:
             override = _parse(text, [])
-            if override is not None and self._is_group(override) and self._wrong_option(override) is None:
+            if override is not None and self._is_group(override) and self._wrong_option(override, groups) is None:
                 groups.append(text)
         return list(self.loader.compute_defaults_list(self.config_name, groups, RunMode.RUN).defaults)
 
@@ -181,7 +179,7 @@ class Composer:
                         config = self.compose([*accepted, text])
                         accepted.append(text)
                     except _BROKEN as error:
-                        problems.append(Problem(text.partition("=")[0], _first_line(error), given_by=_by(text)))
+                        problems.append(Problem(text.partition("=")[0], _first_line(error), given_by=by(text)))
                 return config
             self._bases[groups] = config
         return self._bases[groups]
@@ -189,37 +187,20 @@ class Composer:
     def _is_group(self, override: Override) -> bool:
         return override.key_or_group in self.groups and not isinstance(override.value(), dict)
 
-    def _wrong_option(self, override: Override) -> Problem | None:
-        group, value = override.key_or_group, override.value()
-        options = self.groups[group]
-        chosen = value if isinstance(value, list) else [value]
-        if isinstance(value, list) and group not in _SEVERAL:
-            return Problem(
-                group,
-                "takes one option",
-                override.get_value_element_as_str(),
-                given_by=_by(override.input_line),
-                instead=f"{group}={(chosen or options)[0]}, or -m {group}={','.join(map(str, chosen))} for a sweep",
-            )
-        for option in chosen:
-            if override.is_sweep_override():
-                return _needs_multirun(override)
-            if option is None or option in options or "/" in str(option):
-                continue
-            near = nearest(str(option), options)
-            return Problem(
-                group,
-                f"there is no option {option!r}",
-                given_by=_by(override.input_line),
-                meant=f"{group}={near[0]}" if near else "",
-                notes=(f"options of {group}: {listing(options)}",),
-            )
-        return None
+    def _wrong_option(self, override: Override, before: Sequence[str]) -> Problem | None:
+        group = override.key_or_group
+        typed = [text.partition("=")[2] for text in before if text.startswith(f"{group}=")]
+        return wrong_option(override, options=self.groups[group], defaults=self._defaults, chosen=typed)
+
+    @cached_property
+    def _defaults(self) -> dict[str, str | None]:
+        """The option of each group that conf/train.yaml names; None where it leaves one out."""
+        return dict(self.compose(()).hydra.runtime.choices)
 
     def _apply(self, override: Override, config: DictConfig) -> Problem | None:
         key = override.key_or_group
         if override.is_sweep_override():
-            return _needs_multirun(override)
+            return needs_multirun(override)
         adds = override.is_add() or override.is_force_add()
         if not adds and node_at(config, key) is None and not (override.is_delete() and key in self.groups):
             return self._unknown(override, config)
@@ -228,7 +209,7 @@ class Composer:
         try:
             ConfigLoaderImpl._apply_overrides_to_config([override], config)
         except _BROKEN as error:
-            return Problem(key, _first_line(error.__cause__ or error), given_by=_by(override.input_line))
+            return Problem(key, _first_line(error.__cause__ or error), given_by=by(override.input_line))
         (config.hydra.overrides.hydra if override.is_hydra_override() else config.hydra.overrides.task).append(
             override.input_line
         )
@@ -244,7 +225,7 @@ class Composer:
             return Problem(
                 key,
                 f"here that is `{foreign.key}`" if foreign.key else "is not needed here",
-                given_by=_by(override.input_line),
+                given_by=by(override.input_line),
                 instead=foreign.instead(value),
                 notes=(foreign.note,) if foreign.note else (),
             )
@@ -255,7 +236,7 @@ class Composer:
         return Problem(
             key,
             "unknown key",
-            given_by=_by(override.input_line),
+            given_by=by(override.input_line),
             meant=near[0] if near else "",
             instead=f"{near[0]}={value}" if near else "",
             notes=(f"valid keys{' of ' + parent if parent else ''}: {listing(valid)}",) if valid else (),
@@ -271,18 +252,8 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
             problems.append(Problem(text, "is no override", expected="key=value, as in trainer.duration=90ep"))
         else:
             fix = f"'{key}=\"{text.partition('=')[2]}\"'"
-            problems.append(Problem(key, f"does not parse: {_first_line(error, 1)}", given_by=_by(text), instead=fix))
+            problems.append(Problem(key, f"does not parse: {_first_line(error, 1)}", given_by=by(text), instead=fix))
         return None
-
-
-def _needs_multirun(override: Override) -> Problem:
-    key, _, value = str(override.input_line).partition("=")
-    return Problem(
-        override.key_or_group,
-        f"several values in one run, {value}",
-        given_by=_by(override.input_line),
-        instead=f"-m {key}={value} for a sweep, or {key}=[{value}] for a list",
-    )
 
 
 def _unexplained(error: BaseException) -> Problem:
@@ -291,7 +262,3 @@ def _unexplained(error: BaseException) -> Problem:
 
 def _first_line(error: BaseException, count: int = 1) -> str:
     return " ".join(line.strip() for line in str(error).splitlines()[-9 if count > 1 else 0 :][:count] if line.strip())
-
-
-def _by(text: str | None) -> str:
-    return f"command line override {as_typed(text or '')}"
