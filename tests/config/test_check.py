@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from plainloop.config.check import check
@@ -302,6 +303,14 @@ def test_early_stopping_needs_evaluations() -> None:
         "trainer.early_stop.patience"
     }
     assert any("best is the last" in text for text in passed("trainer.eval_every=never").warnings)
+
+
+@pytest.mark.parametrize(("capability", "slow"), [("AVX2", True), ("AVX512", False)])
+def test_bf16_on_a_processor_without_it_is_warned_of(capability: str, slow: bool, monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    warnings = passed("trainer.precision=bf16", "device=cpu").warnings
+    assert any("no bf16 instructions" in text for text in warnings) == slow
+    assert not any("bf16" in text for text in passed("device=cpu").warnings)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ from typing import Any
 from plainloop.config.case import Case, Finding, Rule, Warned
 from plainloop.gpus import first_visible
 
+# What torch calls x86 processors that compute bf16 by way of fp32, number by number.
+_WITHOUT_BF16 = ("DEFAULT", "NO AVX", "AVX2")
+
 
 def ranks_of(config: Mapping[str, Any], launcher: Mapping[str, Any] | None = None) -> int:
     """Processes that will train: those already dealt, else the launcher's nodes x tasks, else `trainer.devices`."""
@@ -62,6 +65,11 @@ def precision_suits_the_device(case: Case) -> Iterator[Finding]:
         )
     if precision == "fp16" and not cuda:
         yield Warned("trainer.precision=fp16 without a GPU is slower than fp32; bf16 needs no gradient scaler")
+    on_cpu = device == "cpu" or (device == "auto" and not cuda and not torch.backends.mps.is_available())
+    if precision == "bf16" and on_cpu and torch.backends.cpu.get_cpu_capability() in _WITHOUT_BF16:
+        yield Warned(
+            "trainer.precision=bf16 on this CPU, which has no bf16 instructions, is several times slower than fp32"
+        )
     if case.get("trainer.sync_batchnorm") and case.ranks > 1 and not cuda:
         yield case.problem(
             "trainer.sync_batchnorm", "needs CUDA devices", got="true", instead="trainer.sync_batchnorm=false"
