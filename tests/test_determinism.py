@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pty
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 from plainloop.journal import Journal
 from plainloop.loggers.jsonl import Jsonl
 from plainloop.tasks.classification import Accuracy
+from tests.configs import ROOT
 from tests.lifecycle import surgery
 from tests.lifecycle.shell import SMALL, train
 
@@ -27,7 +30,6 @@ RUN = (
     "hydra.run.dir=run",
 )
 OBSERVERS: dict[str, tuple[str, ...]] = {
-    "again": (),
     "another folder": ("hydra.run.dir=some/where/else",),
     "logging every step": ("trainer.log_every=1",),
     "hardly logging": ("trainer.log_every=100",),
@@ -58,6 +60,16 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.mark.parametrize("observer", OBSERVERS)
 def test_an_observer_changes_no_bit(observer: str, plain: bytes, tmp_path: Path) -> None:
     assert weights(tmp_path, *OBSERVERS[observer]) == plain
+
+
+def test_ten_fresh_processes_give_the_same_bits(plain: bytes, tmp_path: Path) -> None:
+    """Each with its own interpreter, and so with its own order of sets and addresses."""
+    for number in range(10):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        command = [sys.executable, str(ROOT / "train.py"), *RUN]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert (folder / "run" / "last.safetensors").read_bytes() == plain
 
 
 def test_another_seed_changes_them(plain: bytes, tmp_path: Path) -> None:

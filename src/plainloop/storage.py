@@ -157,7 +157,10 @@ def cannot_write(path: Path, size: int, error: OSError, *, os: Any = os) -> Cann
     """The error for the person: what was to be written where, what the system answered, what there is room for."""
     name = errno.errorcode.get(error.errno or 0, "unknown error")
     if error.errno not in FULL:
-        return CannotWrite(f"cannot write {path}: {error.strerror or error} ({name})", hint=f"look at {path.parent}")
+        return CannotWrite(
+            f"cannot write {path}: {error.strerror or error} ({name})",
+            hint=f"look for room and rights in {path.parent}",
+        )
     free = _free_space(path.parent, os)
     what = "disk full" if error.errno == errno.ENOSPC else "disk quota used up"
     room = "" if free is None else f", {readable_size(free)} free"

@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 from plainloop.data.digits import Digits
 from plainloop.recorder import Recorder
+from plainloop.state import TrainState
 from plainloop.trainer import Trainer
 
 
@@ -70,12 +71,21 @@ def space_again() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-def poisoned_weights(step: int) -> Callable[[], None]:
-    """After that step one weight is no number."""
+PARTS: dict[str, Callable[[TrainState], Iterable[torch.Tensor]]] = {
+    "weights": lambda state: state.model.parameters(),
+    "BatchNorm's statistics": lambda state: (b for b in state.model.buffers() if b.is_floating_point()),
+    "average": lambda state: state.ema.model.parameters() if state.ema else (),
+    "momentum": lambda state: (entry["momentum_buffer"] for entry in state.optimizer.state.values()),
+}
+
+
+def poisoned(part: str, step: int) -> Callable[[], None]:
+    """After that step one number of the part is none."""
 
     def act(self: Any, finished: int) -> None:
         if finished == step:
-            next(self.state.model.parameters()).data.view(-1)[0] = torch.nan
+            *_, tensor = PARTS[part](self.state)
+            tensor.data.view(-1)[0] = torch.nan
 
     return lambda: before(Recorder, "advance", act)
 

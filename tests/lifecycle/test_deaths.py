@@ -51,7 +51,7 @@ DEATHS = {
         surgery.poisoned_images(4), 71, "FAILED", "nonfinite", 2, "step_00000002.pt", hint="replay_step.py"
     ),
     "NaN in the weights": Death(
-        surgery.poisoned_weights(4), 71, "FAILED", "nonfinite", 2, "step_00000002.pt", hint="last finite checkpoint"
+        surgery.poisoned("weights", 4), 71, "FAILED", "nonfinite", 2, "step_00000002.pt", hint="last finite checkpoint"
     ),
     "SIGKILL": Death(surgery.at_step(6, surgery.send(signal.SIGKILL)), -9, "LOST", "killed", 5, "step_00000005.pt"),
     "SIGTERM": Death(surgery.at_step(6, surgery.send(signal.SIGTERM)), 75, *STOPPED, 6, "step_00000006.pt"),
@@ -140,6 +140,18 @@ def test_a_config_that_is_refused_leaves_the_run_as_it_was(tmp_path: Path) -> No
     before = files(tmp_path / "run")
     ended = train(tmp_path, *RUN, "trainer.duration=oops")
     assert ended.code == 64 and files(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("part", surgery.PARTS)
+def test_a_number_gone_bad_anywhere_is_never_saved(
+    part: str, tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]
+) -> None:
+    command = (*RUN, "trainer.ema_decay=0.9", "trainer.eval_every=4st")
+    ended = train(tmp_path, *command, prepare=surgery.poisoned(part, 4))
+    assert (ended.code, read_status(tmp_path / "run").reason) == (71, "nonfinite"), ended.err
+    (left,) = (tmp_path / "run" / "checkpoints").glob("*.pt")
+    assert left.name == "step_00000002.pt"
+    assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
 def test_nothing_to_resume_from_is_an_error_that_lists_every_checkpoint(tmp_path: Path) -> None:
