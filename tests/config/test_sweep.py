@@ -69,6 +69,57 @@ def test_number_57_of_100_is_found_and_named_in_time() -> None:
     assert time.process_time() - begun < 15  # seconds of CPU; the machine may be busy with other things
 
 
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("seed=range(3,0)", "has no value to try, got range(3,0)"),
+        ("optimizer=glob(zz*)", "has no value to try, got glob(zz*)"),
+        ("seed=1,,2", "has an empty value in its list"),
+        ("seed=,", "has an empty value in its list"),
+        ("optimizer.lr=interval(0.1,0.2)", "has no list of values, got interval(0.1,0.2)"),
+        ("hydra.launcher.slots=1,2", "is one for the whole sweep, got 1,2"),
+        ("hydra/launcher=local,gpu_pool", "is one for the whole sweep, got local,gpu_pool"),
+    ],
+)
+def test_what_is_no_list_of_values_is_told(override: str, what: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        check_sweep(COMPOSER, ["model=tiny", override])
+    (problem,) = caught.value.problems
+    assert problem.lines()[0] == f"  {override.partition('=')[0]}: {what}"
+    assert problem.given_by == f"command line override {override}"
+
+
+def test_options_that_a_pattern_finds_are_swept() -> None:
+    found = check_sweep(COMPOSER, ["optimizer=glob(adam*)"])
+    assert [job.overrides for job in found.jobs] == [("optimizer=adam",), ("optimizer=adamw",)]
+
+
+def test_a_job_that_is_there_twice_is_a_warning() -> None:
+    found = check_sweep(COMPOSER, ["seed=1,2,1"])
+    assert "jobs 0 and 2 of this sweep are the same: seed=1" in found.jobs[2].checked.warnings
+    assert not any("the same" in text for text in found.jobs[1].checked.warnings)
+
+
+@pytest.mark.parametrize(
+    ("override", "instead"),
+    [
+        ("slots=0", "hydra.launcher.slots=auto, or hydra.launcher.slots=2"),
+        ("slots=two", "hydra.launcher.slots=auto, or hydra.launcher.slots=2"),
+        ("gpus_per_job=-1", "hydra.launcher.gpus_per_job=1"),
+    ],
+)
+def test_places_for_jobs_are_checked_with_them(override: str, instead: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        check_sweep(COMPOSER, ["seed=0,1", "hydra/launcher=gpu_pool", f"hydra.launcher.{override}"])
+    (problem,) = caught.value.problems
+    assert (problem.instead, problem.given_by) == (instead, f"command line override hydra.launcher.{override}")
+
+
+def test_a_sweeper_is_a_plugin_of_hydra() -> None:
+    with pytest.raises(InvalidConfig, match=r"hydra\.sweeper\._target_: is no plugin of Hydra, got os\.system"):
+        check_sweep(COMPOSER, ["seed=0,1", "hydra.sweeper._target_=os.system"])
+
+
 def test_a_search_space_is_part_of_the_sweep(tmp_path) -> None:
     (tmp_path / "search").mkdir()
     (tmp_path / "search" / "lr.yaml").write_text(

@@ -133,7 +133,7 @@ def test_jobs_are_dealt_the_gpus_that_are_visible(
         (4, "auto", "auto", "gpus_per_job: is more GPUs than there are, got 4"),
         (1, "auto", 2, "type instead: hydra.launcher.gpus_per_job=2"),
         (1, "auto", [2], "type instead: hydra.launcher.gpus_per_job=3"),
-        (-1, "auto", "auto", "gpus_per_job: out of range"),
+        (-1, "auto", "auto", "gpus_per_job: wrong type or value"),
         (1, 0, "auto", "slots: wrong type or value"),
         (1, "two", "auto", "slots: wrong type or value"),
     ],

@@ -107,7 +107,7 @@ def _without_torch(
         elif isinstance(now[group], Mapping):
             problems += schema.target_problems(now[group], group, origin, plugins)
     problems += _plugins_are_the_persons_own(now, origin)
-    problems += _hydra_builds_only_its_own(config, origin, plugins)
+    problems += hydra_builds_only_its_own(config, origin, plugins)
     if isinstance(now.get("scheduler"), Mapping):
         found = schema.group_problems(
             "scheduler", now["scheduler"], origin, plugins, only=lambda t: t.startswith(_TORCH_FREE)
@@ -250,7 +250,7 @@ def _plugins_are_the_persons_own(now: Mapping[str, Any], origin: Origin) -> list
     ]
 
 
-def _hydra_builds_only_its_own(config: DictConfig, origin: Origin, plugins: Sequence[str]) -> list[Problem]:
+def hydra_builds_only_its_own(config: DictConfig, origin: Origin, plugins: Sequence[str]) -> list[Problem]:
     """Hydra instantiates its launcher, sweeper and callbacks by `_target_` too."""
     if "hydra" not in config:
         return []

@@ -8,6 +8,7 @@ that the rest of the config can still be checked.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -250,6 +251,10 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
         key = text.partition("=")[0]
         if "=" not in text:
             problems.append(Problem(text, "is no override", expected="key=value, as in trainer.duration=90ep"))
+        elif re.search(r"(^|,)\s*(,|$)", text.partition("=")[2]):
+            values = [value for value in text.partition("=")[2].split(",") if value.strip()]
+            what, fix = "has an empty value in its list", f"{key}={','.join(values) or '...'}"
+            problems.append(Problem(key, what, given_by=by(text), instead=fix))
         else:
             fix = f"'{key}=\"{text.partition('=')[2]}\"'"
             problems.append(Problem(key, f"does not parse: {_first_line(error, 1)}", given_by=by(text), instead=fix))

@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -17,10 +18,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from plainloop.config.check import Checked, Seen, check
+from plainloop.config.check import Checked, Seen, check, hydra_builds_only_its_own
 from plainloop.config.compose import Composer
+from plainloop.config.options import by
 from plainloop.config.origin import Origin
 from plainloop.config.paths import file_problem, folder_problem, stays_inside
+from plainloop.config.places import pool_problems
 from plainloop.config.problems import BadJob, InvalidConfig, Problem, invalid_run, invalid_sweep
 
 
@@ -43,6 +46,7 @@ def check_sweep(composer: Composer, overrides: Sequence[str], known: Sequence[Pr
     problems = list(known)
     master = _master(composer, overrides)
     if master is not None and OmegaConf.select(master, "hydra.sweeper._target_") != _target_of(BasicSweeper):
+        problems += hydra_builds_only_its_own(master, Origin(overrides, composer=composer), list(master.plugins or ()))
         if problems:
             raise invalid_run(problems, overrides)
         return Sweep(master, [])
@@ -60,6 +64,12 @@ def check_sweep(composer: Composer, overrides: Sequence[str], known: Sequence[Pr
     if bad:
         raise invalid_sweep(bad, len(jobs))
     assert master is not None
+    launcher: Any = OmegaConf.to_container(master.hydra.launcher)
+    if str(launcher["_target_"]).endswith(".GpuPoolLauncher"):
+        origin, configs = Origin(overrides, composer=composer), [job.checked.config for job in good]
+        problems = pool_problems(launcher["gpus_per_job"], launcher["slots"], configs, origin)
+        if problems:
+            raise invalid_run(problems, overrides)
     return Sweep(master, good)
 
 
@@ -89,17 +99,34 @@ def _expand(
     hydras: list[Override] = []
     for text in [*(f"{key}={value}" for key, value in space.items()), *overrides]:
         try:
-            parsed = parser.parse_override(text)
+            parsed = parser.parse_overrides([text])[0]  # unlike parse_override it tells glob() where the options are
         except HydraException:
             problems += composer.explain([text]).problems
             continue
+        if parsed.is_sweep_override() and (problem := _no_list(parsed)):
+            problems.append(problem)
         (hydras if parsed.is_hydra_override() else ours).append(parsed)
-    try:
-        jobs = BasicSweeper.split_arguments(ours, None)[0]
-    except HydraException as error:
-        problems.append(Problem("-m", str(error).splitlines()[0], expected="lists: a=1,2,3 or a=range(1,4)"))
+    if problems:
         return [], []
+    jobs = BasicSweeper.split_arguments(ours, None)[0]
     return [parsed.input_line for parsed in hydras if parsed.input_line], jobs
+
+
+def _no_list(parsed: Override) -> Problem | None:
+    """What is wrong with the values of a sweep: each must be known before the first is tried, and there must be one."""
+    key, given, value = parsed.key_or_group, by(parsed.input_line), str(parsed.input_line).partition("=")[2]
+    if parsed.is_hydra_override():
+        what, expected = "is one for the whole sweep", "one value"
+    elif not parsed.is_discrete_sweep():
+        what, expected = (
+            "has no list of values",
+            "a list: 0.1,0.2 or range(0.1,0.4,0.1); only searching sweepers take more",
+        )
+    elif not any(True for _ in parsed.sweep_string_iterator()):
+        what, expected = "has no value to try", "a list of one value at least: 1,2,3 or range(1,4)"
+    else:
+        return None
+    return Problem(key, what, value, expected, given)
 
 
 def _check_job(
@@ -147,6 +174,9 @@ def _check_job(
         seen=seen,
         known=problems,
     )
+    same = next((i for i, job in enumerate(earlier) if job.overrides == tuple(overrides)), None)
+    if same is not None:
+        checked.warnings.append(f"jobs {same} and {number} of this sweep are the same: {' '.join(overrides)}")
     return Job(tuple(overrides), folder, checked, pickle.dumps(config))
 
 

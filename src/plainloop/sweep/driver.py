@@ -23,11 +23,11 @@ from plainloop import lock, storage
 from plainloop.config.compose import Composer
 from plainloop.config.sweep import Job as CheckedJob
 from plainloop.config.sweep import Sweep, check_late
-from plainloop.errors import Locked, Preempted
+from plainloop.errors import Locked, Preempted, RunError
 from plainloop.sweep import outcome, table
 from plainloop.sweep.index import config_hash
 from plainloop.sweep.job import Job, Launched
-from plainloop.sweep.settle import folder_of, settle
+from plainloop.sweep.settle import folder_of, others, settle
 from plainloop.sweep.task import Task
 
 log = logging.getLogger("plainloop")
@@ -62,12 +62,25 @@ def start(sweep: Sweep, composer: Composer, typed: Sequence[str]) -> int:
         storage.write_whole(root / "multirun.yaml", OmegaConf.to_yaml(master).encode())
         if decided:
             task.jobs = settle(root, task.jobs)
+            if count := others(root, task.jobs):
+                log.info("%d jobs of %s are not part of this command; they stay as they are", count, root)
             launched = bring_to_an_end(plugin, task)
         else:
-            plugin.sweep(arguments=list(master.hydra.overrides.task))
-            launched = Launched({})
+            launched = search(plugin, list(master.hydra.overrides.task))
         context.callbacks.on_multirun_end(config=master, config_name=composer.config_name)
     return tell(root, [job.number for job in task.jobs], launched, again=command_to_continue(root, typed))
+
+
+def search(sweeper: Any, overrides: list[str]) -> Launched:
+    """Lets a sweeper think of jobs while others run. One that is wrong, or failed, may end it; the table comes anyway."""
+    try:
+        sweeper.sweep(arguments=overrides)
+    except RunError as error:
+        say([str(error), "the search ended here"])
+        return Launched({-1: error.code})
+    except KeyboardInterrupt:
+        return Launched({}, stopped_by="SIGINT")
+    return Launched({})
 
 
 def bring_to_an_end(launcher: Any, task: Task) -> Launched:
@@ -120,7 +133,7 @@ def tell(root: Path, numbers: Sequence[int], launched: Launched, *, again: str) 
         stopped = f"stopped by {launched.stopped_by}: " if launched.stopped_by else ""
         lines += [f"{stopped}{len(left)} of {len(mine)} jobs are left to do; to go on:", again]
     say(lines)
-    return outcome.worst(mine) if launched.waited else 0
+    return (outcome.worst(mine) or launched.codes.get(-1, 0)) if launched.waited else 0
 
 
 def say(lines: Sequence[str]) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plainloop.config.problems import Problem, invalid_run
+from plainloop.config.places import pool_problems
+from plainloop.config.problems import invalid_run
 from plainloop.gpus import visible_gpus
 from plainloop.journal import Journal, read_status
 from plainloop.sweep.job import Job, Launched, run_as_hydra_job
@@ -21,24 +22,12 @@ log = logging.getLogger("plainloop")
 
 def places(gpus_per_job: int, slots: int | str, *, configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The GPUs of each job that runs at the same time. Raises InvalidConfig."""
-    problems = []
-    if not isinstance(gpus_per_job, int) or gpus_per_job < 0:
-        problems.append(Problem("hydra.launcher.gpus_per_job", "out of range", repr(gpus_per_job), "0 or more"))
-    if slots != "auto" and (not isinstance(slots, int) or isinstance(slots, bool) or slots < 1):
-        problems.append(Problem("hydra.launcher.slots", "wrong type or value", repr(slots), "auto, or 1 or more"))
+    problems = pool_problems(gpus_per_job, slots, configs)
     if problems:
         raise invalid_run(problems, [])
     gpus = visible_gpus()
-    wanted = max((_gpus_of(config) for config in configs), default=0)
-    if gpus and gpus_per_job > len(gpus):
-        what = "is more GPUs than there are"
-        problems.append(Problem("hydra.launcher.gpus_per_job", what, str(gpus_per_job), f"at most {len(gpus)}"))
-    elif gpus and gpus_per_job and wanted > gpus_per_job:
-        what, fix = "asks for more GPUs than a job is given", f"hydra.launcher.gpus_per_job={wanted}"
-        expected = f"at most hydra.launcher.gpus_per_job={gpus_per_job}, numbered from 0"
-        problems.append(Problem("trainer.devices", what, str(wanted), expected, instead=fix))
-    if problems:
-        raise invalid_run(problems, [])
+    if not gpus and gpus_per_job and slots == "auto":
+        log.info("no GPU is visible: one job at a time on the CPU; hydra.launcher.slots=N for N at a time")
     return dealt(gpus, per_job=gpus_per_job, slots=None if slots == "auto" else int(slots))
 
 
@@ -120,10 +109,3 @@ def _end_of(job: Job) -> str:
     row = outcome.row(job.folder, job.number, job.overrides)
     best = outcome.shown_best(row)
     return "  ".join(part for part in (row.state, best, row.why, f"{row.minutes:.1f} min") if part)
-
-
-def _gpus_of(config: Mapping[str, Any]) -> int:
-    devices = config["trainer"]["devices"]
-    if config["device"] == "cpu":
-        return 0
-    return max(devices, default=-1) + 1 if isinstance(devices, list) else devices if isinstance(devices, int) else 1

@@ -70,10 +70,12 @@ def settle(root: Path, checked: Sequence[Job]) -> list[Job]:
         if job.number in numbers:
             _write_config(job)
     index.write(root, new)
-    others = len(known) - sum(entry is not None for entry in found)
-    if others:
-        log.info("%d jobs of %s are not part of this command; they stay as they are", others, root)
     return jobs
+
+
+def others(root: Path, jobs: Sequence[Job]) -> int:
+    """Jobs of the sweep that are none of these."""
+    return len({entry.number for entry in index.read(root)} - {job.number for job in jobs})
 
 
 def _subdir(job: Job, number: int) -> str:
