@@ -80,6 +80,10 @@ class Job:
         """How each attempt ended, in order."""
         return [row["state"] for row in storage.read_lines(self.run / "attempts.jsonl") if "ended" in row]
 
+    def starts(self) -> int:
+        """Attempts that have begun."""
+        return sum("started" in row for row in storage.read_lines(self.run / "attempts.jsonl"))
+
 
 class Lab:
     """The cluster, for the time of a test session."""
@@ -133,6 +137,20 @@ def drive(words: list[str], *, at: Path, output: Path) -> None:
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), "-m", "hydra/launcher=submitit_slurm", *arguments]
+
+
+def sweep(*arguments: str | Path) -> Answer:
+    """python scripts/sweep.py ..."""
+    words = [sys.executable, str(ROOT / "scripts/sweep.py"), *map(str, arguments)]
+    done = subprocess.run(
+        words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE_S
+    )
+    return Answer(done.returncode, done.stdout)
+
+
+def accounted() -> int:
+    """Jobs that Slurm has ever been given here."""
+    return len(client.call("sacct", "-X", "-n", "-S", "now-1day", "-o", "JobID").stdout.split())
 
 
 def environment() -> dict[str, str]:

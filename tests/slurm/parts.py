@@ -14,9 +14,9 @@ def slow(batch: Batch, step: int, *, seconds: float) -> Batch:
     return batch
 
 
-def fail(batch: Batch, step: int, *, rank: int, at: int) -> Batch:
-    """Raises in one rank, before the step after `at`."""
-    if step >= at and int(os.environ.get("RANK", 0)) == rank:
+def fail(batch: Batch, step: int, *, rank: int, at: int, unless: str = "") -> Batch:
+    """Raises in one rank, before the step after `at`, until the cause is mended: the file `unless` is there."""
+    if step >= at and int(os.environ.get("RANK", 0)) == rank and not (unless and os.path.exists(unless)):
         raise ZeroDivisionError(f"rank {rank} was told to fail at step {at}")
     return batch
 

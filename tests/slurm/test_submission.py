@@ -12,14 +12,21 @@ from hydra_plugins.plainloop_launchers.submitit_slurm import of_the_site
 from plainloop.errors import BadConfig
 from plainloop.slurm import client, ledger
 from plainloop.sweep import outcome
-from tests.slurm.lab import HELD, ROOT, RUN, TWO_NODES, Lab, command, environment, jobs_of, until_over, wait_until
+from tests.slurm.lab import (
+    HELD,
+    RUN,
+    TWO_NODES,
+    Lab,
+    accounted,
+    command,
+    environment,
+    jobs_of,
+    sweep,
+    until_over,
+    wait_until,
+)
 
 pytestmark = pytest.mark.slurm
-
-
-def accounted() -> int:
-    """Jobs that Slurm has ever been given here."""
-    return len(client.call("sacct", "-X", "-n", "-S", "now-1day", "-o", "JobID").stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -30,6 +37,10 @@ def accounted() -> int:
         ("hydra.launcher.partition=short", "ends jobs after 2 minutes"),
         ("hydra.launcher.mem_gb=4000", "sbatch would refuse these jobs"),
         ("trainer.devices=3", "2 nodes with 1 tasks are 2 ranks"),
+        ("hydra.launcher.nodes=0", "hydra.launcher.nodes: too small"),
+        ("+hydra.launcher.partion=main", "hydra.launcher.partion: unknown key"),
+        ("+hydra.launcher.additional_parameters.bogus=1", "sbatch has no such option"),
+        ("hydra.launcher.submitit_folder='/tmp/100%/logs'", "does not take literally"),
         ("optimizer.lr=0.1,fast", "optimizer.lr"),
     ],
 )
@@ -60,14 +71,8 @@ def test_jobs_are_taken_up_again_not_submitted_twice_and_cancelled_for_good(lab:
     again = lab.submit(*RUN, *TWO_NODES, HELD, "seed=0,1,2", folder=folder)
     assert [job.slurm for job in again[:2]] == [job.slurm for job in first]
     assert len(again) == 3
-    done = subprocess.run(
-        [command()[0], str(ROOT / "scripts/sweep.py"), "cancel", str(folder)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = sweep("cancel", folder)
+    assert done.code == 0, done.text
     states = until_over(again)
     assert set(states.values()) == {"CANCELLED"}
     assert [row.state for row in outcome.rows(folder)] == ["CANCELLED"] * 3

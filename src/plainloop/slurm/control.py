@@ -11,6 +11,11 @@ from plainloop.slurm import client, ledger, orphans
 from plainloop.slurm.leave import note
 
 
+def was_submitted(sweep: Path) -> bool:
+    """Whether Slurm has, or may have, jobs of this sweep: one that was killed while submitting left batch scripts."""
+    return (sweep / ledger.FILE).exists() or any((sweep / ".submitit").glob("*subm*.sh"))
+
+
 def cancel(sweep: Path, folders: Mapping[int, Path]) -> dict[int, str]:
     """Cancels for good what has not ended of the jobs given (run directory by number); Slurm's job of each.
 

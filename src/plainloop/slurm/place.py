@@ -6,9 +6,9 @@ import os
 import random
 
 from plainloop import ranks
+from plainloop.slurm.port import PORTS
 
-# Below Linux' ephemeral ports (32768 and up), which outgoing connections may hold.
-PORTS = (20000, 32000)
+PORT = "PLAINLOOP_PORT"  # a free one of the first node, found by the batch script
 VARIABLES = (*ranks.OURS, "MASTER_ADDR", "MASTER_PORT", ranks.MEETING)
 
 
@@ -29,7 +29,8 @@ def take_place() -> int:
             "LOCAL_RANK": str(job.local_rank),
             "LOCAL_WORLD_SIZE": str(job.num_tasks // job.num_nodes),
             "MASTER_ADDR": job.hostnames[0] if job.num_nodes > 1 else "127.0.0.1",
-            "MASTER_PORT": str(port_of(job.job_id, int(os.environ.get("SLURM_RESTART_COUNT", 0)))),
+            "MASTER_PORT": os.environ.get(PORT)
+            or str(port_of(job.job_id, int(os.environ.get("SLURM_RESTART_COUNT", 0)))),
         }
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")
     if cpus:
@@ -39,9 +40,10 @@ def take_place() -> int:
 
 
 def port_of(job: str, restart: int) -> int:
-    """The same on every rank without asking; another one at each restart, since the last attempt may not be gone yet.
+    """Where no batch script has looked for one: the same on every rank without asking, another one at each restart,
+    since the last attempt may not be gone yet.
 
     >>> port_of("12_3", 0) == port_of("12_3", 0), port_of("12_3", 0) == port_of("12_3", 1)
     (True, False)
     """
-    return random.Random(f"{job} {restart}").randint(*PORTS)
+    return random.Random(f"{job} {restart}").choice(PORTS)

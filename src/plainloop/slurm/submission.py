@@ -13,6 +13,7 @@ from typing import Any
 
 from plainloop.errors import BadConfig
 from plainloop.slurm import client
+from plainloop.slurm.place import PORT
 from plainloop.slurm.task import Task
 
 MAX_ARRAY = 1000  # jobs of one array where the site does not say; Slurm's default MaxArraySize is 1001
@@ -89,9 +90,12 @@ def submitit_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
     if "mem_gb" in told:
         told["mem"] = f"{round(1024 * told.pop('mem_gb'))}MB"
+    told["setup"] = [*(told.get("setup") or []), port_line(parameters.get("python"))]
     told["wckey"] = parameters.get("wckey")  # submitit's own default is refused where wckeys are enforced
     told["use_srun"] = parameters["use_srun"]
     more = {"requeue": True, **(parameters.get("additional_parameters") or {})}
+    if more["requeue"] is False:  # submitit would write --requeue=False
+        more["no-requeue"] = not more.pop("requeue")
     arguments = ["--kill-on-bad-exit=1"]
     if parameters.get("cpus_per_task"):
         arguments.append(f"--cpus-per-task={parameters['cpus_per_task']}")
@@ -108,6 +112,12 @@ def python_command(python: str | None, *, use_srun: bool) -> str:
     source = shlex.quote(str(Path(__file__).resolve().parents[2]))
     words = f"env --block-signal=USR2,TERM,INT PYTHONPATH={source}${{PYTHONPATH:+:$PYTHONPATH}}"
     return f"{'' if use_srun else 'exec '}{words} {python or shlex.quote(sys.executable)}"
+
+
+def port_line(python: str | None) -> str:
+    """A line of the batch script: tasks that srun starts inherit the port. A shell's own is forgotten."""
+    script = Path(__file__).with_name("port.py")
+    return f"export {PORT}=$({python or shlex.quote(sys.executable)} -P {shlex.quote(str(script))})"
 
 
 def longest_array() -> int:
@@ -154,7 +164,7 @@ def outside_of_a_job() -> Iterator[None]:
     hidden = {
         name: os.environ.pop(name)
         for name in list(os.environ)
-        if name.startswith(("SLURM_", "SUBMITIT_")) and name != "SLURM_CONF"
+        if name.startswith(("SLURM_", "SUBMITIT_", PORT)) and name != "SLURM_CONF"
     }
     try:
         yield

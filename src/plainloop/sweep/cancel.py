@@ -9,14 +9,13 @@ from pathlib import Path
 
 from plainloop import lock, storage
 from plainloop.errors import BadConfig
+from plainloop.slurm import control
 from plainloop.sweep import index
 
 
 def cancel(sweep: Path, numbers: Sequence[int] = ()) -> list[str]:
     """What was done, in lines. Running jobs save first. Raises BadConfig and SlurmError."""
-    if (sweep / "slurm.jsonl").exists():
-        from plainloop.slurm import control
-
+    if control.was_submitted(sweep):
         folders = {e.number: sweep / e.folder for e in index.read(sweep) if not numbers or e.number in numbers}
         found = control.cancel(sweep, folders)
         return [f"job {number}: Slurm job {job} cancelled" for number, job in found.items()] or ["nothing to cancel"]

@@ -1,0 +1,91 @@
+"""Twenty preemptions by TERM alone and ten with the site's user signal, of two ranks on two nodes: thirty times the
+bits of a run that was left alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from plainloop.slurm import client
+from tests.kill.harness import differences, remains
+from tests.slurm import lab as labs
+from tests.slurm.disturb import preempt
+from tests.slurm.lab import HELD, RUN, TWO_NODES, Job, Lab, reached, until_over
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+AT_ONCE = 4
+STEPS = (2, 12, 22, 37, 48)  # at which the slowest of four is preempted; the others have got further
+
+
+@pytest.fixture
+def term_only(lab: Lab) -> Iterator[Lab]:
+    """A site that gives preempted jobs no signal of their own."""
+    with labs.cluster(Path(f"{lab.folder}-term"), SLURM_LAB_USER_SIGNAL="0") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
+    """The reference, and another seed."""
+    jobs = lab.submit(*RUN, *TWO_NODES, "seed=0,1", folder=tmp_path_factory.mktemp("undisturbed"))
+    assert set(until_over(jobs).values()) == {"COMPLETED"}
+    return jobs
+
+
+def preempted(lab: Lab, folder: Path, steps: tuple[int, ...]) -> list[Job]:
+    """As many rounds as there are steps: four runs, all preempted at once when the slowest has got to that step.
+
+    Each comes back in its own folder and ends.
+    """
+    count = AT_ONCE * len(steps)
+    # What differs is something that changes no result, so that one sweep holds them all.
+    same = f"trainer.timeout_s={','.join(str(600 + number) for number in range(count))}"
+    jobs = lab.submit(*RUN, *TWO_NODES, HELD, same, "hydra.launcher.partition=low", folder=folder / "sweep")
+    for round_, step in enumerate(steps):
+        some, waiting = jobs[AT_ONCE * round_ : AT_ONCE * (round_ + 1)], [step]
+
+        def when_all_are_there(some: list[Job] = some, waiting: list[int] = waiting) -> None:
+            if waiting and all(reached(job, waiting[0]) for job in some):
+                waiting.clear()
+                preempt(lab)
+
+        for job in some:
+            job.release()
+        states = until_over(some, each=when_all_are_there)
+        assert set(states.values()) == {"COMPLETED"}, "\n".join(job.log(0) + job.log(1) for job in some)
+        assert all(int(client.show(job.slurm)["Restarts"]) >= 1 for job in some)  # Slurm forgets in five minutes
+    assert sorted(
+        path.name for path in (folder / "sweep").iterdir() if path.is_dir() and path.name.isdigit()
+    ) == sorted(str(job.number) for job in jobs)
+    return jobs
+
+
+def exact(jobs: list[Job], reference: Job) -> int:
+    """How many of them have its bits."""
+    expected = remains(reference.run)
+    return sum(differences(expected, remains(job.run)) == [] for job in jobs)
+
+
+def test_the_comparison_sees_a_difference(undisturbed: list[Job]) -> None:
+    one, other = (remains(job.run) for job in undisturbed)
+    assert differences(one, other) != []
+
+
+def test_preempted_with_the_users_signal(lab: Lab, undisturbed: list[Job], tmp_path: Path) -> None:
+    jobs = preempted(lab, tmp_path, STEPS[:3])
+    assert exact(jobs, undisturbed[0]) == len(jobs) == 12
+    assert all(job.attempts() == ["PREEMPTED", "DONE"] for job in jobs)
+
+
+def test_preempted_by_term_alone(undisturbed: list[Job], term_only: Lab, tmp_path: Path) -> None:
+    jobs = preempted(term_only, tmp_path, STEPS)
+    assert exact(jobs, undisturbed[0]) == len(jobs) == 20
+    assert all(job.attempts() == ["PREEMPTED", "DONE"] for job in jobs)
+
+
+def test_preempted_without_any_grace(undisturbed: list[Job], term_only: Lab, tmp_path: Path) -> None:
+    """TERM, and KillWait later KILL: who has not saved by then goes on from the last periodic save."""
+    assert client.call("scontrol", "update", "partitionname=low", "gracetime=0").returncode == 0
+    jobs = preempted(term_only, tmp_path, (30,))
+    assert exact(jobs, undisturbed[0]) == len(jobs) == 4
