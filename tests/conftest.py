@@ -17,7 +17,7 @@ SRC = str(Path(__file__).parent.parent / "src")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SRC, os.environ.get("PYTHONPATH")]))
 PLACE = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 for name in set(os.environ):
-    if name in PLACE or name.startswith(("SLURM_", "TORCHELASTIC_", "WANDB_", "HYDRA_")):
+    if name in PLACE | {"COLUMNS", "LINES"} or name.startswith(("SLURM_", "TORCHELASTIC_", "WANDB_", "HYDRA_")):
         del os.environ[name]
 
 _connect = socket.socket.connect

@@ -1,83 +1,19 @@
-"""Parameter groups, rates, clipping, and every optimizer that conf/optimizer names."""
-
-import copy
-import functools
-import io
-from itertools import chain
-from pathlib import Path
+"""Parameter groups, rates and clipping."""
 
 import pytest
 import timm
 import torch
-from hydra.utils import get_object
-from omegaconf import OmegaConf
 from timm.optim import param_groups_layer_decay
 from timm.utils.agc import adaptive_clip_grad
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from plainloop.optim import clip_, param_groups, scaled_lr, set_rate
-
-CONF = Path(__file__).parents[1] / "conf" / "optimizer"
-NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-
-
-def small_net(memory_format=torch.contiguous_format):
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        *(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
-        *(nn.Conv2d(8, 12, 3), nn.GroupNorm(3, 12), nn.ReLU()),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5)),
-    )
-    return net.to(memory_format=memory_format)
-
-
-def fill_grads(net, seed=0, scale=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in net.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=generator).mul_(scale).requires_grad_(False)
-
-
-def train(net, optimizer, steps):
-    """Real gradients on data that follow from the step."""
-    for step in steps:
-        generator = torch.Generator().manual_seed(step)
-        images, labels = torch.randn(6, 3, 8, 8, generator=generator), torch.randint(5, (6,), generator=generator)
-        set_rate(optimizer, 1.0 - step / 10)
-        nn.functional.cross_entropy(net(images), labels).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def made(name, net, **overrides):
-    """The optimizer of a YAML file on the groups of a model, lists as they come from YAML."""
-    settings = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml")) | overrides
-    target, partial = get_object(settings.pop("_target_")), settings.pop("_partial_")
-    assert partial is True
-    groups = param_groups(net, lr=settings["lr"], weight_decay=settings["weight_decay"], no_decay=["norm", "bias"])
-    return functools.partial(target, **settings)(groups)
-
-
-def weights(net):
-    return [tensor.clone() for tensor in net.state_dict().values()]
-
-
-def same(left, right):
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+from tests.nets import NoHostRead, fill_grads, made, same, small_net
 
 
 def names_by_group(net, groups):
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     return {group["name"]: {names[id(parameter)] for parameter in group["params"]} for group in groups}
-
-
-class NoHostRead(TorchDispatchMode):
-    """Fails when a device value is read by the host."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten._local_scalar_dense.default:
-            raise AssertionError("the host read a tensor")
-        return function(*args, **(kwargs or {}))
 
 
 # Parameter groups.
@@ -350,111 +286,3 @@ def test_clipping_does_not_wait_for_the_device():
         norm = clip_(net.parameters(), norm=1.0, value=0.1, agc=0.01)
         with pytest.raises(AssertionError, match="the host read a tensor"):
             norm.item()
-
-
-# Every optimizer of conf/optimizer.
-
-
-def test_there_are_the_nine_optimizers():
-    assert NAMES == ["adadelta", "adam", "adamw", "lamb", "lion", "muon", "rmsprop", "sgd", "timm"]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_one_step_changes_every_weight_tensor(name):
-    net = small_net()
-    before = [parameter.detach().clone() for parameter in net.parameters()]
-    train(net, made(name, net), [0])
-    assert not any(torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
-
-
-def restarted(name, net, optimizer, *, with_state=True):
-    """The same run in a new process: all that is left of the old one went through a file."""
-    file = io.BytesIO()
-    torch.save({"model": net.state_dict(), "optimizer": optimizer.state_dict()}, file)
-    file.seek(0)
-    saved = torch.load(file, weights_only=True, map_location="cpu")
-    memory_format = torch.channels_last if net[0].weight.is_contiguous(memory_format=torch.channels_last) else None
-    fresh = small_net(memory_format or torch.contiguous_format)
-    fresh.load_state_dict(saved["model"])
-    optimizer = made(name, fresh)
-    if with_state:
-        optimizer.load_state_dict(saved["optimizer"])
-    return fresh, optimizer
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_restarted_optimizer_goes_on_with_the_same_bits(name, memory_format):
-    net = small_net(memory_format)
-    optimizer = made(name, net)
-    train(net, optimizer, range(3))
-    fresh, restored = restarted(name, net, optimizer)
-    forgetful, empty = restarted(name, net, optimizer, with_state=False)
-    train(net, optimizer, range(3, 6))
-    train(fresh, restored, range(3, 6))
-    train(forgetful, empty, range(3, 6))
-    assert same(weights(net), weights(fresh))
-    assert not same(weights(net), weights(forgetful))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_two_equal_runs_have_equal_bits(name):
-    runs = []
-    for _ in range(2):
-        net = small_net()
-        train(net, made(name, net), range(4))
-        runs.append(weights(net))
-    assert same(*runs)
-
-
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_the_fused_kernel_computes_what_the_plain_one_does(name):
-    runs = []
-    for fused in (True, False):
-        net = small_net()
-        train(net, made(name, net, fused=fused), range(3))
-        runs.append(weights(net))
-    for fused, plain in zip(*runs, strict=True):  # other order of roundings
-        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
-
-
-def test_loading_brings_back_the_checkpoints_settings_and_works_in_its_tensors():
-    # Why a checkpoint goes back into the config that it was made with, and is used once.
-    old = made("adamw", net := small_net(), fused=False)
-    train(net, old, [0])
-    saved = copy.deepcopy(old.state_dict())
-    new = made("adamw", net := small_net(), fused=True, lr=123.0)
-    new.load_state_dict(saved)
-    assert [(group["fused"], group["initial_lr"]) for group in new.param_groups] == [(False, 1e-3)] * 2
-    kept = copy.deepcopy(saved["state"])
-    train(net, new, [1])
-    tensors = ([entry["exp_avg"] for entry in state.values()] for state in (kept, saved["state"]))
-    assert not same(*tensors)
-
-
-@pytest.mark.parametrize(
-    ("name", "reads"), [("sgd", False), ("adam", False), ("adamw", False), ("rmsprop", True), ("muon", True)]
-)
-def test_a_gradient_scaler_reads_a_flag_each_step_unless_the_optimizer_is_fused(name, reads):
-    net = small_net()
-    optimizer = made(name, net)
-    scaler = torch.amp.GradScaler("cpu")
-    fill_grads(net)
-    scaler.scale(torch.ones(()))
-    scaler.unscale_(optimizer)
-    with NoHostRead():
-        if reads:
-            with pytest.raises(AssertionError, match="the host read a tensor"):
-                scaler.step(optimizer)
-        else:
-            scaler.step(optimizer)
-
-
-def test_the_groups_hold_every_trainable_parameter_exactly_once():
-    net = timm.create_model("test_vit")
-    groups = param_groups(
-        net, lr=0.1, no_decay=["norm", "bias", "model"], layer_decay=0.7, lr_scale={"head.*": 10.0, "blocks.1.*": 0.5}
-    )
-    grouped = [id(parameter) for parameter in chain.from_iterable(group["params"] for group in groups)]
-    assert sorted(grouped) == sorted(id(parameter) for parameter in net.parameters())
-    assert len({group["name"] for group in groups}) == len(groups)
