@@ -40,7 +40,7 @@ class Row:
         status = self.status
         if status.state in ("DONE", "RUNNING"):
             return ""
-        said = (getattr(status, "message", "") or (status.hint if status.state != "LOST" else "")).splitlines()
+        said = (status.message or (status.hint if status.state != "LOST" else "")).splitlines()
         text = said[0] if said and status.state in ("FAILED", "CANCELLED") else ""
         return ": ".join(part for part in (status.reason, text) if part)
 
