@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from plainloop.errors import NoProgress
 from plainloop.journal import ATTEMPTS
+from plainloop.slurm import client
 from plainloop.slurm.leave import in_vain
+from tests.slurm.lab import RUN, TWO_NODES, Lab, until_over
 
 
 def attempts(folder: Path, *spans: tuple[int, int, str]) -> Path:
@@ -37,3 +40,23 @@ def test_only_the_latest_attempts_in_a_row_that_got_nowhere_count(
 
 def test_the_third_in_vain_is_the_last() -> None:
     assert ATTEMPTS == 3
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_job_that_never_gets_past_its_first_step_stops_coming_back(lab: Lab, tmp_path: Path) -> None:
+    """Its steps are longer than KillWait: each time it is requeued, it is killed before it can save."""
+    endless = [word.replace("seconds: 0.1", "seconds: 60") for word in RUN]
+    (job,) = lab.submit(*endless, *TWO_NODES, folder=tmp_path / "sweep")
+    begun = 0
+
+    def again() -> None:
+        nonlocal begun
+        if job.starts() > begun and job.status.state == "RUNNING":
+            begun = job.starts()
+            client.call("scontrol", "requeue", job.slurm)
+
+    states = until_over([job], each=again)
+    assert states[job] == "FAILED"
+    assert int(client.show(job.slurm)["Restarts"]) == ATTEMPTS
+    assert (job.status.state, job.status.reason) == ("FAILED", NoProgress.reason)
