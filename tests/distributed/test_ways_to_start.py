@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from plainloop import ranks
 from plainloop.config.continuing import saved_config
-from plainloop.errors import Preempted
+from plainloop.errors import BadConfig, Preempted
 from plainloop.journal import read_status
 from tests.configs import ROOT
+from tests.distributed import leftovers
 from tests.kill.harness import differences, remains
 
 LONGEST_S = 120
@@ -64,22 +66,15 @@ def finish(*processes: subprocess.Popen[str]) -> str:
     return said
 
 
-def rest_of_us() -> tuple[set[str], set[str]]:
-    """Shared memory and folders of ours."""
-    return set(os.listdir("/dev/shm")), {
-        name for name in os.listdir(tempfile.gettempdir()) if name.startswith("plainloop-")
-    }
-
-
 @pytest.fixture(scope="module")
 def by_devices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that `trainer.devices=2` started, and that left nothing but its directory."""
-    folder = tmp_path_factory.mktemp("devices") / "run"
-    before = rest_of_us()
-    said = finish(start(TRAIN, folder, environment(), "trainer.devices=2"))
+    folder, tmp = tmp_path_factory.mktemp("devices") / "run", tmp_path_factory.mktemp("tmp")
+    before = leftovers.orphans()
+    said = finish(start(TRAIN, folder, environment(TMPDIR=str(tmp)), "trainer.devices=2"))
     assert said.count("best val/top1") == 1
-    assert rest_of_us()[1] <= before[1]
-    assert rest_of_us()[0] <= before[0]
+    assert list(tmp.iterdir()) == []
+    assert leftovers.new_orphans(before) == set()
     return folder
 
 
@@ -104,6 +99,53 @@ def test_torchrun(tmp_path: Path, by_devices: Path) -> None:
     same_run(tmp_path / "run", by_devices)
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_torchrun_at_a_port_of_the_persons_choice(tmp_path: Path, by_devices: Path) -> None:
+    place = ("--nnodes=1", f"--master-port={free_port()}", "--nproc-per-node=2")
+    finish(start((sys.executable, "-m", "torch.distributed.run", *place, TRAIN[1]), tmp_path / "run", environment()))
+    same_run(tmp_path / "run", by_devices)
+
+
+def at_port(port: int, rank: int, **more: str) -> dict[str, str]:
+    """What a person exports who starts every rank by hand."""
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return environment(**where, **dict(zip(ranks.OURS, map(str, (rank, 2, rank, 2)), strict=True)), **more)
+
+
+def test_ranks_started_by_hand_meet_at_a_port_of_the_loopback(tmp_path: Path, by_devices: Path) -> None:
+    folder, port = tmp_path / "run", free_port()
+    first = start(TRAIN, folder, at_port(port, 0))
+    until_it_listens(port)
+    assert set(listening({first.pid})) <= LOOPBACK
+    finish(start(TRAIN, folder, at_port(port, 1)), first)
+    same_run(folder, by_devices)
+
+
+def until_it_listens(port: int) -> None:
+    until = time.monotonic() + LONGEST_S
+    while time.monotonic() < until:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.05)
+
+
+def test_a_port_that_is_taken_is_told_with_the_way_out(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process = start(TRAIN, tmp_path / "run", at_port(port, 0), "trainer.timeout_s=60")
+        said, _ = process.communicate(timeout=LONGEST_S)
+    assert process.returncode == BadConfig.code, said
+    assert f"MASTER_PORT={port} cannot be used: Address already in use" in said
+    assert "leave MASTER_PORT out: a free way to meet is found" in said
+
+
 def test_notes_of_an_earlier_failure_are_swept_at_the_next_start(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/.failed.1").mkdir()
@@ -112,11 +154,13 @@ def test_notes_of_an_earlier_failure_are_swept_at_the_next_start(tmp_path: Path)
 
 
 @pytest.mark.parametrize("place", [open_mpi, pytest.param(srun, marks=pytest.mark.slow)], ids=["mpirun", "srun"])
-def test_processes_of_another_launcher(tmp_path: Path, by_devices: Path, place: object) -> None:
-    before = rest_of_us()[1]
-    finish(*(start(TRAIN, tmp_path / "run", environment(**place(rank, 2))) for rank in (1, 0)))  # type: ignore[operator]
+def test_processes_of_another_launcher(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, by_devices: Path, place: Callable[..., dict[str, str]]
+) -> None:
+    tmp = tmp_path_factory.mktemp("tmp")
+    finish(*(start(TRAIN, tmp_path / "run", environment(TMPDIR=str(tmp), **place(rank, 2))) for rank in (1, 0)))
     same_run(tmp_path / "run", by_devices)
-    assert rest_of_us()[1] <= before
+    assert list(tmp.iterdir()) == []
 
 
 def test_dist_train_sh_twice_at_once_on_the_cpu(tmp_path: Path, by_devices: Path) -> None:

@@ -72,7 +72,7 @@ def start(sweep: Sweep, composer: Composer, typed: Sequence[str]) -> int:
 
 
 def search(sweeper: Any, overrides: list[str]) -> Launched:
-    """Lets a sweeper think of jobs while others run. One that is wrong, or failed, may end it; the table comes anyway."""
+    """Lets a sweeper think of jobs while others run. One that is wrong or failed may end it; the table comes anyway."""
     try:
         sweeper.sweep(arguments=overrides)
     except RunError as error:
