@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ast
-import math
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,100 +16,12 @@ from plainloop.config.problems import InvalidConfig
 from plainloop.config.settings import TrainerSettings
 from plainloop.config.units import clock_of
 from plainloop.contracts import Batch
-from plainloop.errors import NonFinite
-from plainloop.trainer import Trainer
 from tests.configs import checked
 from tests.distributed.gang import gang
 from tests.distributed.test_one_process_would_say_the_same import wrap
-from tests.toys import Memory, equal, toy_state, toy_trainer
+from tests.toys import toy_state, toy_trainer
 
 SRC = Path(__file__).resolve().parents[2] / "src"
-BAD_STEP = 6
-
-
-class Poison:
-    """An augmentation that makes one rank's images bad, in one step."""
-
-    def __init__(self, value: float, rank: int, *, steps: tuple[int, ...] = (BAD_STEP - 1,)) -> None:
-        self.value, self.rank, self.steps = value, rank, steps
-
-    def __call__(self, batch: Batch, step: int) -> Batch:
-        if step in self.steps and distributed.rank() == self.rank:
-            batch["image"] = torch.full_like(batch["image"], self.value)
-        return batch
-
-
-def fit(trainer: Trainer, **given: Any) -> dict[str, Any]:
-    """What a rank ends with."""
-    state = toy_state(**given)
-    error = ""
-    try:
-        trainer.fit(state, wrap(state.model))
-    except NonFinite as bad:
-        error = str(bad)
-    memory = trainer.recorder
-    assert isinstance(memory, Memory)
-    return {
-        "error": error,
-        "step": state.step,
-        "skipped": state.skipped,
-        "weights": [value.detach() for value in state.model.parameters()],
-        "bad": memory.bad,
-        "saved": sorted(memory.saved),
-    }
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("rank", [0, 1])
-def test_all_ranks_raise_when_one_sees_a_bad_number(tmp_path: Path, value: float, rank: int) -> None:
-    one, other = gang(
-        tmp_path / "meeting", 2, lambda: fit(toy_trainer(augment=[Poison(value, rank)], eval_every=None, save_every=2))
-    )
-    assert one["error"] == other["error"] != ""
-    assert f"step {BAD_STEP}," in one["error"]
-    assert one["step"] == other["step"]
-    assert len(one["bad"][0][2]) == 8  # the samples of both
-    assert one["saved"] == other["saved"] == [2, 4]
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("rank", [0, 1])
-def test_all_ranks_skip_when_one_sees_a_bad_number(tmp_path: Path, value: float, rank: int) -> None:
-    def act() -> dict[str, Any]:
-        return fit(toy_trainer(augment=[Poison(value, rank)], skip_nonfinite=True))
-
-    one, other = gang(tmp_path / "meeting", 2, act)
-    assert one["error"] == other["error"] == ""
-    assert one["skipped"] == other["skipped"] == 1
-    assert equal(one["weights"], other["weights"])
-    assert all(bool(weight.isfinite().all()) for weight in one["weights"])
-
-
-def test_all_ranks_skip_when_the_scaler_does(tmp_path: Path) -> None:
-    def act() -> dict[str, Any]:
-        trainer = toy_trainer(augment=[Poison(math.inf, 1)], precision=torch.bfloat16)
-        return fit(trainer, scaler=True)
-
-    one, other = gang(tmp_path / "meeting", 2, act)
-    assert equal(one["weights"], other["weights"])
-    assert one["skipped"] == other["skipped"]
-
-
-def test_a_rank_that_decides_alone_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "max_", lambda tensor: tensor)
-
-    def act() -> dict[str, Any]:
-        # The gradients are one rank's own here, so that only the decision could be shared.
-        state, trainer = toy_state(), toy_trainer(augment=[Poison(math.nan, 1)], skip_nonfinite=True)
-        for step in range(BAD_STEP):
-            rng.seed_all(step)
-            batch = trainer.augment[0](trainer.prepare(next(trainer.data.train_batches(step, step + 1, 0))), step)
-            trainer.update(state.model, state, trainer.normalize(batch))
-        state.window.read()
-        return {"skipped": sum(row.get("skipped", 0) for row in state.window.rows)}
-
-    one, other = gang(tmp_path / "meeting", 2, act)
-    assert one["skipped"] != other["skipped"]
 
 
 class Draws:
@@ -128,8 +38,8 @@ class Draws:
 
 
 def draws() -> list[float]:
-    seen = Draws()
-    fit(toy_trainer(augment=[seen]))
+    seen, state = Draws(), toy_state()
+    toy_trainer(augment=[seen]).fit(state, wrap(state.model))
     return seen.drawn
 
 
