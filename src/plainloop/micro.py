@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from plainloop import distributed
+from plainloop import distributed, rng
 from plainloop.contracts import Batch, Task
 
 
@@ -33,6 +34,28 @@ def shares_of(task: Task, micro_batches: Sequence[Batch]) -> Sequence[Tensor | f
     return list((weights / total.clamp_min(torch.finfo(weights.dtype).tiny)).unbind())
 
 
-def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+def no_sync(model: nn.Module) -> AbstractContextManager[Any]:
     """Leaves the gradients of a micro-batch that is not the last one on this rank."""
     return model.no_sync() if hasattr(model, "no_sync") else contextlib.nullcontext()  # type: ignore[operator]
+
+
+def lay_out_buckets(
+    model: nn.Module,
+    micro_batch: Batch,
+    task: Task,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    device: torch.device,
+) -> None:
+    """Has DDP arrange gradients in the order in which they come, which it else does after its first real step.
+
+    From three ranks on, the order in which their parts of a gradient are added up depends on where it lies: the first
+    step after a resume would round otherwise than the same step of a run that nobody touched. Leaves weights, buffers and
+    random numbers as they were. Collective.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with rng.drawing_from(0, device), autocast():
+        loss, _ = task.loss(model, micro_batch)
+    loss.backward()
+    model.zero_grad()
+    for buffer, before in buffers:
+        buffer.copy_(before)

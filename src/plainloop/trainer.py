@@ -16,7 +16,7 @@ from plainloop import distributed, rng
 from plainloop.agreement import Agreement, Verdict
 from plainloop.contracts import Augment, Batch, Data, Schedule, Split, Task
 from plainloop.errors import NonFinite, Preempted
-from plainloop.micro import no_sync, shares_of, split
+from plainloop.micro import lay_out_buckets, no_sync, shares_of, split
 from plainloop.optim import clip_, set_rate
 from plainloop.preempt import Preemption
 from plainloop.state import TrainState, means
@@ -93,7 +93,7 @@ class Trainer:
             self.judge(state)
             return
         model.train()
-        batches = self.data.train_batches(state.step, self.steps, self.seed)
+        batches, laid_out = self.data.train_batches(state.step, self.steps, self.seed), distributed.world_size() < 3
         with contextlib.closing(watch.fetching(batches)) as fetched:
             for batch in fetched:
                 rng.seed_all(rng.fold(rng.STEP, self.seed, state.step, distributed.rank()), self.device)
@@ -101,7 +101,11 @@ class Trainer:
                 batch = self.prepare(to(self.device, batch))
                 for function in self.augment:
                     batch = function(batch, state.step)
-                self.update(model, state, self.normalize(batch))
+                batch = self.normalize(batch)
+                if not laid_out:
+                    lay_out_buckets(model, split(batch, self.accumulate)[0], self.task, self.autocast, self.device)
+                    laid_out = True
+                self.update(model, state, batch)
                 state.step += 1
                 self.recorder.advance(state.step)
                 if not (self.meets_host(state.step) or meeting.due(state.step)):

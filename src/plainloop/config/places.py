@@ -22,9 +22,9 @@ def pool_problems(
         origin: tells who gave the keys, where that is known.
     """
 
-    def problem(name: str, *words: str, instead: str) -> Problem:
+    def problem(name: str, what: str, got: str, expected: str, *, instead: str) -> Problem:
         key = name if "." in name else _KEY + name
-        return Problem(key, *words, given_by=origin.given_by(key) if origin else "", instead=instead)
+        return Problem(key, what, got, expected, origin.given_by(key) if origin else "", instead=instead)
 
     problems = []
     if not isinstance(gpus_per_job, int) or isinstance(gpus_per_job, bool) or gpus_per_job < 0:
