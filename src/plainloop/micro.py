@@ -49,7 +49,7 @@ def lay_out_buckets(
     """Has DDP arrange gradients in the order in which they come, which it else does after its first real step.
 
     From three ranks on, the order in which their parts of a gradient are added up depends on where it lies: the first
-    step after a resume would round otherwise than the same step of a run that nobody touched. Leaves weights, buffers and
+    step after a resume would round otherwise than that of a run that nobody touched. Leaves weights, buffers and
     random numbers as they were. Collective.
     """
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]

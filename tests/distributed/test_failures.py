@@ -22,6 +22,8 @@ MODULE = """
 import os, signal, time
 from plainloop import distributed
 from plainloop.errors import BadData
+from plainloop.models.tiny import TinyNet
+from plainloop.tasks.classification import Classification
 
 class Fate:
     def __init__(self, *, how: str, rank: int, at: int, note: str) -> None:
@@ -51,6 +53,34 @@ class Fate:
             os.kill(os.getpid(), signal.SIGSTOP)
         while True:
             pass
+
+class Evaluated(Classification):
+    # Meets its fate in an evaluation.
+
+    def __init__(self, *, fate, **settings):
+        super().__init__(**settings)
+        self.fate = fate
+
+    def predict(self, model, batch):
+        if distributed.rank() == self.fate.rank:
+            self.fate.strike()
+        return super().predict(model, batch)
+
+class Saved(TinyNet):
+    # Meets its fate in a save: all ranks take over the buffers of the first then.
+
+    def __init__(self, *, fate, **settings):
+        super().__init__(**settings)
+        self.fate, self.trained = fate, False
+
+    def forward(self, image):
+        self.trained = True
+        return super().forward(image)
+
+    def buffers(self, recurse=True):
+        if self.trained and distributed.rank() == self.fate.rank:
+            self.fate.strike()
+        return super().buffers(recurse)
 """
 
 
@@ -59,10 +89,16 @@ def fated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "fate.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
 
-    def config(how: str, rank: int, at: int) -> dict[str, Any]:
-        made = checked(*RUN, f"trainer.timeout_s={TIMEOUT_S}")
-        node = {"_target_": "fate.Fate", "how": how, "rank": rank, "at": at, "note": str(tmp_path / "when")}
-        return made | {"plugins": ["fate"], "augment": {"fate": node}}
+    def config(how: str, rank: int, at: int | str) -> dict[str, Any]:
+        never = ["trainer.eval_every=never"] if at == "save" else []  # evaluations share buffers too
+        made = checked(*RUN, f"trainer.timeout_s={TIMEOUT_S}", "trainer.save_every=4st", *never) | {"plugins": ["fate"]}
+        step = at if isinstance(at, int) else 10**6
+        node = {"_target_": "fate.Fate", "how": how, "rank": rank, "at": step, "note": str(tmp_path / "when")}
+        if at == "evaluate":
+            return made | {"task": made["task"] | {"_target_": "fate.Evaluated", "fate": node}}
+        if at == "save":
+            return made | {"model": made["model"] | {"_target_": "fate.Saved", "fate": node}}
+        return made | {"augment": {"fate": node}}
 
     return config
 
@@ -80,7 +116,8 @@ SAYS = {
     "stop": (76, f"did not answer the others for {TIMEOUT_S:g} s"),
     "loop": (76, f"did not answer the others for {TIMEOUT_S:g} s"),
 }
-ALL = [(how, rank, at) for how in SAYS for rank in (0, 1) for at in (-1, 0, 16)]
+PLACES = (-1, 0, 16, "evaluate", "save")  # before the first step, steps, and what ranks do between steps
+ALL = [(how, rank, at) for how in SAYS for rank in (0, 1) for at in PLACES]
 SOME = [
     ("raise", 1, 16),
     ("data", 1, -1),
@@ -89,6 +126,8 @@ SOME = [
     ("leave", 1, 0),
     ("stop", 0, 16),
     ("loop", 1, 16),
+    ("kill", 1, "evaluate"),
+    ("raise", 0, "save"),
 ]
 
 
@@ -113,11 +152,13 @@ def fail(config: dict[str, Any], tmp_path: Path, how: str, rank: int) -> None:
 
 
 @pytest.mark.parametrize(("how", "rank", "at"), SOME)
-def test_a_rank_that_fails_ends_the_run(tmp_path: Path, fated: Any, how: str, rank: int, at: int) -> None:
+def test_a_rank_that_fails_ends_the_run(tmp_path: Path, fated: Any, how: str, rank: int, at: int | str) -> None:
     fail(fated(how, rank, at), tmp_path, how, rank)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "rank", "at"), [case for case in ALL if case not in SOME])
-def test_whatever_rank_fails_whenever_ends_the_run(tmp_path: Path, fated: Any, how: str, rank: int, at: int) -> None:
+def test_whatever_rank_fails_whenever_ends_the_run(
+    tmp_path: Path, fated: Any, how: str, rank: int, at: int | str
+) -> None:
     fail(fated(how, rank, at), tmp_path, how, rank)

@@ -19,6 +19,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from plainloop import backend, distributed
 from plainloop import trainer as loop
 from plainloop.data import sampler
+from plainloop.data.loaders import Loader, loaders
+from plainloop.data.memory import InMemory
 from plainloop.data.sampler import Shard
 from plainloop.state import TrainState, means
 from plainloop.tasks.classification import Classification
@@ -89,6 +91,45 @@ def test_ranks_make_equally_many_steps_of_equal_rows() -> None:
                 ]
                 alone = sampler.epoch_rows(size, batch_size=batch_size, seed=0, epoch=2, shard=Shard(0, 1))
                 assert np.array_equal(np.concatenate(rows, axis=1), alone)
+
+
+def trainings(world_size: int) -> list[tuple[int, int, int, dict[str, float]]]:
+    """(samples, batch size, steps made, last evaluation) of a whole training of every set of 1 to 17 samples in every
+    batch size that ranks can share. The rate is 0: weights, and so what is measured, stay what they were."""
+    generator, found = torch.Generator().manual_seed(5), []
+    for size in SIZES:
+        image = torch.randint(256, (size, 1, 4, 4), dtype=torch.uint8, generator=generator)
+        label = torch.randint(3, (size,), generator=generator)
+        for batch_size in range(world_size, size + 1, world_size):
+            steps = 2 * (size // batch_size)
+            data = InMemory(
+                {"train": (image, label), "val": (image, label)},
+                loaders=loaders(Loader(batch_size, num_workers=0)),
+                device="cpu",
+                train_eval_samples=5,
+            )
+            torch.manual_seed(size)
+            model, told = Linear(), {"steps": steps, "steps_per_epoch": size // batch_size}
+            state = TrainState(model, torch.optim.SGD(model.parameters(), lr=0.0), GradScaler("cpu", enabled=False))
+            trainer = toy_trainer(data=data, base_lr=0.0, log_every=steps, eval_every=steps, **told)
+            trainer.fit(state, wrap(model))
+            rows = trainer.recorder.rows  # type: ignore[attr-defined]
+            seen = {
+                key: value for key, value in rows[steps].items() if key in ("val/top1", "val/top5", "train_eval/top1")
+            }
+            found.append((size, batch_size, state.step, seen))
+    return found
+
+
+@pytest.mark.parametrize(
+    "world_size", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+)
+def test_sets_of_any_size_are_trained_and_counted_by_any_number_of_ranks(tmp_path: Path, world_size: int) -> None:
+    alone = {(size, batch_size): rest for size, batch_size, *rest in trainings(1)}
+    for found in gang(tmp_path / "meeting", world_size, lambda: trainings(world_size)):
+        assert len(found) == sum(size // world_size for size in SIZES)
+        for size, batch_size, *rest in found:
+            assert rest == alone[size, batch_size], (size, batch_size)
 
 
 def wrap(model: nn.Module, **told: bool) -> nn.Module:
