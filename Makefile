@@ -38,7 +38,7 @@ kill-test: setup  ## Kills runs 200 times at random and compares every bit with 
 test-slurm: setup  ## Runs one case of each kind on a real Slurm that it starts and takes down; needs root and Debian's packages.
 	@$(RUN) -m pytest -m "slurm and not slow" tests/slurm $(ARGS)
 
-test-slurm-all: setup  ## The same with what takes minutes: a node that dies, the real time limit.
+test-slurm-all: setup  ## The same with what takes minutes: 30 preemptions, a dead node, the time limit, a dead driver.
 	@$(RUN) -m pytest -m slurm tests/slurm $(ARGS)
 
 lint: setup  ## Checks format, lint and types.

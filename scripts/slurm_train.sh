@@ -24,16 +24,20 @@ fi
 experiment=$(basename "$config")
 experiment=${experiment%.*}
 [[ $experiment == none ]] || set -- "experiment=$experiment" "$@"
+quoted() { # for Hydra, whatever signs it holds
+    local text=${1//\\/\\\\}
+    echo "'${text//\'/\\\'}'"
+}
 srun_args=()
 read -ra words <<<"${SRUN_ARGS:-}"
-for word in "${words[@]}"; do srun_args+=("\"${word//\"/\\\"}\""); done
+for word in "${words[@]}"; do srun_args+=("$(quoted "$word")"); done
 
 exec "${PYTHON:-python}" "$(dirname "$0")/../train.py" -m hydra/launcher=submitit_slurm \
-    "hydra.launcher.partition=$partition" \
-    "hydra.launcher.name=$job_name" \
+    "hydra.launcher.partition=$(quoted "$partition")" \
+    "hydra.launcher.name=$(quoted "$job_name")" \
     "hydra.launcher.nodes=$((gpus / per_node))" \
     "hydra.launcher.gpus_per_node=$per_node" \
     "hydra.launcher.tasks_per_node=$per_node" \
     "hydra.launcher.cpus_per_task=${CPUS_PER_TASK:-5}" \
     "hydra.launcher.srun_args=[$(IFS=,; echo "${srun_args[*]}")]" \
-    "hydra.sweep.dir=$work_dir" "$@"
+    "hydra.sweep.dir=$(quoted "$work_dir")" "$@"

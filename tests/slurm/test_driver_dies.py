@@ -75,7 +75,7 @@ def test_twelve_jobs_end_without_the_driver_and_retry_starts_the_failed_one_alon
     folder, mended, bad = tmp_path / "sweep", tmp_path / "mended", 7
     steps = ",".join("10" if number == bad else str(1000 + number) for number in range(12))
     failing = "{_target_: tests.slurm.parts.fail, _partial_: true, rank: 0, at: 0, unless: " + str(mended) + "}"
-    given = (f"+augment.failing={failing}", f"+augment.failing.at={steps}", "hydra.launcher.partition=low")
+    given = (f"+augment.failing={failing}", f"augment.failing.at={steps}", "hydra.launcher.partition=low")
     place = ("hydra.launcher.cpus_per_task=2", "hydra.launcher.timeout_min=10", f"hydra.sweep.dir={folder}")
     driver = subprocess.Popen(
         command(*RUN, *given, *place),
@@ -91,7 +91,7 @@ def test_twelve_jobs_end_without_the_driver_and_retry_starts_the_failed_one_alon
     driver.wait()
     preempt(lab, nodes="n1")  # which has two of them
     wait_until("two preemptions", lambda: sum(job.status.state == "PREEMPTED" for job in jobs) == 2)
-    assert sum(row["state"] == "PREEMPTED" for row in table(folder)) == 2
+    wait_until("the same in the table", lambda: sum(row["state"] == "PREEMPTED" for row in table(folder)) == 2)
     states = until_over(jobs, timeout=500)
     assert [states[job] for job in jobs].count("COMPLETED") == 11
     assert sorted(len(job.attempts()) for job in jobs) == [1] * 10 + [2] * 2

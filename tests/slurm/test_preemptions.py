@@ -9,12 +9,13 @@ import pytest
 from plainloop.slurm import client
 from tests.kill.harness import differences, remains
 from tests.slurm import lab as labs
-from tests.slurm.disturb import preempt
+from tests.slurm.disturb import disturbed, preempt
 from tests.slurm.lab import HELD, RUN, TWO_NODES, Job, Lab, reached, until_over
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 AT_ONCE = 4
+NODES = TWO_NODES[:2]  # without the time limit
 STEPS = (2, 12, 22, 37, 48)  # at which the slowest of four is preempted; the others have got further
 
 
@@ -89,3 +90,40 @@ def test_preempted_without_any_grace(undisturbed: list[Job], term_only: Lab, tmp
     assert client.call("scontrol", "update", "partitionname=low", "gracetime=0").returncode == 0
     jobs = preempted(term_only, tmp_path, (30,))
     assert exact(jobs, undisturbed[0]) == len(jobs) == 4
+
+
+def test_a_short_job_that_is_preempted_at_once_comes_back(lab: Lab, undisturbed: list[Job], tmp_path: Path) -> None:
+    """submitit takes the preemption of a job of up to ten minutes for its time limit, and drops it."""
+    given = (*RUN, *NODES, "hydra.launcher.timeout_min=5")
+    job = disturbed(lab, tmp_path, {"short": (preempt, "low", -1)}, given)["short"]
+    assert int(client.show(job.slurm)["Restarts"]) == 1
+    assert exact([job], undisturbed[0]) == 1
+
+
+def test_so_does_one_that_is_preempted_near_its_limit(lab: Lab, undisturbed: list[Job], tmp_path: Path) -> None:
+    """submitit does the same in the last fifth of a job. It knows a limit of a minute here; Slurm has a longer one."""
+    slow = [word.replace("seconds: 0.1", "seconds: 1.2") for word in RUN]
+    given = (*slow, *NODES, HELD, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20")
+    (job,) = lab.submit(*given, "hydra.launcher.partition=low", folder=tmp_path / "sweep")
+    assert client.call("scontrol", "update", f"jobid={job.slurm}", "TimeLimit=10").returncode == 0
+    job.release()
+    waiting = [45]
+
+    def after_fifty_seconds() -> None:
+        if waiting and reached(job, waiting[0]):
+            waiting.clear()
+            preempt(lab)
+
+    assert until_over([job], each=after_fifty_seconds)[job] == "COMPLETED"
+    assert int(client.show(job.slurm)["Restarts"]) == 1
+    assert exact([job], undisturbed[0]) == 1
+
+
+def test_wandb_goes_on_under_the_same_id(lab: Lab, undisturbed: list[Job], tmp_path: Path) -> None:
+    """Slurm's signals reach its helper process as well."""
+    given = (*RUN, *TWO_NODES, "logger=wandb", "logger.wandb.mode=offline")
+    job = disturbed(lab, tmp_path, {"wandb": (preempt, "low", 20)}, given)["wandb"]
+    ids = [folder.name.rpartition("-")[2] for folder in job.run.glob("wandb/offline-run-*")]
+    assert len(ids) == 2
+    assert len(set(ids)) == 1
+    assert exact([job], undisturbed[0]) == 1

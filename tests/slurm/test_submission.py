@@ -4,6 +4,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from plainloop.slurm import client, ledger
 from plainloop.sweep import outcome
 from tests.slurm.lab import (
     HELD,
+    ROOT,
     RUN,
     TWO_NODES,
     Lab,
@@ -147,3 +149,21 @@ def test_site_settings_that_are_none_are_named(tmp_path: Path, text: str, said: 
     (tmp_path / "local/slurm.yaml").write_text(text)
     with pytest.raises(BadConfig, match=said):
         of_the_site(tmp_path)
+
+
+def test_mmocrs_words_make_the_job_that_they_made_there(lab: Lab, tmp_path: Path) -> None:
+    folder = tmp_path / "it's a (work) dir"
+    sizes = {"GPUS": "4", "GPUS_PER_NODE": "2", "CPUS_PER_TASK": "1", "SRUN_ARGS": "--quiet --label"}
+    words = [ROOT / "scripts/slurm_train.sh", "main", "my job's (1)", "none", folder, HELD, "hydra.launcher.wait=false"]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment() | sizes | {"PYTHON": sys.executable}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (job,) = jobs_of(folder)
+    shown = client.show(job.slurm)
+    assert (shown["Partition"], shown["NumNodes"], shown["NumTasks"], shown["CPUs/Task"]) == ("main", "2-2", "4", "1")
+    assert shown["TresPerNode"] == "gres:gpu:2"
+    script = (folder / f".submitit/{job.slurm}_submission.sh").read_text()
+    assert "#SBATCH --job-name='my job'\"'\"'s (1)'" in script
+    assert "--quiet --label" in script
+    client.cancel([job.slurm])

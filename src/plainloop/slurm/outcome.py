@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ _FAILED = {
     "DEADLINE": "timeout",
     "PREEMPTED": "preempted",  # for good: where PreemptMode is CANCEL
 }
+_MEMORY = re.compile(rb"slurmstepd.*(exceeded memory limit|oom[-_ ]kill|Out Of Memory)", re.IGNORECASE)
+_LAST_BYTES = 20_000
 _NO_LOG = "0:53"  # how Slurm ends what cannot begin since its log cannot be made
 
 
@@ -32,9 +35,13 @@ def statuses(sweep: Path, said: Mapping[int, Status]) -> dict[int, Status]:
     ids = ledger.read(sweep)
     open_ids = {number: ids[number] for number, status in said.items() if number in ids and status.state != "DONE"}
     seen = client.states(open_ids.values()) if open_ids else {}
-    unsaid = [ids[n] for n in open_ids if said[n].state not in ("FAILED", "CANCELLED")]
-    failed = [job for job in unsaid if seen[job].state in _FAILED and not seen[job].exit_code]
-    seen |= client.accounted(failed) if failed else {}
+    silent = {ids[n]: n for n in open_ids if said[n].state not in ("FAILED", "CANCELLED")}
+    killed = [job for job in silent if seen[job].state in _FAILED]
+    seen |= client.accounted(killed) if killed else {}
+    logs = ledger.logs(sweep) if killed else {}
+    for job in killed:
+        if seen[job].state == "FAILED" and memory_ran_out(logs[silent[job]]):
+            seen[job] = replace(seen[job], state="OUT_OF_MEMORY")
     return {n: judged(status, seen[ids[n]], job=ids[n]) if n in open_ids else status for n, status in said.items()}
 
 
@@ -57,7 +64,7 @@ def judged(said: Status, seen: Seen, *, job: str) -> Status:
         why = seen.reason if seen.reason not in ("None", "") else "queued"
         return replace(said, state="PREEMPTED" if back else "PENDING", reason=why, hint="", exit_code=None)
     if not seen.ended:
-        if said.state in ("RUNNING", "LOST"):
+        if said.state in ("RUNNING", "LOST") or seen.state == "COMPLETING":
             return said
         return replace(said, state="RUNNING", reason="starting", hint="", exit_code=None)
     if said.state in ("FAILED", "CANCELLED"):
@@ -70,6 +77,16 @@ def judged(said: Status, seen: Seen, *, job: str) -> Status:
             said, state="FAILED", reason=_FAILED[seen.state], message=why, hint=hint, exit_code=RunError.code
         )
     return said
+
+
+def memory_ran_out(log: Path) -> bool:
+    """Whether Slurm says so in the job's log: not every site's accounting knows."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _LAST_BYTES))
+            return _MEMORY.search(file.read()) is not None
+    except OSError:
+        return False
 
 
 def in_words(seen: Seen) -> str:

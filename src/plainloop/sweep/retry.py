@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra._internal.callbacks import Callbacks
@@ -70,12 +71,12 @@ def choose(rows: Sequence[Row], numbers: Sequence[int] = (), *, lost: bool = Tru
 
 
 def saved_master(sweep: Path) -> DictConfig:
-    """Hydra's own part of the sweep's config, with a launcher of ours. Raises Unresumable."""
+    """The sweep's config, which its launcher's keys may refer to, with a launcher of ours. Raises Unresumable."""
     try:
-        found = OmegaConf.load(sweep / "multirun.yaml")
+        master: Any = OmegaConf.load(sweep / "multirun.yaml")
         hydra = OmegaConf.structured(HydraConf)
         OmegaConf.set_struct(hydra, False)
-        master = OmegaConf.create({"hydra": OmegaConf.merge(hydra, found.hydra)})
+        master.hydra = OmegaConf.merge(hydra, master.hydra)
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise Unresumable(
             f"{sweep / 'multirun.yaml'} cannot be read: {error}", hint="type the sweep's command again"
