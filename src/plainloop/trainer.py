@@ -93,7 +93,8 @@ class Trainer:
             self.judge(state)
             return
         model.train()
-        batches, laid_out = self.data.train_batches(state.step, self.steps, self.seed), distributed.world_size() < 3
+        first = state.step
+        batches = self.data.train_batches(first, self.steps, self.seed)
         with contextlib.closing(watch.fetching(batches)) as fetched:
             for batch in fetched:
                 rng.seed_all(rng.fold(rng.STEP, self.seed, state.step, distributed.rank()), self.device)
@@ -102,9 +103,8 @@ class Trainer:
                 for function in self.augment:
                     batch = function(batch, state.step)
                 batch = self.normalize(batch)
-                if not laid_out:
+                if state.step == first and distributed.world_size() > 2:  # a sum of two has one order
                     lay_out_buckets(model, split(batch, self.accumulate)[0], self.task, self.autocast, self.device)
-                    laid_out = True
                 self.update(model, state, batch)
                 state.step += 1
                 self.recorder.advance(state.step)
