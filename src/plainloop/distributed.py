@@ -28,7 +28,10 @@ TIMEOUT_S = 600.0  # torch's own for NCCL; `trainer.timeout_s` decides in a run
 PORT_S = 20.0  # an earlier attempt at the same port may need this long to be gone
 
 # How backends say that another rank is gone; gloo's errors are plain RuntimeErrors.
-SIGNS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout")
+SIGNS = (
+    *("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout"),
+    "Application timeout caused pair closure",
+)
 
 
 def rank() -> int:

@@ -13,7 +13,7 @@ from plainloop.config.check import check
 from plainloop.config.compose import Composer
 from plainloop.config.origin import Origin
 from plainloop.config.problems import InvalidConfig
-from tests.config.commands import ROOT, passed, problems
+from tests.config.commands import COMPOSER, ROOT, passed, problems
 
 
 @pytest.fixture
@@ -350,6 +350,21 @@ def test_a_folder_that_cannot_be_written_is_found_before_it_is_made(tmp_path: Pa
     assert "is no folder" in found.what
     assert problems(folder=tmp_path / "new" / "runs") == {}
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_list_of_gpus_where_there_are_none_is_a_warning() -> None:
+    warnings = passed("trainer.devices=[0,3]", "device=cpu").warnings
+    assert "trainer.devices=[0, 3] names GPUs, and none is used: 2 processes on the CPU" in warnings
+    assert not any("names GPUs" in text for text in passed("trainer.devices=2", "device=cpu").warnings)
+
+
+@pytest.mark.parametrize("override", ["name=a\x1b[31mb", "name='a\x1b[31mb'", "optimizer.lr=\x9b2J", "\x07=1"])
+def test_control_characters_of_an_override_do_not_reach_the_screen(override: str) -> None:
+    composed = COMPOSER.compose_or_explain([override])
+    config = composed.config or COMPOSER.compose([])
+    with pytest.raises(InvalidConfig) as caught:
+        check(config, origin=Origin([override], composer=COMPOSER), known=composed.problems)
+    assert all(line.isprintable() for line in str(caught.value).split("\n"))
 
 
 def test_devices_that_are_not_there_are_refused() -> None:

@@ -135,6 +135,7 @@ def fail(config: dict[str, Any], tmp_path: Path, how: str, rank: int) -> None:
     before, folder = children(), tmp_path / "run"
     with pytest.raises(RankFailed) as failed:
         launch.start(config, folder)
+    assert (tmp_path / "when").exists(), failed.value
     took = time.time() - float((tmp_path / "when").read_text())
     code, words = SAYS[how]
     message = str(failed.value)

@@ -66,7 +66,8 @@ def check(
     """
     seen = seen or Seen()
     first = resolve(config)
-    plugins = [p for p in first.config.get("plugins") or [] if isinstance(p, str)]
+    named = first.config.get("plugins")
+    plugins = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
     problems = [
         *(origin.located(problem) for problem in known),
         *_without_torch(first, config, origin, plugins, folder),
@@ -106,6 +107,10 @@ def _without_torch(
             problems.append(Problem(group, "is missing", expected="a group with a _target_", instead=f"{group}=..."))
         elif isinstance(now[group], Mapping):
             problems += schema.target_problems(now[group], group, origin, plugins)
+    each = now["data"].get("batch_size_per_device", 1) if isinstance(now.get("data"), Mapping) else 1
+    if each is not PENDING and (not isinstance(each, int) or isinstance(each, bool)):
+        key, words = "data.batch_size_per_device", ("wrong type or value", schema.type_name(each), "a whole number")
+        problems.append(Problem(key, *words, given_by=origin.given_by(key)))
     problems += _plugins_are_the_persons_own(now, origin)
     problems += hydra_builds_only_its_own(config, origin, plugins)
     if isinstance(now.get("scheduler"), Mapping):

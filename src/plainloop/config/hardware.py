@@ -47,6 +47,9 @@ def device_is_there(case: Case) -> Iterator[Finding]:
             expected=f"at most {gpus}, numbered from 0",
             instead="trainer.devices=auto",
         )
+    if isinstance(devices, list) and not gpus and device != "cuda":
+        numbers = ", ".join(map(str, devices))
+        yield Warned(f"trainer.devices=[{numbers}] names GPUs, and none is used: {len(devices)} processes on the CPU")
 
 
 def precision_suits_the_device(case: Case) -> Iterator[Finding]:
@@ -72,7 +75,10 @@ def precision_suits_the_device(case: Case) -> Iterator[Finding]:
         )
     if case.get("trainer.sync_batchnorm") and case.ranks > 1 and not cuda:
         yield case.problem(
-            "trainer.sync_batchnorm", "needs CUDA devices", got="true", instead="trainer.sync_batchnorm=false"
+            "trainer.sync_batchnorm",
+            "needs CUDA devices: torch computes it nowhere else",
+            got="true",
+            instead="trainer.sync_batchnorm=false",
         )
 
 

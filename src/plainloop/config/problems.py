@@ -54,7 +54,7 @@ class InvalidConfig(BadConfig):
 
 def invalid_run(problems: Sequence[Problem], overrides: Sequence[str]) -> InvalidConfig:
     lines = [_header("config error", overrides), *(line for problem in problems for line in problem.lines())]
-    return InvalidConfig("\n".join([*lines, "nothing was started"]), problems)
+    return InvalidConfig("\n".join([*map(printable, lines), "nothing was started"]), problems)
 
 
 def invalid_sweep(bad: Sequence[BadJob], num_jobs: int) -> InvalidConfig:
@@ -67,7 +67,7 @@ def invalid_sweep(bad: Sequence[BadJob], num_jobs: int) -> InvalidConfig:
         lines.append(_header(f"config error in {_numbers(jobs)} of {num_jobs}", jobs[0].overrides))
         lines += [line for problem in problems for line in problem.lines()]
     lines.append(f"nothing was submitted ({len(bad)} of {num_jobs} jobs invalid)")
-    return InvalidConfig("\n".join(lines), [problem for job in bad for problem in job.problems])
+    return InvalidConfig("\n".join(map(printable, lines)), [problem for job in bad for problem in job.problems])
 
 
 def for_hydra(override: str) -> str:
@@ -83,6 +83,15 @@ def as_typed(override: str) -> str:
 def listing(names: Sequence[str]) -> str:
     shown = ", ".join(sorted(names)[:_MAX_NAMES])
     return shown + (f", ... ({len(names)} in all)" if len(names) > _MAX_NAMES else "")
+
+
+def printable(text: str) -> str:
+    """Without control characters, which could repaint the screen.
+
+    >>> printable("a\\x1b[31mb\\n")
+    'a\\\\x1b[31mb\\\\n'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _header(text: str, overrides: Sequence[str]) -> str:

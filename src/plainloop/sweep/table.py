@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from plainloop.config import problems
 from plainloop.secrets import redact
 from plainloop.sweep.outcome import BAD, Row, failures, shown_best, varying
 
@@ -96,4 +97,4 @@ def printable(text: str) -> str:
     >>> printable("a\\x1b[31mb\\n")
     'a\\\\x1b[31mb\\\\n'
     """
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in redact(text))
+    return problems.printable(redact(text))
