@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from plainloop import storage
 from plainloop.slurm import client
 from tests.kill.harness import differences, remains
 from tests.slurm import lab as labs
@@ -16,7 +17,9 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 AT_ONCE = 4
 NODES = TWO_NODES[:2]  # without the time limit
-STEPS = (2, 12, 22, 37, 48)  # at which the slowest of four is preempted; the others have got further
+STEPS = (1, 8, 16, 25, 35)  # at which the fastest of four is preempted; the others have not got as far
+# Ranks ask each other often, so that there are many steps to stop after, and steps are slow enough to be in time.
+OFTEN = (*(word.replace("seconds: 0.1", "seconds: 0.15") for word in RUN), "trainer.log_every=2")
 
 
 @pytest.fixture
@@ -29,37 +32,43 @@ def term_only(lab: Lab) -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def undisturbed(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
     """The reference, and another seed."""
-    jobs = lab.submit(*RUN, *TWO_NODES, "seed=0,1", folder=tmp_path_factory.mktemp("undisturbed"))
+    jobs = lab.submit(*OFTEN, *TWO_NODES, "seed=0,1", folder=tmp_path_factory.mktemp("undisturbed"))
     assert set(until_over(jobs).values()) == {"COMPLETED"}
     return jobs
 
 
 def preempted(lab: Lab, folder: Path, steps: tuple[int, ...]) -> list[Job]:
-    """As many rounds as there are steps: four runs, all preempted at once when the slowest has got to that step.
+    """As many rounds as there are steps: four runs, all preempted at once when the fastest has got to that step.
 
     Each comes back in its own folder and ends.
     """
     count = AT_ONCE * len(steps)
     # What differs is something that changes no result, so that one sweep holds them all.
     same = f"trainer.timeout_s={','.join(str(600 + number) for number in range(count))}"
-    jobs = lab.submit(*RUN, *TWO_NODES, HELD, same, "hydra.launcher.partition=low", folder=folder / "sweep")
+    jobs = lab.submit(*OFTEN, *TWO_NODES, HELD, same, "hydra.launcher.partition=low", folder=folder / "sweep")
     for round_, step in enumerate(steps):
         some, waiting = jobs[AT_ONCE * round_ : AT_ONCE * (round_ + 1)], [step]
 
-        def when_all_are_there(some: list[Job] = some, waiting: list[int] = waiting) -> None:
-            if waiting and all(reached(job, waiting[0]) for job in some):
+        def in_time(some: list[Job] = some, waiting: list[int] = waiting) -> None:
+            if waiting and any(reached(job, waiting[0]) for job in some) and {job.state for job in some} == {"RUNNING"}:
                 waiting.clear()
                 preempt(lab)
 
         for job in some:
             job.release()
-        states = until_over(some, each=when_all_are_there)
+        states = until_over(some, each=in_time)
         assert set(states.values()) == {"COMPLETED"}, "\n".join(job.log(0) + job.log(1) for job in some)
         assert all(int(client.show(job.slurm)["Restarts"]) >= 1 for job in some)  # Slurm forgets in five minutes
     assert sorted(
         path.name for path in (folder / "sweep").iterdir() if path.is_dir() and path.name.isdigit()
     ) == sorted(str(job.number) for job in jobs)
     return jobs
+
+
+def left_at(job: Job) -> list[int]:
+    """Steps after which it was saved for its preemption; none where it was killed before it had begun."""
+    rows = storage.read_lines(job.run / "attempts.jsonl")
+    return [row["step"] for row in rows if row.get("state") == "PREEMPTED"]
 
 
 def exact(jobs: list[Job], reference: Job) -> int:
@@ -76,13 +85,13 @@ def test_the_comparison_sees_a_difference(undisturbed: list[Job]) -> None:
 def test_preempted_with_the_users_signal(lab: Lab, undisturbed: list[Job], tmp_path: Path) -> None:
     jobs = preempted(lab, tmp_path, STEPS[:3])
     assert exact(jobs, undisturbed[0]) == len(jobs) == 12
-    assert all(job.attempts() == ["PREEMPTED", "DONE"] for job in jobs)
+    assert len({step for job in jobs for step in left_at(job)}) >= len(STEPS[:3])  # they are not all the same case
 
 
 def test_preempted_by_term_alone(undisturbed: list[Job], term_only: Lab, tmp_path: Path) -> None:
     jobs = preempted(term_only, tmp_path, STEPS)
     assert exact(jobs, undisturbed[0]) == len(jobs) == 20
-    assert all(job.attempts() == ["PREEMPTED", "DONE"] for job in jobs)
+    assert len({step for job in jobs for step in left_at(job)}) >= len(STEPS)  # they are not all the same case
 
 
 def test_preempted_without_any_grace(undisturbed: list[Job], term_only: Lab, tmp_path: Path) -> None:
@@ -94,7 +103,7 @@ def test_preempted_without_any_grace(undisturbed: list[Job], term_only: Lab, tmp
 
 def test_a_short_job_that_is_preempted_at_once_comes_back(lab: Lab, undisturbed: list[Job], tmp_path: Path) -> None:
     """submitit takes the preemption of a job of up to ten minutes for its time limit, and drops it."""
-    given = (*RUN, *NODES, "hydra.launcher.timeout_min=5")
+    given = (*OFTEN, *NODES, "hydra.launcher.timeout_min=5")
     job = disturbed(lab, tmp_path, {"short": (preempt, "low", -1)}, given)["short"]
     assert int(client.show(job.slurm)["Restarts"]) == 1
     assert exact([job], undisturbed[0]) == 1
@@ -102,7 +111,7 @@ def test_a_short_job_that_is_preempted_at_once_comes_back(lab: Lab, undisturbed:
 
 def test_so_does_one_that_is_preempted_near_its_limit(lab: Lab, undisturbed: list[Job], tmp_path: Path) -> None:
     """submitit does the same in the last fifth of a job. It knows a limit of a minute here; Slurm has a longer one."""
-    slow = [word.replace("seconds: 0.1", "seconds: 1.2") for word in RUN]
+    slow = [word.replace("seconds: 0.15", "seconds: 1.2") for word in OFTEN]
     given = (*slow, *NODES, HELD, "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20")
     (job,) = lab.submit(*given, "hydra.launcher.partition=low", folder=tmp_path / "sweep")
     assert client.call("scontrol", "update", f"jobid={job.slurm}", "TimeLimit=10").returncode == 0
@@ -121,7 +130,7 @@ def test_so_does_one_that_is_preempted_near_its_limit(lab: Lab, undisturbed: lis
 
 def test_wandb_goes_on_under_the_same_id(lab: Lab, undisturbed: list[Job], tmp_path: Path) -> None:
     """Slurm's signals reach its helper process as well."""
-    given = (*RUN, *TWO_NODES, "logger=wandb", "logger.wandb.mode=offline")
+    given = (*OFTEN, *TWO_NODES, "logger=wandb", "logger.wandb.mode=offline")
     job = disturbed(lab, tmp_path, {"wandb": (preempt, "low", 20)}, given)["wandb"]
     ids = [folder.name.rpartition("-")[2] for folder in job.run.glob("wandb/offline-run-*")]
     assert len(ids) == 2

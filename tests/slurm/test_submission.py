@@ -57,6 +57,20 @@ def test_what_the_site_or_the_check_refuses_is_not_submitted_and_leaves_no_trace
     assert accounted() == before
 
 
+def test_a_site_that_takes_no_more_jobs_is_quoted(lab: Lab, tmp_path: Path) -> None:
+    """Which sbatch does not tell when it is asked; the pickles of such an array are no jobs."""
+    limit = ("sacctmgr", "-i", "modify", "user", "root", "set")
+    assert client.call(*limit, "MaxSubmitJobs=2").returncode == 0
+    try:
+        answer = lab.train(*RUN, *TWO_NODES, "seed=0,1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}", at=tmp_path)
+    finally:
+        client.call(*limit, "MaxSubmitJobs=-1")
+    assert answer.code == 70, answer.text
+    assert "sbatch refused an array of 3 jobs: AssocMaxSubmitJobLimit" in answer.text
+    assert "Traceback" not in answer.text
+    assert not ledger.read(tmp_path / "sweep")
+
+
 def test_one_wrong_job_of_a_hundred_keeps_all_of_them_from_being_submitted(lab: Lab, tmp_path: Path) -> None:
     before = accounted()
     rates = ",".join(["0.001"] * 57 + ["-0.1"] + ["0.001"] * 42)

@@ -93,7 +93,7 @@ def test_what_waits_is_not_retried_and_what_was_killed_is(jobs: dict[str, Job]) 
     assert accounted() == before
     answer = sweep("retry", jobs["unseen"].folder)
     assert answer.code == 0, answer.text  # submitted, and not waited for
-    assert accounted() == before + 1
+    wait_until("its way to accounting", lambda: accounted() == before + 1)
     (again,) = labs.jobs_of(jobs["unseen"].folder)
     assert until_over([again])[again] == "FAILED"  # the folder is hidden still
 

@@ -86,8 +86,11 @@ def in_slurms_hands(root: Path, numbers: Iterable[int]) -> dict[int, str]:
 def submit(parameters: Mapping[str, Any], root: Path, tasks: Mapping[int, Task]) -> dict[int, str]:
     """Slurm's job of each, written down in the sweep's folder."""
     folder = folder_of(parameters)
-    ids = dict(zip(tasks, Submission(parameters, folder=folder).submit(list(tasks.values())), strict=True))
-    ledger.write(root, ids, logs=folder)
+    ids: dict[int, str] = {}
+    for jobs in Submission(parameters, folder=folder).submit(list(tasks.values())):
+        some = dict(zip(list(tasks)[len(ids) :], jobs))
+        ledger.write(root, some, logs=folder)
+        ids |= some
     log.info("submitted %d jobs: Slurm %s, logs in %s", len(ids), spans(ids.values()), folder)
     return ids
 
@@ -98,11 +101,15 @@ def interrupt(number: int, frame: Any) -> None:
 
 
 def tell_how_to_come_back(root: Path, ids: Mapping[int, str]) -> None:
-    again = [word for word in sys.argv if not word.startswith(("hydra.sweep.dir=", "hydra.launcher.wait="))]
+    typed, *rest = sys.argv
+    retried = Path(typed).name == "sweep.py"
+    tool = typed if retried else str(Path(typed).parent / "scripts/sweep.py")
     log.info("Slurm jobs: %s", spans(ids.values()))
-    log.info("look:      python scripts/sweep.py status %s", shlex.quote(str(root)))
-    log.info("cancel:    python scripts/sweep.py cancel %s", shlex.quote(str(root)))
-    log.info("come back: python %s", shlex.join([*again, f"hydra.sweep.dir={root}"]))
+    log.info("look:      python %s", shlex.join([tool, "status", str(root)]))
+    log.info("cancel:    python %s", shlex.join([tool, "cancel", str(root)]))
+    if not retried:
+        again = [word for word in rest if not word.startswith(("hydra.sweep.dir=", "hydra.launcher.wait="))]
+        log.info("come back: python %s", shlex.join([typed, *again, f"hydra.sweep.dir={root}"]))
 
 
 def spans(jobs: Iterable[str]) -> str:

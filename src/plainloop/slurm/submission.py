@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import stat
 import sys
@@ -58,16 +59,27 @@ class Submission:
             script.write_text(executor._make_submission_file_text(executor._submitit_command_str, "test"))
             return client.refused(script)
 
-    def submit(self, tasks: Sequence[Task]) -> list[str]:
-        """Submits them as one array, or several where the site allows no such long one; Slurm's job of each."""
+    def submit(self, tasks: Sequence[Task]) -> Iterator[list[str]]:
+        """Submits them as one array, or several where the site allows no such long one; Slurm's jobs of each array.
+
+        Raises SlurmError when sbatch refuses what it would have taken a moment ago.
+        """
+        from submitit.core.utils import FailedJobError
+
         make_private(self.folder)
-        found: list[str] = []
         for some in chunks(tasks, longest_array()):
             executor = self._executor(self.folder)
-            with no_umask_of_zero(), outside_of_a_job(), executor.batch():
-                jobs = [executor.submit(task) for task in some]
-            found += [job.job_id for job in jobs]
-        return found
+            try:
+                with no_umask_of_zero(), outside_of_a_job(), executor.batch():
+                    jobs = [executor.submit(task) for task in some]
+            except FailedJobError as error:
+                said = re.sub(r"^(sbatch: )?(error: )?", "", str(error).strip(), flags=re.MULTILINE)
+                raise client.SlurmError(
+                    f"sbatch refused an array of {len(some)} jobs: {said.replace(chr(10), ': ')}",
+                    hint="if it is a limit of how many jobs one may have: fewer at a time, and the same command again "
+                    "for the rest; sacctmgr show associations user=$USER tells the limits",
+                ) from error
+            yield [job.job_id for job in jobs]
 
     def _executor(self, folder: Path) -> Any:
         import submitit
