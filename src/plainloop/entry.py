@@ -33,6 +33,7 @@ from plainloop.config.command import Command
 from plainloop.config.compose import Composer
 from plainloop.config.continuing import continued, is_finished, newest_unfinished
 from plainloop.config.origin import Origin
+from plainloop.config.paths import unreadable
 from plainloop.config.problems import InvalidConfig, Problem, invalid_run
 from plainloop.config.sweep import check_sweep
 from plainloop.errors import LostPeer, Preempted, RunError
@@ -100,6 +101,8 @@ def start_run(command: Command, composer: Composer) -> int:
     config, origin = composed.config, Origin(command.overrides, composer=composer)
     if config is None:
         raise invalid_run(known, command.overrides)
+    if wrong := unreadable(config, ("hydra.run.dir", "hydra.job.name", "resume")):
+        raise invalid_run([*known, *wrong], command.overrides)
     HydraConfig.instance().set_config(config)
     resume = OmegaConf.select(config, "resume")
     if resume not in (None, "auto"):

@@ -51,6 +51,17 @@ def test_one_edit_typos_of_every_key_lead_back_to_it(composer: Composer) -> None
     assert (first / total >= 0.95, third / total >= 0.99) == (True, True), (first / total, third / total)
 
 
+def test_what_is_told_of_a_typo_is_the_key_that_was_meant(composer: Composer) -> None:
+    """As a person reads it: through the parser, the words of other codes, and the message."""
+    keys = [key for key in key_paths(composer.compose([])) if key.split(".")[0] != "hydra"]
+    groups = {*composer.groups, *(other.partition(".")[0] for other in keys)}
+    meant = {typo: key for key in keys for typo in typos(key, 7) if typo not in keys and typo not in groups}
+    found = {problem.key: problem for problem in composer.explain([f"{typo}=1" for typo in meant]).problems}
+    right = [typo for typo, key in meant.items() if typo in found and found[typo].meant.split(" ")[0] == key]
+    assert len(meant) > 150
+    assert len(right) / len(meant) >= 0.95, [(t, meant[t], found[t].lines()) for t in meant if t not in right]
+
+
 def test_one_edit_typos_of_every_option_lead_back_to_it(composer: Composer) -> None:
     first = third = total = 0
     for group, options in composer.groups.items():
@@ -66,7 +77,9 @@ def test_one_edit_typos_of_every_option_lead_back_to_it(composer: Composer) -> N
 
 def test_nothing_far_away_is_suggested(composer: Composer) -> None:
     names = [option for options in composer.groups.values() for option in options]
-    for word in ("xyzzy", "foo", "transformer9000", "q"):
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefilmnoprstu_", k=draw.randint(1, 14))) for _ in range(300)]
+    for word in ("xyzzy", "foo", "transformer9000", "q", *words):
         assert all(distance(word, name, 99) <= max(1, len(word) // 3) for name in nearest(word, names))
 
 

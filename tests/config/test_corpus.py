@@ -1,4 +1,4 @@
-"""Several hundred command lines: those that are wrong are refused, those that are right are not, and nothing wakes up."""
+"""Several hundred command lines: the wrong ones are refused, the right ones are not, and nothing wakes up."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ PAIRS = (
     "optimizer=sgd optimizer.momentum=0.95", "optimizer=sgd optimizer.nesterov=true", "optimizer=sgd optimizer.lr=0.5",
     "scheduler=multistep scheduler.milestones=[5ep,10ep]", "scheduler=multistep scheduler.milestones=[30%,60%]",
     "scheduler=multistep scheduler.milestones=[100st] scheduler.gamma=0.5", "scheduler=step scheduler.step_size=3ep",
-    "scheduler=polynomial scheduler.power=0.9", "augment=crop_flip augment.crop.pad=2", "augment=crop_flip ~augment.flip",
+    "scheduler=polynomial scheduler.power=0.9", "augment=crop_flip augment.crop.pad=2",
+    "augment=crop_flip ~augment.flip",
     "augment=crop_flip augment.flip.p=0.1", "model=timm model.model_name=resnet18", "model=tiny model.width=16",
     "model=timm model.model_name=vit_tiny_patch16_224 +model.img_size=8 +model.patch_size=4",
     "trainer.devices=2 data.batch_size=128 trainer.accumulate=4", "trainer.duration=100st trainer.eval_every=10st",
@@ -71,8 +72,9 @@ RIGHT = [
 
 _WRONG = """
     trainer.duration=5 trainer.duration=ep trainer.duration=-1ep trainer.duration=0st trainer.duration=5h
-    trainer.duration=null trainer.devices=0 trainer.devices=-1 trainer.devices=two trainer.devices=[] trainer.devices=1.5
-    trainer.devices=[0,0] trainer.devices=[a] trainer.precision=fp8 trainer.precision=32 trainer.precision=null
+    trainer.duration=null trainer.devices=0 trainer.devices=-1 trainer.devices=two trainer.devices=[]
+    trainer.devices=1.5 trainer.devices=[0,0] trainer.devices=[a] trainer.precision=fp8
+    trainer.precision=32 trainer.precision=null
     trainer.accumulate=0 trainer.accumulate=-2 trainer.accumulate=1.5 trainer.accumulate=3 trainer.accumulate=x
     trainer.clip_norm=0 trainer.clip_norm=-1 trainer.clip_norm=x trainer.clip_value=0 trainer.clip_agc=-1
     trainer.ema_decay=0 trainer.ema_decay=1 trainer.ema_decay=2 trainer.compile=2 trainer.compile=yes!
@@ -98,8 +100,9 @@ _WRONG = """
     experiment=nothing search=x +optimizer.beta=0.9 +model.widht=64 +task.label_smothing=0.1 +data.batchsize=32
     +trainer.acumulate=2 +checkpoint.keep=2 +lr=0.1 lr=0.1 foo sede=1 learning_rate=0.1 trainer.max_epochs=5
     trainer.acumulate=2 model.depth.x=3 optimizer.lr=[1,2 optimizer.lr={a:1} seed=1,2 model=tiny,resnet18
-    model._target_=os.system optimizer._target_=torch.load optimizer._target_=torch.optim.Adamw optimizer._partial_=false
-    scheduler._target_=builtins.eval task._target_=subprocess.run +augment.blur={_target_:os.system}
+    model._target_=os.system optimizer._target_=torch.load optimizer._target_=torch.optim.Adamw
+    optimizer._partial_=false scheduler._target_=builtins.eval task._target_=subprocess.run
+    +augment.blur={_target_:os.system}
     +logger.mine._target_=my_package.Logger +hydra.callbacks.mine._target_=os.system hydra.launcher._target_=os.system
     hydra.launcher.slots=2 hydra/launcher=joblib hydra/sweeper=optuna +logger.jsonl.api_key=abc +trainer.password=x
     data.batch_size=??? model.width=??? trainer.log_every=??? optimizer.lr=${nothing.there} trainer=5 checkpoint=x
@@ -114,7 +117,8 @@ WRONG_PAIRS = (
     "model=timm model.model_name=resnet18 +model.drop_rat=0.1", "optimizer=sgd optimizer.momentum=1", "a=1 b=2 seed=3",
     "optimizer=sgd optimizer.betas=[0.9,0.9]", "trainer.sync_batchnorm=true trainer.devices=2 device=cpu",
     "data=image_folder data.root=/nowhere/at/all", "augment=crop_flip ~augment.crop.pad", "optimizer.lr=0.1 name=a/b",
-    "augment=crop_flip augment.crop.pad=x", "scheduler=step scheduler.step_size=0ep", "scheduler=polynomial scheduler.power=0",
+    "augment=crop_flip augment.crop.pad=x", "scheduler=step scheduler.step_size=0ep",
+    "scheduler=polynomial scheduler.power=0",
 )  # fmt: skip
 WRONG = [*([text] for text in _WRONG.split()), *(text.split() for text in WRONG_PAIRS)]
 WRONG += [[f"{name}=7"] for name in list(FOREIGN)[:30] if name not in ("resume", "seed", "name")]
@@ -130,8 +134,8 @@ def refused(commands: list[list[str]]) -> list[list[str]]:
 
 
 def test_some_that_are_wrong_are_refused_and_some_that_are_right_are_not() -> None:
-    assert refused(RIGHT[::10]) == []
-    assert refused(WRONG[::6]) == WRONG[::6]
+    assert refused(RIGHT[::25]) == []
+    assert refused(WRONG[::12]) == WRONG[::12]
 
 
 ALL = """
@@ -145,7 +149,7 @@ import torch
 awake = {
     "cuda": torch.cuda.is_initialized(),
     "group": torch.distributed.is_initialized(),
-    "wandb": "wandb" in sys.modules,
+    "wandb": getattr(sys.modules.get("wandb"), "run", None) is not None,  # timm imports it where it is installed
     "files": sorted(set(os.listdir(".")) - kept),
 }
 print(repr({"refused": wrong, "missed": missed, **awake}))

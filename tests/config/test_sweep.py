@@ -1,8 +1,13 @@
 """Every job of a sweep is checked before the first exists."""
 
+import resource
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from plainloop.config.compose import Composer
 from plainloop.config.problems import InvalidConfig
@@ -59,14 +64,64 @@ def test_no_job_leaves_the_sweeps_folder(subdir: str) -> None:
         check_sweep(COMPOSER, ["seed=0,1", f"hydra.sweep.subdir={subdir}"])
 
 
-def test_number_57_of_100_is_found_and_named_in_time() -> None:
-    values = ["0.1"] * 100
-    values[57] = "O.1"
+KINDS = {
+    "type": (["model=tiny"], "optimizer.lr", "0.1", "O.1"),
+    "range": (["model=tiny"], "optimizer.lr", "0.1", "-0.1"),
+    "option": ([], "optimizer", "adamw", "admaw"),
+    "across groups": (["trainer.accumulate=2"], "data.batch_size", "64", "63"),
+    "unit": ([], "trainer.duration", "3ep", "3"),
+    "timm": (["model=timm"], "model.model_name", "resnet18", "resent18"),
+    "data": (["data=image_folder", "data.image_size=16"], "data.root", "{images}", "/nowhere/at/all"),
+}
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for number in range(130):
+        path = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(path)
+    return tmp_path / "images"
+
+
+def number_57_is_wrong(kind: str, images: Path, num_jobs: int) -> None:
+    given, key, right, wrong = KINDS[kind]
+    values = [right.format(images=images)] * num_jobs
+    values[57 % num_jobs] = wrong
     composer = Composer(ROOT / "conf")
     begun = time.process_time()
-    with pytest.raises(InvalidConfig, match=r"config error in job 57 of 100   \(optimizer\.lr=O\.1 model=tiny\)"):
-        check_sweep(composer, [f"optimizer.lr={','.join(values)}", "model=tiny"])
+    with pytest.raises(InvalidConfig) as caught:
+        check_sweep(composer, [f"{key}={','.join(values)}", *given])
     assert time.process_time() - begun < 15  # seconds of CPU; the machine may be busy with other things
+    lines = str(caught.value).splitlines()
+    overrides = " ".join([f"{key}={wrong}", *given])
+    assert lines[0] == f"config error in job {57 % num_jobs} of {num_jobs}   ({overrides})"
+    assert lines[-1] == f"nothing was submitted (1 of {num_jobs} jobs invalid)"
+    assert any(label in str(caught.value) for label in ("type instead: ", "did you mean: ", "expected: "))
+    assert f"given by: command line override {key}={wrong}" in str(caught.value) or kind == "data"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_is_wrong_with_one_job_is_found_and_named(kind: str, images: Path) -> None:
+    number_57_is_wrong(kind, images, num_jobs=3)
+
+
+@pytest.mark.parametrize(
+    "kind", ["type", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "type")]
+)
+def test_number_57_of_100_is_found_and_named_in_time(kind: str, images: Path) -> None:
+    number_57_is_wrong(kind, images, num_jobs=100)
+
+
+def test_a_hundred_jobs_that_are_right_are_checked_in_time(tmp_path: Path) -> None:
+    """As typed: a process of its own, imports included."""
+    typed = [sys.executable, str(ROOT / "train.py"), "-m", "check=true", "seed=range(0,100)"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(typed, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "job 99 of 100" in done.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 15  # of CPU
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,45 @@ def test_there_are_forty_of_them() -> None:
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_a_hostile_name_is_no_folder_of_a_job(name: str) -> None:
     assert folder_problem(name)
+
+
+def outcome_of(composer: Composer, folder: Path, *typed: str) -> list[Path] | str:
+    """The folders of a sweep's jobs, or why it is refused."""
+    try:
+        found = check_sweep(composer, [*typed, f"hydra.sweep.dir={folder}/sweep"])
+    except InvalidConfig as error:
+        return str(error)
+    return [job.folder for job in found.jobs]
+
+
+KEYS = ("name", "hydra.sweep.subdir", "hydra.job.name")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_some_hostile_names_are_refused_with_what_can_be_shown_or_stay_inside(key: str, tmp_path: Path) -> None:
+    refused_or_inside(key, (*HOSTILE[1::6], "${HOME}"), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", KEYS)
+def test_all_hostile_names_are_refused_with_what_can_be_shown_or_stay_inside(key: str, tmp_path: Path) -> None:
+    refused_or_inside(key, HOSTILE, tmp_path)
+
+
+def refused_or_inside(key: str, names: Sequence[str], tmp_path: Path) -> None:
+    """Both as they are typed and quoted, whatever Hydra's grammar makes of them."""
+    refused, composer = 0, Composer(ROOT / "conf")
+    for name in names:
+        escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+        for value in (name, f'"{escaped}"'):
+            found = outcome_of(composer, tmp_path, f"{key}={value}")
+            refused += isinstance(found, str)
+            if isinstance(found, str):
+                assert all(line.isprintable() for line in found.split("\n")), ascii(found)
+            else:
+                assert all(stays_inside(folder, tmp_path / "sweep") for folder in found), (name, found)
+    assert refused >= len(names)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["0", "optimizer=sgd,seed=1", "lr 0.1/seed 2", "größe=1", "a.b+c@d", "x" * 200])

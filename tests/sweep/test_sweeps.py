@@ -5,19 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
-from plainloop.sweep import outcome
+from plainloop.config.compose import Composer
+from plainloop.config.sweep import check_sweep
+from plainloop.sweep import driver, outcome
+from plainloop.sweep.settle import settle
 from tests.configs import ROOT
+from tests.sweep.fabric import status
 
 TINY = ("trainer.duration=12st", "trainer.log_every=4", "trainer.eval_every=6st", "trainer.save_every=6st")
 LONG = ("trainer.duration=300st", "trainer.log_every=2", "trainer.eval_every=150st", "trainer.save_every=50st")
@@ -214,14 +221,52 @@ def test_the_search_that_ships_is_a_sweep_of_rates_and_seeds(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_job_of_a_long_sweep_costs_a_third_of_a_second_beyond_its_training(tmp_path: Path) -> None:
-    code, said = run(tmp_path, "-m", "trainer.duration=5st", "seed=range(0,20)", "hydra.sweep.dir=s")
-    assert code == 0, said
+    def cpu(count: int) -> float:
+        """Seconds that a sweep of so many tiny jobs computes, with all its processes."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        code, said = run(tmp_path, "-m", "trainer.duration=5st", f"seed=range(0,{count})", f"hydra.sweep.dir=s{count}")
+        assert code == 0, said
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     def begun(number: int) -> dict[str, Any]:
-        return json.loads((tmp_path / "s" / str(number) / "attempts.jsonl").read_text().splitlines()[0])
+        return json.loads((tmp_path / "s20" / str(number) / "attempts.jsonl").read_text().splitlines()[0])
 
     def trained(number: int) -> float:
-        return float(json.loads((tmp_path / "s" / str(number) / "summary.json").read_text())["seconds"])
+        return float(json.loads((tmp_path / "s20" / str(number) / "summary.json").read_text())["seconds"])
 
+    # What is computed does not depend on what else the machine does, and holds the training too.
+    computed = (cpu(20) - cpu(2)) / 18
+    assert computed < 0.3, computed
+    # What is waited for is in every job alike. On a crowded machine each second of it takes its share longer.
     costs = [begun(n + 1)["started"] - begun(n)["started"] - trained(n) for n in range(1, 19)]
-    assert sorted(costs)[len(costs) // 2] < 0.3 * 3  # the machine may have other things to do
+    crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert min(costs) < 0.3 * crowd, sorted(costs)
+
+
+@pytest.mark.slow
+def test_of_a_hundred_jobs_exactly_what_failed_and_what_was_lost_runs_again_in_its_folder(tmp_path: Path) -> None:
+    """13 failed in three ways, 4 lost, 2 running, 81 done, of which only the files are there."""
+    checked = check_sweep(Composer(ROOT / "conf"), [*TINY, "seed=range(0,100)", f"hydra.sweep.dir={tmp_path}/s"])
+    jobs = [driver._job(place, one, tmp_path / "s") for place, one in enumerate(checked.jobs)]
+    (tmp_path / "s").mkdir()
+    settle(tmp_path / "s", jobs)
+    (tmp_path / "s/multirun.yaml").write_text(OmegaConf.to_yaml(checked.master))
+    ways = [("nonfinite", 71)] * 8 + [("data", 65)] * 4 + [("internal", 70)]
+    failed, lost, busy = range(3, 68, 5), (90, 91, 92, 93), (95, 96)
+    for job in jobs:
+        number = job.number
+        row = status("LOST" if number in lost else "RUNNING" if number in busy else "DONE")
+        if number in failed:
+            reason, code = ways[(number - 3) // 5]
+            row = status("FAILED", reason=reason, message=reason, exit_code=code)
+        (job.folder / "status.json").write_text(json.dumps(row))
+    others = {n: content(tmp_path / "s" / str(n)) for n in range(100) if n not in failed and n not in lost}
+    code, said = run(tmp_path, "retry", "s", script="scripts/sweep.py")
+    found = outcome.rows(tmp_path / "s")
+    assert {row.number for row in found if row.status.total == 12} == {*failed, *lost}, said
+    assert Counter(row.state for row in found) == {"DONE": 98, "RUNNING": 2}
+    assert {n: content(tmp_path / "s" / str(n)) for n in others} == others
+    assert code == 0
+    again = run(tmp_path, "retry", "s", script="scripts/sweep.py")
+    assert (again[0], "nothing to retry" in again[1]) == (0, True)

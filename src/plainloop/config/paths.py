@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from plainloop.config.problems import Problem
 
 _PLAIN = re.compile(r"[\w.=,+@%:()\[\]{} -]+")  # letters of any script; no control character, no quoting in a shell
 _LONGEST = 200  # bytes; file systems end at 255, and temporary names need some of them
@@ -45,6 +51,20 @@ def stays_inside(folder: Path, root: Path) -> bool:
     """Whether a folder lies below `root` also when links are followed."""
     whole, top = folder.absolute().resolve(), root.absolute().resolve()
     return whole != top and whole.is_relative_to(top)
+
+
+def unreadable(config: DictConfig, keys: Sequence[str]) -> list[Problem]:
+    """Keys whose ${...} lead nowhere."""
+    problems = []
+    for key in keys:
+        try:
+            OmegaConf.select(config, key)
+        except OmegaConfBaseException as error:
+            what, given = str(error).splitlines()[0], OmegaConf.to_container(config, resolve=False)
+            for part in key.split("."):
+                given = given[part]  # type: ignore[index, call-overload]
+            problems.append(Problem(key, what, str(given), "text, or ${...} of a key that is there"))
+    return problems
 
 
 def _part_problem(part: str) -> str:

@@ -22,9 +22,11 @@ from plainloop.config.check import Checked, Seen, check, hydra_builds_only_its_o
 from plainloop.config.compose import Composer
 from plainloop.config.options import by
 from plainloop.config.origin import Origin
-from plainloop.config.paths import file_problem, folder_problem, stays_inside
+from plainloop.config.paths import file_problem, folder_problem, stays_inside, unreadable
 from plainloop.config.places import pool_problems
 from plainloop.config.problems import BadJob, InvalidConfig, Problem, invalid_run, invalid_sweep
+
+_NAMES = ("hydra.sweep.subdir", "hydra.job.name", "hydra.output_subdir")  # each becomes part of a path
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def _master(composer: Composer, overrides: Sequence[str]) -> DictConfig | None:
         return None  # some override is wrong: it is part of the jobs too, and is explained there
     with open_dict(master):
         master.hydra.mode = RunMode.MULTIRUN
+    if problems := unreadable(master, ("hydra.sweep.dir",)):
+        raise invalid_run(problems, overrides)
     str(master.hydra.sweep.dir)  # the time of day in its name is read now, and kept for all jobs
     return master
 
@@ -149,7 +153,9 @@ def _check_job(
         config.hydra.mode = RunMode.MULTIRUN
         config.hydra.job.override_dirname = _dirname(overrides, config.hydra.job.config.override_dirname)
     HydraConfig.instance().set_config(config)
-    problems = list(composed.problems)
+    problems = [*composed.problems, *unreadable(config, ("hydra.sweep.dir", *_NAMES))]
+    if len(problems) > len(composed.problems):
+        raise invalid_run(problems, overrides)
     root = Path(str((config if master is None else master).hydra.sweep.dir))  # one, also where its name is swept
     subdir = str(config.hydra.sweep.subdir)
     folder = root / (subdir or ".")
@@ -194,7 +200,7 @@ def _name_problems(config: DictConfig, root: Path, subdir: str) -> list[Problem]
         fix = "hydra.sweep.subdir='${hydra.job.num}'"
         expected = "a folder below hydra.sweep.dir, of letters, digits and =,._-+"
         problems.append(Problem("hydra.sweep.subdir", wrong, repr(subdir), expected, instead=fix))
-    for key in ("hydra.job.name", "hydra.output_subdir"):
+    for key in _NAMES[1:]:
         name = OmegaConf.select(config, key)
         if name is not None and (wrong := file_problem(str(name).removeprefix("."))):
             problems.append(Problem(key, wrong, repr(name), "a name of letters, digits and =,._-+"))
