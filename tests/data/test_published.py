@@ -12,7 +12,7 @@ import pytest
 import torch
 from torchvision import datasets
 
-from plainloop.data.cifar import CIFAR10, CIFAR100
+from plainloop.data.cifar import CIFAR, PUBLISHED
 from plainloop.data.fashion_mnist import FILES, FashionMNIST
 from plainloop.errors import BadData
 
@@ -96,11 +96,11 @@ def test_images_without_their_labels_are_noticed(fashion):
 CIFAR_PIXELS = np.random.default_rng(1).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
 
 
-@pytest.fixture(params=[(CIFAR10, "cifar-10-batches-py", "labels"), (CIFAR100, "cifar-100-python", "fine_labels")])
+@pytest.fixture(params=[(10, "cifar-10-batches-py", "labels"), (100, "cifar-100-python", "fine_labels")])
 def cifar(request, tmp_path, monkeypatch):
     """The source and the root of eight plus four images; torchvision is told their checksums."""
-    source, folder, labels = request.param
-    kind = getattr(datasets, source.__name__)
+    classes, folder, labels = request.param
+    kind = getattr(datasets, PUBLISHED[classes].name)
     (tmp_path / folder).mkdir()
 
     def write(name, content):
@@ -115,22 +115,22 @@ def cifar(request, tmp_path, monkeypatch):
     monkeypatch.setattr(kind, "test_list", [write("two", part(slice(8, 12)))])
     name, checksum = write("meta", {kind.meta["key"]: ["a"] * 12})
     monkeypatch.setattr(kind, "meta", kind.meta | {"filename": name, "md5": checksum})
-    return source, tmp_path, folder
+    return classes, tmp_path, folder
 
 
 def test_cifar_gives_the_pixels_of_its_batches_by_root_or_by_the_folder_itself(cifar):
-    source, root, folder = cifar
+    classes, root, folder = cifar
     for place in (root, root / folder):
-        data = source(batch_size=4, root=str(place), device="cpu")
+        data = CIFAR(classes=classes, batch_size=4, root=str(place), device="cpu")
         image, label = data._memory.splits["train"]
         assert torch.equal(image, torch.from_numpy(CIFAR_PIXELS[:8]))
         assert label.tolist() == list(range(8))
         assert torch.equal(data._memory.splits["val"][0], torch.from_numpy(CIFAR_PIXELS[8:]))
-        assert source.facts(root=str(place)).image_shape == (3, 32, 32)
+        assert CIFAR.facts(classes=classes, root=str(place)).image_shape == (3, 32, 32)
 
 
 def test_an_altered_cifar_file_is_refused_before_it_is_unpickled(cifar, tmp_path_factory):
-    source, root, folder = cifar
+    classes, root, folder = cifar
     marker = tmp_path_factory.mktemp("marker") / "executed"
 
     class Payload:
@@ -139,32 +139,33 @@ def test_an_altered_cifar_file_is_refused_before_it_is_unpickled(cifar, tmp_path
 
     (root / folder / "one").write_bytes(pickle.dumps(Payload()))
     with pytest.raises(BadData, match=f"{folder} is incomplete or damaged"):
-        source(batch_size=4, root=str(root), device="cpu")
+        CIFAR(classes=classes, batch_size=4, root=str(root), device="cpu")
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("source", [CIFAR10, CIFAR100])
-def test_when_cifar_is_missing_the_message_says_how_to_get_it(source, tmp_path):
-    with pytest.raises(BadData, match=f"{source.__name__} is not in data.root={tmp_path}") as caught:
-        source.facts(root=str(tmp_path))
+@pytest.mark.parametrize("classes", [10, 100])
+def test_when_cifar_is_missing_the_message_says_how_to_get_it(classes, tmp_path):
+    with pytest.raises(BadData, match=f"CIFAR{classes} is not in data.root={tmp_path}") as caught:
+        CIFAR.facts(classes=classes, root=str(tmp_path))
     for way in ("https://www.cs.toronto.edu/~kriz/cifar-10", "data.root=<", "data.download=true"):
         assert way in caught.value.hint
 
 
 def test_cifar_has_as_many_names_as_classes():
-    assert (len(set(CIFAR10.facts(download=True).class_names)), CIFAR100.facts(download=True).num_classes) == (10, 100)
+    for classes in (10, 100):
+        assert len(set(CIFAR.facts(classes=classes, download=True).class_names)) == classes
 
 
 def test_wrong_statistics_are_refused():
     with pytest.raises(ValueError, match=r"data.mean=\[0.5\] must have one value for each of the 3 channels"):
-        CIFAR10.facts(download=True, mean=[0.5])
+        CIFAR.facts(classes=10, download=True, mean=[0.5])
     with pytest.raises(ValueError, match=r"data.std=\[0, 1, 1\] must be above 0"):
-        CIFAR10.facts(download=True, std=[0, 1, 1])
+        CIFAR.facts(classes=10, download=True, std=[0, 1, 1])
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
-    [("digits", "Digits"), ("fashion_mnist", "FashionMNIST"), ("cifar", "CIFAR10"), ("image_folder", "ImageFolder")],
+    [("digits", "Digits"), ("fashion_mnist", "FashionMNIST"), ("cifar", "CIFAR"), ("image_folder", "ImageFolder")],
 )
 def test_facts_of_every_source_do_without_torch(module, source, fashion):
     root = fashion if module == "fashion_mnist" else fashion / "folder"
@@ -172,7 +173,7 @@ def test_facts_of_every_source_do_without_torch(module, source, fashion):
         (fashion / "folder" / name).mkdir(parents=True)
         for i in range(2):
             (fashion / "folder" / name / f"{i}.jpg").touch()
-    told = "" if module == "digits" else f"root={str(root)!r}, " + "download=True, " * (module == "cifar")
+    told = "" if module == "digits" else f"root={str(root)!r}, " + "classes=10, download=True, " * (module == "cifar")
     code = (
         f"import sys; from plainloop.data.{module} import {source}; facts = {source}.facts({told}batch_size=8); "
         "assert facts.num_train > 0 and 'torch' not in sys.modules"

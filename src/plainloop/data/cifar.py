@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from plainloop.data.memory import InMemory
 
 CLASSES_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-MEAN_10, STD_10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-
 NAMES_100 = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
 castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
@@ -27,20 +26,47 @@ pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose
 skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
 tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
-CLASSES_100 = tuple(NAMES_100.split())
-MEAN_100, STD_100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-
-FOLDERS = {"CIFAR10": "cifar-10-batches-py", "CIFAR100": "cifar-100-python"}
-ARCHIVES = {"CIFAR10": "cifar-10-python.tar.gz", "CIFAR100": "cifar-100-python.tar.gz"}
 
 
-class CIFAR10:
+@dataclass(frozen=True)
+class Published:
+    name: Literal["CIFAR10", "CIFAR100"]  # torchvision's
+    folder: str
+    archive: str
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+PUBLISHED = {
+    10: Published(
+        "CIFAR10",
+        "cifar-10-batches-py",
+        "cifar-10-python.tar.gz",
+        CLASSES_10,
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+    ),
+    100: Published(
+        "CIFAR100",
+        "cifar-100-python",
+        "cifar-100-python.tar.gz",
+        tuple(NAMES_100.split()),
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+    ),
+}
+
+
+class CIFAR:
     """50,000 images to train on, the official 10,000 test images to validate on; held on the device.
 
     Args:
-        root: folder that holds cifar-10-batches-py, or that folder itself. None: the user's cache.
+        classes: CIFAR-10, or CIFAR-100 with its fine classes.
+        root: folder that holds cifar-10-batches-py (cifar-100-python), or that folder itself. None: the user's cache.
         download: fetches it when it is not there.
         num_workers: taken so that one command fits every source; a set in memory needs no workers.
+        mean, std: per channel, of images in [0, 1]. None: those of the training images.
 
     Raises BadData when files are missing or damaged.
     """
@@ -48,37 +74,40 @@ class CIFAR10:
     def __init__(
         self,
         *,
+        classes: Literal[10, 100],
         batch_size: int,
         root: str | None = None,
         download: bool = False,
         num_workers: int | Literal["auto"] = 0,
         train_eval_samples: int = 2000,
         device: str = "auto",
-        mean: Sequence[float] = MEAN_10,
-        std: Sequence[float] = STD_10,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         train: Mapping[str, Any] = INHERIT,
         val: Mapping[str, Any] = INHERIT,
         test: Mapping[str, Any] = INHERIT,
     ) -> None:
         resolved = loaders(Loader(batch_size, num_workers), train=train, val=val, test=test)
-        self._memory = load("CIFAR10", root, download, resolved, device, train_eval_samples)
+        self._memory = load(PUBLISHED[classes], root, download, resolved, device, train_eval_samples)
         self.batch_size = self._memory.batch_size
 
     @classmethod
     def facts(
         cls,
         *,
+        classes: Literal[10, 100],
         root: str | None = None,
         download: bool = False,
-        mean: Sequence[float] = MEAN_10,
-        std: Sequence[float] = STD_10,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         **settings: Any,
     ) -> Facts:
         check_settings(settings)
+        published = PUBLISHED[classes]
         if not download:
-            folder("CIFAR10", root)
-        mean, std = channel_statistics(mean, std, channels=3)
-        return Facts(50_000, 10_000, CLASSES_10, (3, 32, 32), mean, std)
+            folder(published, root)
+        mean, std = channel_statistics(mean or published.mean, std or published.std, channels=3)
+        return Facts(50_000, 10_000, published.classes, (3, 32, 32), mean, std)
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
         return self._memory.train_batches(start, stop, seed)
@@ -87,70 +116,25 @@ class CIFAR10:
         return self._memory.eval_batches(split)
 
 
-class CIFAR100:
-    """Like CIFAR10, with the 100 fine classes, from cifar-100-python."""
-
-    def __init__(
-        self,
-        *,
-        batch_size: int,
-        root: str | None = None,
-        download: bool = False,
-        num_workers: int | Literal["auto"] = 0,
-        train_eval_samples: int = 2000,
-        device: str = "auto",
-        mean: Sequence[float] = MEAN_100,
-        std: Sequence[float] = STD_100,
-        train: Mapping[str, Any] = INHERIT,
-        val: Mapping[str, Any] = INHERIT,
-        test: Mapping[str, Any] = INHERIT,
-    ) -> None:
-        resolved = loaders(Loader(batch_size, num_workers), train=train, val=val, test=test)
-        self._memory = load("CIFAR100", root, download, resolved, device, train_eval_samples)
-        self.batch_size = self._memory.batch_size
-
-    @classmethod
-    def facts(
-        cls,
-        *,
-        root: str | None = None,
-        download: bool = False,
-        mean: Sequence[float] = MEAN_100,
-        std: Sequence[float] = STD_100,
-        **settings: Any,
-    ) -> Facts:
-        check_settings(settings)
-        if not download:
-            folder("CIFAR100", root)
-        mean, std = channel_statistics(mean, std, channels=3)
-        return Facts(50_000, 10_000, CLASSES_100, (3, 32, 32), mean, std)
-
-    def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
-        return self._memory.train_batches(start, stop, seed)
-
-    def eval_batches(self, split: Split) -> Iterator[Batch]:
-        return self._memory.eval_batches(split)
-
-
-def parent_of(name: str, root: str | None) -> Path:
+def parent_of(published: Published, root: str | None) -> Path:
     """The folder that holds, or is to hold, the one that the archive unpacks to."""
     base = cache_folder() if root is None else Path(root).expanduser()
-    return base.parent if base.name == FOLDERS[name] else base
+    return base.parent if base.name == published.folder else base
 
 
-def folder(name: str, root: str | None) -> Path:
-    parent = parent_of(name, root)
-    if not (parent / FOLDERS[name]).is_dir():
+def folder(published: Published, root: str | None) -> Path:
+    parent = parent_of(published, root)
+    if not (parent / published.folder).is_dir():
         raise BadData(
-            f"{name} is not in data.root={parent}: expected the folder {FOLDERS[name]} there.",
-            hint=f"unpack https://www.cs.toronto.edu/~kriz/{ARCHIVES[name]} and set data.root=<folder that holds "
-            f"{FOLDERS[name]}>, or let it be downloaded with data.download=true",
+            f"{published.name} is not in data.root={parent}: expected the folder {published.folder} there.",
+            hint=f"unpack https://www.cs.toronto.edu/~kriz/{published.archive} and set data.root=<folder that holds "
+            f"{published.folder}>, or let it be downloaded with data.download=true",
         )
     return parent
 
 
 def load(
-    name: Literal["CIFAR10", "CIFAR100"],
+    published: Published,
     root: str | None,
     download: bool,
     resolved: Mapping[Split, Loader],
@@ -162,11 +146,11 @@ def load(
 
     from plainloop.data.memory import InMemory
 
-    dataset = getattr(datasets, name)
-    parent = parent_of(name, root)
+    dataset = getattr(datasets, published.name)
+    parent = parent_of(published, root)
     if download:  # which keeps what is there and whole
         download_once(lambda: dataset(str(parent), download=True), parent)
-    folder(name, root)
+    folder(published, root)
     splits: dict[Split, tuple[torch.Tensor, torch.Tensor]] = {}
     for split in cast(tuple[Split, ...], ("train", "val")):
         try:
@@ -174,7 +158,7 @@ def load(
             part = dataset(str(parent), train=split == "train")
         except RuntimeError as error:
             raise BadData(
-                f"{parent / FOLDERS[name]} is incomplete or damaged; delete it and unpack it again"
+                f"{parent / published.folder} is incomplete or damaged; delete it and unpack it again"
             ) from error
         splits[split] = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
     return InMemory(splits, loaders=resolved, device=device, train_eval_samples=train_eval_samples)
