@@ -131,6 +131,29 @@ def test_control_characters_do_not_reach_the_screen(tmp_path: Path, capsys: pyte
     assert "\x1b" not in said and "\\x1b[31mred" in said
 
 
+def test_a_sweep_that_was_torn_is_told_as_far_as_it_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = sweep(tmp_path / "sweep", [([f"seed={n}"], status("DONE")) for n in range(3)])
+    whole = (folder / "jobs.jsonl").read_text()
+    (folder / "jobs.jsonl").write_text(whole[:-20])
+    assert main(["status", str(folder)], train=Path("train.py")) == 0
+    shown = capsys.readouterr()
+    assert "2 DONE" in shown.out
+    assert shown.err.startswith(f"warning: 1 lines of {folder}/jobs.jsonl cannot be read, and their jobs are not told")
+    (folder / "jobs.jsonl").write_text("no line of ours\n")
+    assert main(["retry", str(folder)], train=Path("train.py")) == 64
+    assert "holds no job that can be read\nnext: type the sweep's command again" in capsys.readouterr().err
+
+
+def test_a_number_that_is_no_job_and_a_jobs_own_folder_are_told_where_to_look(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = sweep(tmp_path / "sweep", [([f"seed={n}"], status("DONE")) for n in range(3)])
+    assert main(["logs", str(folder), "7"], train=Path("train.py")) == 64
+    assert capsys.readouterr().err == "job 7 is not a job of this sweep\nnext: they are 0 to 2\n"
+    assert main(["status", str(folder / "1")], train=Path("train.py")) == 64
+    assert capsys.readouterr().err.endswith(f"next: give the folder of a sweep, as {folder}\n")
+
+
 def test_a_folder_without_a_sweep_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(tmp_path)], train=Path("train.py")) == 64
     assert "has no jobs.jsonl: it is no sweep's folder" in capsys.readouterr().err

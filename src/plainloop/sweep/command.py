@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plainloop.errors import BadConfig, RunError
-from plainloop.sweep import collect, outcome, table
+from plainloop.sweep import collect, index, outcome, table
 from plainloop.sweep.index import FILE
 from plainloop.sweep.outcome import BAD, Row
 
@@ -27,10 +27,7 @@ def main(arguments: Sequence[str], *, train: Path) -> int:
     """The exit code. `train` is train.py, for commands that are shown."""
     options = _parser().parse_args(arguments)
     try:
-        if not (options.sweep / FILE).is_file():
-            raise BadConfig(
-                f"{options.sweep} has no {FILE}: it is no sweep's folder", hint="give the folder of a sweep"
-            )
+        _look_at(options.sweep, getattr(options, "job", ()))
         code: int = options.do(options, train)
     except RunError as error:
         sys.stderr.write(f"{error}\n" + (f"next: {error.hint}\n" if error.hint else ""))
@@ -38,6 +35,25 @@ def main(arguments: Sequence[str], *, train: Path) -> int:
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _look_at(sweep: Path, numbers: Sequence[int]) -> None:
+    """Raises BadConfig where there is no sweep, or none that can be read; warns of lines that were torn."""
+    if not (sweep / FILE).is_file():
+        near = next((folder for folder in sweep.absolute().parents[:2] if (folder / FILE).is_file()), None)
+        hint = f"give the folder of a sweep{f', as {near}' if near else ''}"
+        raise BadConfig(f"{sweep} has no {FILE}: it is no sweep's folder", hint=hint)
+    known, torn = {entry.number for entry in index.read(sweep)}, index.torn(sweep)
+    mend = "type the sweep's command again with this hydra.sweep.dir: what is done is known again"
+    if not known:
+        raise BadConfig(f"{sweep / FILE} holds no job that can be read", hint=mend)
+    if torn:
+        sys.stderr.write(
+            f"warning: {torn} lines of {sweep / FILE} cannot be read, and their jobs are not told; {mend}\n"
+        )
+    for number in numbers:
+        if number not in known:
+            raise BadConfig(f"job {number} is not a job of this sweep", hint=f"they are {min(known)} to {max(known)}")
 
 
 def status(options: argparse.Namespace, train: Path) -> int:

@@ -58,11 +58,23 @@ def read(sweep: Path) -> list[Entry]:
     """The jobs of a sweep by number; [] where there is no sweep. A line that was torn is none, nor is one that leads
     out of the sweep."""
     found: dict[int, Entry] = {}
-    for row in storage.read_lines(sweep / FILE):
-        if {"number", "overrides", "folder", "hash"} <= row.keys() and not folder_problem(str(row["folder"])):
-            entry = Entry(int(row["number"]), tuple(row["overrides"]), str(row["folder"]), str(row["hash"]))
-            found.setdefault(entry.number, entry)
+    for entry in _entries(sweep):
+        found.setdefault(entry.number, entry)
     return [found[number] for number in sorted(found)]
+
+
+def torn(sweep: Path) -> int:
+    """Lines of a sweep that are no job's."""
+    lines = [line for line in (sweep / FILE).read_bytes().splitlines() if line.strip()]
+    return len(lines) - len(_entries(sweep))
+
+
+def _entries(sweep: Path) -> list[Entry]:
+    return [
+        Entry(int(row["number"]), tuple(row["overrides"]), str(row["folder"]), str(row["hash"]))
+        for row in storage.read_lines(sweep / FILE)
+        if {"number", "overrides", "folder", "hash"} <= row.keys() and not folder_problem(str(row["folder"]))
+    ]
 
 
 def write(sweep: Path, entries: Iterable[Entry]) -> None:
