@@ -235,13 +235,13 @@ def test_a_job_of_a_long_sweep_costs_a_third_of_a_second_beyond_its_training(tmp
     def trained(number: int) -> float:
         return float(json.loads((tmp_path / "s20" / str(number) / "summary.json").read_text())["seconds"])
 
-    # What is computed does not depend on what else the machine does, and holds the training too.
-    computed = (cpu(20) - cpu(2)) / 18
-    assert computed < 0.3, computed
-    # What is waited for is in every job alike. On a crowded machine each second of it takes its share longer.
-    costs = [begun(n + 1)["started"] - begun(n)["started"] - trained(n) for n in range(1, 19)]
     crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    assert min(costs) < 0.3 * crowd, sorted(costs)
+    # What is computed takes as long on a crowded machine, but for caches and cores that are shared with others.
+    computed = (cpu(20) - cpu(2)) / 18 - min(trained(n) for n in range(20))
+    assert computed < 0.3 * min(crowd, 1.5), computed
+    # What is waited for is in every job alike.
+    costs = [begun(n + 1)["started"] - begun(n)["started"] - trained(n) for n in range(1, 19)]
+    assert min(costs) < 0.3 * min(crowd, 1.5), sorted(costs)
 
 
 @pytest.mark.slow
