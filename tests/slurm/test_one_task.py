@@ -7,7 +7,7 @@ from tests.kill.harness import differences, remains
 from tests.slurm.disturb import Disturb, disturbed, nothing, requeue
 from tests.slurm.lab import RUN, Job, Lab
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 ONE_TASK = (*RUN, "trainer.devices=2", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=10")
 NO_SRUN = "hydra.launcher.use_srun=false"

@@ -175,7 +175,7 @@ def test_mmocrs_words_make_the_job_that_they_made_there(lab: Lab, tmp_path: Path
     assert done.returncode == 0, done.stdout + done.stderr
     (job,) = jobs_of(folder)
     shown = client.show(job.slurm)
-    assert (shown["Partition"], shown["NumNodes"], shown["NumTasks"], shown["CPUs/Task"]) == ("main", "2-2", "4", "1")
+    assert (shown["Partition"], shown["NumNodes"], shown["NumTasks"], shown["NumCPUs"]) == ("main", "2-2", "4", "4")
     assert shown["TresPerNode"] == "gres:gpu:2"
     script = (folder / f".submitit/{job.slurm}_submission.sh").read_text()
     assert "#SBATCH --job-name='my job'\"'\"'s (1)'" in script
