@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from plainloop.config.foreign import ours
-from plainloop.config.names import nearest_key
+from plainloop.config.names import distance, nearest_key
 from plainloop.config.nodes import key_paths, node_at
 from plainloop.config.options import by, needs_multirun, wrong_option
 from plainloop.config.problems import Problem, listing
@@ -220,7 +220,11 @@ class Composer:
         key = override.key_or_group
         hydra_key = key.split(".")[0] == "hydra"
         keys = [k for k in key_paths(config) if (k.split(".")[0] == "hydra") == hydra_key]
+        near = nearest_key(key, [*keys, *(g for g in self.groups if g.startswith("hydra/") == hydra_key)])
+        slip = "." in key and bool(near) and distance(key, near[0], 1) == 1  # of the pen: no word of another code
         foreign = None if hydra_key else ours(key)
+        if foreign is not None and slip and foreign.key != near[0]:
+            foreign = None
         value = override.get_value_element_as_str() if override.value_type is not None else ""
         if foreign is not None and foreign.key != key:
             return Problem(
@@ -230,7 +234,6 @@ class Composer:
                 instead=foreign.instead(value),
                 notes=(foreign.note,) if foreign.note else (),
             )
-        near = nearest_key(key, [*keys, *(g for g in self.groups if g.startswith("hydra/") == hydra_key)])
         parent = key.rpartition(".")[0]
         siblings = node_at(config, parent) if parent else config
         valid = [str(k) for k in siblings if k != "hydra"] if isinstance(siblings, DictConfig) else []
