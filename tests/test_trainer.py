@@ -243,13 +243,18 @@ def test_a_skipped_update_changes_no_weight() -> None:
     assert equal(before["model"], after["model"])
     assert (state.step, state.skipped, state.skipped_in_a_row) == (12, 2, 0)
     assert recorder.rows[7]["train/skipped"] == 1.0 and "train/loss" not in recorder.rows[7]
+    assert [step for step, *_ in recorder.bad] == [6, 7]
+    assert recorder.bad[1] == (7, 0.02, next(ToyData().train_batches(6, 7, 3))["index"].tolist())
 
 
 def test_too_many_skips_in_a_row_stop_the_run() -> None:
     state = toy_state()
-    trainer = toy_trainer(data=Poisoned(tuple(range(4, 13))), skip_nonfinite=True, max_skips=3, log_every=1)
-    with pytest.raises(NonFinite, match="4 updates in a row were skipped"):
+    recorder = Memory()
+    trainer = toy_trainer(recorder, data=Poisoned(tuple(range(4, 13))), skip_nonfinite=True, max_skips=3, log_every=12)
+    with pytest.raises(NonFinite, match=r"steps 4 to 7, .*: 4 updates in a row were skipped: ") as error:
         trainer.fit(state, state.model)
+    assert state.step == 7
+    assert error.value.hint == "look at step 4"
 
 
 def test_a_requested_stop_saves_and_leaves_at_the_next_step() -> None:

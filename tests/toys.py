@@ -94,7 +94,7 @@ class Memory:
         self.saved[state.step] = clone(state.state_dict(windows))
         self.best += [state.step] if best else []
 
-    def bad_step(self, step: int, *, lr: float, samples: list[int]) -> str:
+    def bad_step(self, step: int, *, lr: float, samples: list[int], skipped: bool) -> str:
         self.bad.append((step, lr, samples))
         return f"look at step {step}"
 

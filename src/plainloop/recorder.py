@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -114,9 +115,13 @@ class Recorder:
             log.warning("%s; training goes on, the checkpoint before stays", error)
             self.journal.event("save_failed", step=state.step, why=str(error))
 
-    def bad_step(self, step: int, *, lr: float, samples: list[int]) -> str:
-        self.journal.event("nonfinite", step=step, lr=lr, samples=samples)
-        return f"python scripts/replay_step.py {self.folder} {step}"
+    def bad_step(self, step: int, *, lr: float, samples: list[int], skipped: bool) -> str:
+        self.journal.event("skipped" if skipped else "nonfinite", step=step, lr=lr, samples=samples)
+        plugins = f" --plugins {shlex.join(self.config['plugins'])}" if self.config["plugins"] else ""
+        command = f"python scripts/replay_step.py {shlex.quote(str(self.folder))} {step}{plugins}"
+        if skipped:
+            log.warning("step %d: a loss or gradient is not a number; its update was left out (%s)", step, command)
+        return command
 
     def settle_environment(self) -> None:
         """Writes environment.json at the first start; says what bit-exactness depends on and has changed since."""
@@ -175,5 +180,5 @@ class Silent:
     def save(self, state: TrainState, windows: list[Any], *, best: bool, required: bool) -> None:
         pass
 
-    def bad_step(self, step: int, *, lr: float, samples: list[int]) -> str:
+    def bad_step(self, step: int, *, lr: float, samples: list[int], skipped: bool) -> str:
         return ""

@@ -131,10 +131,9 @@ class Replaying(Trainer):
 
     findings: Findings
 
-    def update(self, model: nn.Module, state: TrainState, batch: Batch) -> None:
+    def update(self, model: nn.Module, state: TrainState, batch: Batch) -> bool:
         if state.step + 1 < self.findings.step:
-            super().update(model, state, batch)
-            return
+            return super().update(model, state, batch)
         self.findings.lr = self.base_lr * self.schedule(state.step)
         micro_batches = split(batch, self.accumulate)
         for micro_batch, share in zip(micro_batches, shares_of(self.task, micro_batches), strict=True):
@@ -144,6 +143,7 @@ class Replaying(Trainer):
             grads = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
             self.findings.norms[group.get("name", str(number))] = float(torch.nn.utils.get_total_norm(grads))
         state.optimizer.zero_grad()
+        return False
 
     def look_at(self, model: nn.Module, state: TrainState, batch: Batch, share: Tensor | float) -> None:
         rows = list(enumerate(batch["index"].tolist()))

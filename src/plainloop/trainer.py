@@ -36,7 +36,7 @@ class Recorder(Protocol):
 
     def save(self, state: TrainState, windows: list[Any], *, best: bool, required: bool) -> None: ...
 
-    def bad_step(self, step: int, *, lr: float, samples: list[int]) -> str:
+    def bad_step(self, step: int, *, lr: float, samples: list[int], skipped: bool) -> str:
         """Puts on disk what is needed to look at the step again; the command that replays it."""
         ...
 
@@ -105,10 +105,12 @@ class Trainer:
                 batch = self.normalize(batch)
                 if state.step == first and distributed.world_size() > 2:  # a sum of two has one order
                     lay_out_buckets(model, split(batch, self.accumulate)[0], self.task, self.autocast, self.device)
-                self.update(model, state, batch)
+                skipped = self.update(model, state, batch)
                 state.step += 1
                 self.recorder.advance(state.step)
-                if not (self.meets_host(state.step) or meeting.due(state.step)):
+                if skipped:
+                    self.note_bad(state.step, batch, skipped=True)
+                elif not (self.meets_host(state.step) or meeting.due(state.step)):
                     continue
 
                 # The only place where the host waits for the device, and where ranks talk outside of an update.
@@ -131,8 +133,11 @@ class Trainer:
         if verdict.stop and not ended:
             raise Preempted(state.step, self.recorder.folder)
 
-    def update(self, model: nn.Module, state: TrainState, batch: Batch) -> None:
-        """One optimizer step on this rank's rows of the global batch. Override this to train in another way."""
+    def update(self, model: nn.Module, state: TrainState, batch: Batch) -> bool:
+        """One optimizer step on this rank's rows of the global batch; whether all ranks know that they left it out.
+
+        Override this to train in another way.
+        """
         buffers = [buffer.clone() for buffer in state.model.buffers()] if self.skip_nonfinite else []
         micro_batches = split(batch, self.accumulate)
         shares = shares_of(self.task, micro_batches)
@@ -166,11 +171,12 @@ class Trainer:
         state.optimizer.zero_grad()
         if state.ema:
             state.ema.update(state.model, state.step)
+        return skip
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
-        """The task's metrics over a split, every sample once over all ranks. Collective.
+        """The task's metrics over a split, every sample once over all ranks, with draws of their own. Collective.
 
-        Draws from its own stream. Raises Interrupted when a process on its own is asked to stop.
+        Raises Interrupted when a process on its own is asked to stop.
         """
         metrics = self.task.metrics()
         model.eval()
@@ -189,7 +195,7 @@ class Trainer:
         rows = [row for rows in distributed.gather(state.window.rows) for row in rows]
         row = {"epoch": state.step / self.steps_per_epoch}
         row |= {f"train/{key}": value for key, value in means(rows).items()}
-        row["train/lr"] = self.base_lr * self.schedule(state.step - 1)
+        row["train/lr"] = self.rate(state.step)
         row |= watch.lap(state.step, self.data.batch_size)
         best = False
         if self.is_due(state.step, self.eval_every):
@@ -230,25 +236,31 @@ class Trainer:
         """Raises NonFinite for a step that all ranks know to be bad, or for too many skips in a row. Collective."""
         if bad_step is None and state.skipped_in_a_row <= self.max_skips:
             return
-        cause = "the loss or a gradient is not a number"
+        where, cause = f"step {bad_step}", "the loss or a gradient is not a number"
         if bad_step is None:
-            bad_step = state.step
-            cause = (
-                f"{state.skipped_in_a_row} updates in a row were skipped (scale {state.scaler.get_scale():g}): {cause}"
-            )
+            bad_step = state.step - state.skipped_in_a_row + 1
+            where = f"steps {bad_step} to {state.step}"
+            scale = f" (scale {state.scaler.get_scale():g})" if state.scaler.is_enabled() else ""
+            cause = f"{state.skipped_in_a_row} updates in a row were skipped{scale}: {cause}"
         batch = next(iter(self.data.train_batches(bad_step - 1, bad_step, self.seed)))
+        hint = self.note_bad(bad_step, batch, skipped=False)
+        raise NonFinite(f"{where}, learning rate {self.rate(bad_step):g}: {cause}", hint=hint)
+
+    def note_bad(self, step: int, batch: Batch, *, skipped: bool) -> str:
+        """Puts a bad step on disk; the command that replays it. Collective. Waits for the device."""
         samples = [index for part in distributed.gather(batch["index"].tolist()) for index in part]
-        lr = self.base_lr * self.schedule(bad_step - 1)
-        hint = self.recorder.bad_step(bad_step, lr=lr, samples=samples)
-        raise NonFinite(f"step {bad_step}, learning rate {lr:g}: {cause}", hint=hint)
+        return self.recorder.bad_step(step, lr=self.rate(step), samples=samples, skipped=skipped)
+
+    def rate(self, step: int) -> float:
+        """The base rate of the update that made `step` finished ones."""
+        return self.base_lr * self.schedule(step - 1)
 
     def judge(self, state: TrainState) -> None:
         """Raises NonFinite at the end of a run whose evaluations never gave a number: then no weights are the best."""
         if state.best is None and (count := state.evaluations_without_gain):
-            message = (
-                f"val/{self.task.monitor} was not a number in any of the {count} evaluations: no weights are the best"
-            )
-            raise NonFinite(message, hint="look at the task's metric, or type trainer.eval_every=never")
+            what = f"val/{self.task.monitor} was not a number in any of the {count} evaluations"
+            hint = "look at the task's metric, or type trainer.eval_every=never"
+            raise NonFinite(f"{what}: no weights are the best", hint=hint)
 
     def take_stock(self, state: TrainState) -> int | None:
         """Waits for the device, reads what was measured, counts skipped updates; the first step with a bad number."""
