@@ -12,7 +12,7 @@ import yaml
 from tests.kill.harness import remains
 from tests.lifecycle import surgery
 from tests.lifecycle.pictures import command, write_pictures
-from tests.lifecycle.shell import SMALL, lines, train
+from tests.lifecycle.shell import SMALL, files, lines, train
 
 RUN = (*SMALL, "hydra.run.dir=run")
 
@@ -89,6 +89,19 @@ def test_a_longer_run_continues_as_if_it_had_been_meant_to(stopped: Path, tmp_pa
     assert train(tmp_path, *SMALL, "trainer.duration=15st", "hydra.run.dir=whole").code == 0
     ours, whole = remains(tmp_path / "run"), remains(tmp_path / "whole")
     assert ours["last.safetensors"] == whole["last.safetensors"]
+
+
+def test_a_run_is_never_longer_than_it_is_told_to_be(stopped: Path, tmp_path: Path) -> None:
+    """Seven steps are done: a run of seven is finished, one of six cannot be."""
+    for steps, code in ((6, 64), (7, 0)):
+        folder = tmp_path / str(steps)
+        shutil.copytree(stopped / "run", folder / "run")
+        before = files(folder / "run")
+        ended = train(folder, *RUN, f"trainer.duration={steps}st")
+        assert ended.code == code, ended.err
+        if code:
+            assert "7 steps are done already, and trainer.duration=6st is 6" in ended.err
+            assert {name for name in before if files(folder / "run")[name] != before[name]} <= {"run.lock", "train.log"}
 
 
 @pytest.mark.parametrize(

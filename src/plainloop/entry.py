@@ -115,7 +115,10 @@ def start_run(command: Command, composer: Composer) -> int:
         tell_plan(str(checked.plan))
         return 0
     if resume == "auto":
-        folder = newest_unfinished(folder.parent, checked.config) or folder
+        found = newest_unfinished(folder.parent, checked.config)
+        if found is None and ranks.rank() == 0:
+            sys.stderr.write(f"resume=auto: no unfinished run with this config in {folder.parent}; a new one begins\n")
+        folder = found or folder
     warn(checked)
     if ranks.rank() != 0:
         return train(checked.config, None)

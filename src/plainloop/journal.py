@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -40,6 +40,7 @@ class Status:
     reason: str = ""  # one word: an error's `reason`, a signal's name, "killed", "restarted", "stale"
     message: str = ""  # what went wrong, in one line
     hint: str = ""  # what to type next
+    plugins: str = ""  # packages of the person's own that the config names, separated by commas
     attempt: int = 0
     step: int = 0  # finished optimizer steps, as of the last heartbeat
     total: int = 0
@@ -59,11 +60,20 @@ class Journal:
 
     Args:
         folder: the run directory.
+        plugins: packages that the config names, for the command that continues the run.
         os, flock: what tests replace.
     """
 
-    def __init__(self, folder: Path, *, os: Any = os, flock: Callable[[int, int], None] = fcntl.flock) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        plugins: Sequence[str] = (),
+        os: Any = os,
+        flock: Callable[[int, int], None] = fcntl.flock,
+    ) -> None:
         self.folder = folder
+        self._plugins = ",".join(plugins)
         self._os, self._flock = os, flock
         self._row: dict[str, Any] = {}
         self._beaten = -BEAT_S
@@ -83,6 +93,7 @@ class Journal:
             rows = storage.read_lines(self.folder / "attempts.jsonl")
             self._row = {key: before[key] for key in ("step", "total", "checkpoint") if key in before}
             self._row |= {"state": "RUNNING", "reason": "starting", "message": "", "hint": "", "exit_code": None}
+            self._row["plugins"] = self._plugins
             self._row |= lock.me()
             self._row["attempt"] = max((row["attempt"] for row in rows), default=0) + 1
             self._write_status()
@@ -206,8 +217,17 @@ def read_status(folder: Path, *, stale_after: float = STALE_S) -> Status:
     reason = _lost(status, row, folder, stale_after) if status.state == "RUNNING" else ""
     if not reason:
         return status
-    hint = status.hint or f"python train.py resume={folder}"
+    hint = status.hint or command_to_continue(folder, status.plugins)
     return Status(**{**vars(status), "state": "LOST", "reason": reason, "hint": hint})
+
+
+def command_to_continue(folder: Path, plugins: str) -> str:
+    """Plugins are the person's own to allow, at each start.
+
+    >>> command_to_continue(Path("outputs/a"), ""), command_to_continue(Path("b"), "mine")
+    ('python train.py resume=outputs/a', "python train.py resume=b 'plugins=[mine]'")
+    """
+    return shlex.join(["python", "train.py", f"resume={folder}", *([f"plugins=[{plugins}]"] if plugins else [])])
 
 
 def end_for_the_dead(folder: Path, *, pid: int, message: str, **words: Any) -> None:

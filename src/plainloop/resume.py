@@ -14,6 +14,7 @@ from plainloop.checkpoint import Checkpoints
 from plainloop.config.build import build
 from plainloop.config.units import clock_of
 from plainloop.contracts import Schedule
+from plainloop.errors import BadConfig
 from plainloop.journal import Journal
 from plainloop.parts import build_schedule
 
@@ -50,6 +51,12 @@ def settle_config(config: Mapping[str, Any], journal: Journal, *, step: int) -> 
     if path.exists():
         saved = yaml.safe_load(path.read_text())
         found = drift.differences(saved, plain(config))
+        total = clock_of(config).total_steps
+        if step > total:
+            raise BadConfig(
+                f"{step} steps are done already, and trainer.duration={config['trainer']['duration']} is {total}",
+                hint=f"type resume={journal.folder} alone to go on as it was, or a longer trainer.duration",
+            )
         drift.check(found, step=step, schedules=lambda: (schedule_of(saved), schedule_of(config)))
         if not found:
             return

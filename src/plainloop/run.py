@@ -40,7 +40,7 @@ def run(config: dict[str, Any], folder: Path | None) -> dict[str, Any]:
         folder, started = distributed.from_rank_0([str(folder), time.time_ns()])
         folder, rank = Path(folder), distributed.rank()
         notes = ranks.meeting_place() or folder / f"{failures.OF_A_RUN}{started}"
-        ours = attempt(folder) if rank == 0 else nullcontext()
+        ours = attempt(folder, config["plugins"]) if rank == 0 else nullcontext()
         with (
             failures.noted(notes, rank=rank),
             ours as journal,

@@ -79,6 +79,12 @@ def test_auto_goes_on_with_what_was_killed(tmp_path: Path, undisturbed: Callable
     assert differences(undisturbed(), remains(run)) == []
 
 
+def test_auto_that_finds_nothing_says_so_and_begins_a_run(tmp_path: Path) -> None:
+    ended = train(tmp_path, *SMALL, "resume=auto", "name=new")
+    assert ended.code == 0
+    assert "resume=auto: no unfinished run with this config in outputs/new; a new one begins" in ended.err
+
+
 def test_workers_may_come_and_go_between_lives(tmp_path: Path) -> None:
     """Killed four times, with other numbers of workers and other prefetching: no image is lost, doubled or another."""
     pictures = command(write_pictures(tmp_path / "pictures"))
