@@ -18,7 +18,7 @@ from plainloop.loggers.jsonl import Jsonl
 from plainloop.tasks.classification import Accuracy
 from tests.configs import ROOT
 from tests.lifecycle import surgery
-from tests.lifecycle.shell import SMALL, train
+from tests.lifecycle.shell import SMALL, Life, train
 
 # Everything that draws: dropout, and augmentation on the device.
 RUN = (
@@ -89,6 +89,23 @@ def test_a_progress_bar_changes_no_bit(plain: bytes, tmp_path: Path) -> None:
     os.close(its)
     assert b"\x1b[" in os.read(ours, 1 << 16)  # it was drawn
     os.close(ours)
+
+
+def test_a_terminal_that_is_closed_in_between_changes_no_bit(plain: bytes, tmp_path: Path) -> None:
+    ours, its = pty.openpty()
+
+    def screen() -> None:
+        for descriptor in (1, 2):
+            os.dup2(its, descriptor)
+        os.close(its)
+        os.environ["TERM"] = "xterm"
+        surgery.at_step(3, lambda: os.close(ours))()
+
+    life = Life(tmp_path, *RUN, prepare=screen)
+    os.close(its)
+    os.close(ours)  # the run has the last copy
+    assert life.wait().code == 0
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == plain
 
 
 def test_those_who_draw_from_the_global_generators_disturb_nobody(plain: bytes, tmp_path: Path) -> None:

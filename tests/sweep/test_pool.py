@@ -212,11 +212,18 @@ def test_without_a_session_of_their_own_they_would_get_it_twice_and_not_save(tmp
     assert seen == ["SIGINT SIGINT", "SIGINT SIGINT"]
 
 
-def test_jobs_of_a_killed_driver_are_told_to_save_and_stop(tmp_path: Path) -> None:
-    _, seen = driven(tmp_path, lambda pid: os.kill(pid, signal.SIGKILL))
-    assert seen == ["SIGTERM", "SIGTERM"]
-    pids = [int((tmp_path / f"began{n}").read_text()) for n in (0, 1)]
-    wait_for(lambda: not any(runs(pid) for pid in pids), 10)
+def test_jobs_of_a_killed_driver_go_on(tmp_path: Path) -> None:
+    def kill(driver: int) -> None:
+        os.kill(driver, signal.SIGKILL)
+        wait_for(lambda: not runs(driver))
+        time.sleep(0.5)
+        pids = [int((tmp_path / f"began{n}").read_text()) for n in (0, 1)]
+        assert all(runs(pid) for pid in pids) and not list(tmp_path.glob("seen*"))
+        for pid in pids:
+            os.kill(pid, signal.SIGUSR2)
+
+    _, seen = driven(tmp_path, kill)
+    assert seen == ["SIGUSR2", "SIGUSR2"]
 
 
 def runs(pid: int) -> bool:

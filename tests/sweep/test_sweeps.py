@@ -177,12 +177,25 @@ def test_after_its_driver_was_killed_the_sweep_shows_the_same_and_resume_auto_go
     sweep, process = running
     process.kill()
     process.communicate(timeout=60)
-    wait_for(lambda: states(sweep) == {0: "PREEMPTED", 1: "PREEMPTED", 2: "PENDING"}, 60)
+    assert states(sweep)[2] == "PENDING" and {states(sweep)[0], states(sweep)[1]} <= {"RUNNING", "DONE"}
     code, said = run(tmp_path, "-m", *LONG, "seed=0,1,2,3", "name=two", "resume=auto")
     assert code == 0, said
     assert list((tmp_path / "outputs" / "two").iterdir()) == [sweep]
     assert states(sweep) == dict.fromkeys(range(4), "DONE")
-    assert attempts(sweep) == {0: 2, 1: 2, 2: 1, 3: 1}
+    assert attempts(sweep) == {0: 1, 1: 1, 2: 1, 3: 1}
+
+
+@pytest.mark.parametrize("running", [("trainer.duration=100000st", *LONG[1:3])], indirect=True, ids=["endless"])
+def test_jobs_that_outlived_their_driver_are_cancelled_all_the_same(
+    running: tuple[Path, subprocess.Popen[str]],
+) -> None:
+    sweep, process = running
+    process.kill()
+    process.communicate(timeout=60)
+    pids = [row.status.pid for row in outcome.rows(sweep)[:2]]
+    code, said = run(sweep.parent, "cancel", str(sweep), script="scripts/sweep.py")
+    assert code == 0 and all(f"process {pid} was told to save and stop" in said for pid in pids), said
+    wait_for(lambda: states(sweep) == {0: "PREEMPTED", 1: "PREEMPTED", 2: "PENDING"}, 60)
 
 
 @pytest.mark.parametrize("running", [("trainer.duration=100000st", *LONG[1:3])], indirect=True, ids=["endless"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -45,15 +46,18 @@ class Bar:
         room = self._progress.console.width - SHORTEST_BAR - 2
         while len(fields) > 1 and len("  ".join(fields)) > room:
             fields = fields[:-1]
-        self._progress.update(self._task, completed=step, text="  ".join(fields), refresh=True)
+        with contextlib.suppress(OSError):  # a terminal that was closed ends no run
+            self._progress.update(self._task, completed=step, text="  ".join(fields), refresh=True)
 
     def keep(self, line: str, *, bold: bool) -> None:
         """Prints a line that stays, above the bar."""
-        self._progress.console.print(Text(line, style="bold green" if bold else ""), soft_wrap=True)
+        with contextlib.suppress(OSError):
+            self._progress.console.print(Text(line, style="bold green" if bold else ""), soft_wrap=True)
 
     def close(self) -> None:
         """Takes the bar away and gives back cursor, streams and handlers."""
-        self._progress.stop()
+        with contextlib.suppress(OSError):
+            self._progress.stop()
         for handler, stream in zip(self._handlers, self._streams, strict=True):
             handler.removeFilter(_is_no_row)
             handler.setStream(stream)

@@ -10,7 +10,7 @@ from pathlib import Path
 from plainloop import lock, storage
 from plainloop.errors import BadConfig
 from plainloop.slurm import control
-from plainloop.sweep import index
+from plainloop.sweep import index, outcome
 
 
 def cancel(sweep: Path, numbers: Sequence[int] = ()) -> list[str]:
@@ -27,6 +27,15 @@ def cancel(sweep: Path, numbers: Sequence[int] = ()) -> list[str]:
         where = holder.get("host", "another machine")
         raise BadConfig(f"the sweep may run on {where}, out of sight from here", hint=f"type this on {where}")
     if not alive or lock.is_held(sweep) is False:
-        return ["nothing to cancel: no process drives this sweep"]
+        return _stop_jobs(sweep) or ["nothing to cancel: no process drives this sweep, and no job runs"]
     os.kill(int(holder["pid"]), signal.SIGTERM)
     return [f"process {holder['pid']} was told to save and stop"]
+
+
+def _stop_jobs(sweep: Path) -> list[str]:
+    """Those that outlived the process that started them."""
+    running = {row.number: row.status for row in outcome.rows(sweep) if row.state == "RUNNING"}
+    mine = {number: status.pid for number, status in running.items() if lock.is_alive(vars(status))}
+    for pid in mine.values():
+        os.kill(pid, signal.SIGTERM)
+    return [f"job {number}: process {pid} was told to save and stop" for number, pid in mine.items()]

@@ -6,7 +6,6 @@ process has neither woken CUDA nor started threads.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -19,7 +18,6 @@ from plainloop.signals import SIGNALS
 from plainloop.sweep.job import Job, leave_quietly
 
 POLL_S = 0.02
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -72,7 +70,6 @@ class Pool:
     def _fork(self, job: Job, gpus: Sequence[str]) -> int:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        parent = os.getpid()
         # Signals wait until the run has its own handlers: none is lost, and none meets this process's handlers.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         pid = os.fork()
@@ -81,8 +78,7 @@ class Pool:
             return pid
         code = 70
         try:
-            os.setsid()  # Ctrl-C comes from us alone, and once
-            _end_with(parent)
+            os.setsid()  # Ctrl-C comes from us alone, and once; where we are killed, jobs go on
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
             if self.limit_gpus:
@@ -138,14 +134,6 @@ class _Forwarded:
 def _ended(pid: int) -> int | None:
     found, status = os.waitpid(pid, os.WNOHANG)
     return status if found else None
-
-
-def _end_with(parent: int) -> None:
-    """When the sweep's process is killed, its jobs are told to save and stop, and do not train on unseen."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died in between
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _share_threads(num_jobs: int, num_processes: int) -> None:
