@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -28,15 +29,14 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from plainloop.config.foreign import ours
-from plainloop.config.names import distance, nearest_key
 from plainloop.config.nodes import key_paths, node_at
 from plainloop.config.options import by, needs_multirun, wrong_option
-from plainloop.config.problems import Problem, listing
+from plainloop.config.problems import Problem
+from plainloop.config.unknown import Library, unknown
 
 _SEARCH = "hydra.searchpath="
 
@@ -92,6 +92,18 @@ class Composer:
             path = f"{parent}/{name}" if parent else name
             found += [path, *self._subgroups(path)]
         return found
+
+    def written(self, group: str, option: str) -> dict[str, Any]:
+        """The keys that an option's file has, dotted and without the group's name, and what is written there."""
+        found = self.repository.load_config(f"{group}/{option}")
+        config = found.config if found is not None else None
+        if not isinstance(config, DictConfig):
+            return {}
+        nodes = {key: node_at(config, key) for key in key_paths(config) if key.split(".")[0] != "defaults"}
+        plain: dict[str, Any] = {
+            key: OmegaConf.to_container(node) for key, node in nodes.items() if OmegaConf.is_config(node)
+        }
+        return {key: plain[key] if key in plain else node._value() for key, node in nodes.items()}
 
     def _look_where(self, overrides: Sequence[str]) -> None:
         """Takes further folders of the command line into account."""
@@ -204,9 +216,9 @@ class Composer:
             return needs_multirun(override)
         adds = override.is_add() or override.is_force_add()
         if not adds and node_at(config, key) is None and not (override.is_delete() and key in self.groups):
-            return self._unknown(override, config)
+            return unknown(override, config, Library(self.groups, self.written))
         if adds and "." not in key and key not in config and not isinstance(override.value(), dict):
-            return self._unknown(override, config)
+            return unknown(override, config, Library(self.groups, self.written))
         try:
             ConfigLoaderImpl._apply_overrides_to_config([override], config)
         except _BROKEN as error:
@@ -215,36 +227,6 @@ class Composer:
             override.input_line
         )
         return None
-
-    def _unknown(self, override: Override, config: DictConfig) -> Problem:
-        key = override.key_or_group
-        hydra_key = key.split(".")[0] == "hydra"
-        keys = [k for k in key_paths(config) if (k.split(".")[0] == "hydra") == hydra_key]
-        near = nearest_key(key, [*keys, *(g for g in self.groups if g.startswith("hydra/") == hydra_key)])
-        slip = "." in key and bool(near) and distance(key, near[0], 1) == 1  # of the pen: no word of another code
-        foreign = None if hydra_key else ours(key)
-        if foreign is not None and slip and foreign.key != near[0]:
-            foreign = None
-        value = override.get_value_element_as_str() if override.value_type is not None else ""
-        if foreign is not None and foreign.key != key:
-            return Problem(
-                key,
-                f"here that is `{foreign.key}`" if foreign.key else "is not needed here",
-                given_by=by(override.input_line),
-                instead=foreign.instead(value),
-                notes=(foreign.note,) if foreign.note else (),
-            )
-        parent = key.rpartition(".")[0]
-        siblings = node_at(config, parent) if parent else config
-        valid = [str(k) for k in siblings if k != "hydra"] if isinstance(siblings, DictConfig) else []
-        return Problem(
-            key,
-            "unknown key",
-            given_by=by(override.input_line),
-            meant=near[0] if near else "",
-            instead=f"{near[0]}={value}" if near else "",
-            notes=(f"valid keys{' of ' + parent if parent else ''}: {listing(valid)}",) if valid else (),
-        )
 
 
 def _parse(text: str, problems: list[Problem]) -> Override | None:

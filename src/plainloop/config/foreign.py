@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
 
 
 @dataclass(frozen=True)
 class Ours:
     """What to type instead. `{}` stands for the given value, `[{}ep]` for each item of a given list."""
 
-    key: str
+    key: str  # "": nothing here is like it
     form: str = ""  # of an override; "" is "key={}"
     note: str = ""
+    words: Mapping[str, str] = field(default_factory=dict)  # their value -> ours; that of "" is for all others
 
     def instead(self, value: str) -> str:
-        """The override with its value.
+        """The override with its value; "" where there is nothing to type.
 
         >>> FOREIGN["lr_decay_epochs"].instead("[30,60]"), FOREIGN["num_epochs"].instead("90")
         ('scheduler=multistep scheduler.milestones=[30ep,60ep]', 'trainer.duration=90ep')
+        >>> FOREIGN["accelerator"].instead("gpu"), FOREIGN["config"].instead("configs/mine.yml")
+        ('device=cuda', 'experiment=mine')
         """
-        form, value = self.form or f"{self.key}={{}}", value or "..."
+        if not self.key and not self.form:
+            return ""
+        form = self.form or f"{self.key}={{}}"
+        value = self.words.get(value.lower(), self.words.get("", value)) or "..."
+        if self.key == "experiment":
+            value = PurePath(value).stem or "..."
         found = re.search(r"\[\{\}(\w*)\]", form)
         if found is None:
             return form.replace("{}", value)
@@ -35,17 +45,25 @@ _EVAL_OFF = Ours("trainer.eval_every", "trainer.eval_every=never")
 _PER_DEVICE = Ours("data.batch_size_per_device", note="data.batch_size is the sum over all devices")
 _GLOBAL = Ours("data.batch_size", note="global: over all devices and micro-batches")
 _CLIP = Ours("trainer.clip_norm")
-_EMA = Ours("trainer.ema_decay", note="a decay switches it on: trainer.ema_decay=0.999")
-_AMP = Ours("trainer.precision", "trainer.precision=bf16", "or fp16, with a gradient scaler")
+_DECAY = {"true": "0.999", "1": "0.999", "false": "null", "0": "null"}
+_EMA = Ours("trainer.ema_decay", note="a decay switches it on: trainer.ema_decay=0.999", words=_DECAY)
+_HALF = {"": "bf16", "false": "fp32", "0": "fp32", "fp16": "fp16", "float16": "fp16", "o1": "fp16", "o2": "fp16"}
+_AMP = Ours("trainer.precision", note="bf16, or fp16 with a gradient scaler", words=_HALF)
 _INIT = Ours("init_from", note="weights only; resume=<run dir> continues a run")
 _LAUNCHED = Ours("trainer.devices", note="or torchrun --nproc-per-node=N train.py ...")
 _MIN_LR = Ours("scheduler.min_lr")
+_GAMMA = Ours("scheduler.gamma", "scheduler=multistep scheduler.gamma={}")
+_ROOT = Ours("data.root", "data=image_folder data.root={}")
+_KEEP = Ours("checkpoint.keep_last", note="the best one is kept beside them: checkpoint.save_best")
+_MONITOR = Ours(
+    "", note="the task says what is monitored (classification: top1); checkpoint.save_best=true keeps the best"
+)
 
 # By the last part of the key, `-` as `_`.
 FOREIGN: dict[str, Ours] = {
     # PaddleX
     "lr_decay_epochs": Ours("scheduler.milestones", "scheduler=multistep scheduler.milestones=[{}ep]"),
-    "lr_decay_gamma": Ours("scheduler.gamma"),
+    "lr_decay_gamma": _GAMMA,
     "num_epochs": _EPOCHS,
     "train_batch_size": _GLOBAL,
     "warmup_steps": Ours("scheduler.warmup", "scheduler.warmup={}st"),
@@ -69,7 +87,7 @@ FOREIGN: dict[str, Ours] = {
     "do_eval": Ours("trainer.eval_every", "trainer.eval_every=500st", "validation is on unless never"),
     "use_vdl": Ours("logger", "logger=csv", "or wandb; metrics.jsonl is always written"),
     "log_iters": Ours("trainer.log_every", "trainer.log_every={}st"),
-    "keep_checkpoint_max": Ours("checkpoint.keep_last"),
+    "keep_checkpoint_max": _KEEP,
     # MMOCR and its family
     "total_epochs": _EPOCHS,
     "samples_per_gpu": _PER_DEVICE,
@@ -92,7 +110,7 @@ FOREIGN: dict[str, Ours] = {
     "opt": Ours("optimizer"),
     "sched": Ours("scheduler"),
     "weight_decay": Ours("optimizer.weight_decay"),
-    "momentum": Ours("optimizer.momentum"),
+    "momentum": Ours("optimizer.momentum", "optimizer=sgd optimizer.momentum={}"),
     "clip_grad": _CLIP,
     "clip_grad_norm": _CLIP,
     "max_grad_norm": _CLIP,
@@ -102,7 +120,7 @@ FOREIGN: dict[str, Ours] = {
     "min_lr": _MIN_LR,
     "eta_min": _MIN_LR,
     "decay_milestones": Ours("scheduler.milestones", "scheduler=multistep scheduler.milestones=[{}ep]"),
-    "decay_rate": Ours("scheduler.gamma"),
+    "decay_rate": _GAMMA,
     "smoothing": Ours("task.label_smoothing"),
     "label_smoothing": Ours("task.label_smoothing"),
     "ls": Ours("task.label_smoothing"),
@@ -113,24 +131,30 @@ FOREIGN: dict[str, Ours] = {
     "ema": _EMA,
     "amp": _AMP,
     "use_amp": _AMP,
-    "fp16": Ours("trainer.precision", "trainer.precision=fp16"),
-    "bf16": Ours("trainer.precision", "trainer.precision=bf16"),
+    "fp16": Ours("trainer.precision", words={"": "fp16", "false": "fp32"}),
+    "bf16": Ours("trainer.precision", words={"": "bf16", "false": "fp32"}),
     "amp_dtype": _AMP,
     "sync_bn": Ours("trainer.sync_batchnorm"),
     "workers": Ours("data.num_workers"),
-    "data_dir": Ours("data.root", "data=image_folder data.root={}"),
+    "data_dir": _ROOT,
     "grad_accum_steps": Ours("trainer.accumulate"),
     "torchcompile": Ours("trainer.compile", "trainer.compile=true"),
     "initial_checkpoint": _INIT,
     "log_interval": Ours("trainer.log_every", "trainer.log_every={}st"),
-    "checkpoint_hist": Ours("checkpoint.keep_last"),
+    "checkpoint_hist": _KEEP,
     "experiment_name": Ours("name"),
     "output": Ours("hydra.run.dir"),
     "num_classes": Ours("model.num_classes", note="it follows the data: leave it out"),
     # lightning-hydra-template and Lightning
     "max_epochs": _EPOCHS,
     "max_steps": _STEPS,
-    "accelerator": Ours("device", note="auto, cpu, cuda, mps"),
+    "accelerator": Ours("device", note="auto, cpu, cuda, mps", words={"gpu": "cuda", "tpu": "auto", "ddp": "auto"}),
+    "save_top_k": _KEEP,
+    "save_last": _KEEP,
+    "max_to_keep": _KEEP,
+    "monitor": _MONITOR,
+    "patience": Ours("trainer.early_stop.patience"),
+    "min_delta": Ours("trainer.early_stop.min_delta"),
     "ckpt_path": Ours("resume", "resume={}", "a run directory; weights alone are init_from"),
     "gradient_clip_val": _CLIP,
     "gradient_clip_norm": _CLIP,
@@ -149,7 +173,7 @@ FOREIGN: dict[str, Ours] = {
     "precision": Ours("trainer.precision"),
     "duration": Ours("trainer.duration"),
     "ema_decay": Ours("trainer.ema_decay"),
-    "root": Ours("data.root"),
+    "root": _ROOT,
     "arch": Ours("model", "model=timm model.model_name={}"),
     "model_name": Ours("model.model_name", "model=timm model.model_name={}"),
     "resume": Ours("resume"),
@@ -161,6 +185,31 @@ FOREIGN: dict[str, Ours] = {
     "config_file": Ours("experiment", note="a recipe is a file in conf/experiment"),
     "output_dir": Ours("hydra.run.dir"),
     "local_rank": Ours("", "", "it is read from the environment: leave it out"),
+}
+
+
+# By group, and by the name in small letters and digits alone.
+OPTIONS: dict[str, dict[str, str]] = {
+    "scheduler": {
+        **dict.fromkeys(("poly", "polynomiallr", "polynomialdecay", "polylr", "polydecay"), "polynomial"),
+        **dict.fromkeys(("piecewise", "piecewisedecay", "multisteplr", "multistepdecay"), "multistep"),
+        **dict.fromkeys(("cosineannealinglr", "cosineannealingdecay", "cosineannealing", "cosinelr"), "cosine"),
+        **dict.fromkeys(("cosinedecay", "cosineannealingwarmrestarts"), "cosine"),
+        **dict.fromkeys(("warmupcosine", "cosinewithwarmup", "linearwarmupcosine"), "cosine_warmup"),
+        **dict.fromkeys(("steplr", "stepdecay"), "step"),
+        **dict.fromkeys(("exponentiallr", "exponentialdecay", "exp"), "exponential"),
+        **dict.fromkeys(("onecyclelr", "1cycle", "superconvergence"), "onecycle"),
+        **dict.fromkeys(("cycliclr", "triangular"), "cyclic"),
+        **dict.fromkeys(("linearlr", "lineardecay", "linearwithwarmup"), "linear"),
+        **dict.fromkeys(("constantlr", "none", "fixed", "null"), "constant"),
+    },
+    "optimizer": {"momentum": "sgd", "nesterov": "sgd", "adamweightdecay": "adamw", "fusedadam": "adam"},
+    "data": dict.fromkeys(("imagenet", "imagenet1k", "ilsvrc2012", "folder", "imagefolder"), "image_folder"),
+    "model": {"mobilenetv3": "mobilenetv3_small_100", "vit": "vit_small_patch16_224", "convnext": "convnext_tiny"},
+    "augment": {"flip": "crop_flip", "crop": "crop_flip", "randomresizedcrop": "standard", "off": "none"},
+    "logger": {"weightsandbiases": "wandb", "wb": "wandb", "json": "jsonl", "csvlogger": "csv", "off": "none"},
+    "hydra/launcher": {"slurm": "submitit_slurm", "submitit": "submitit_slurm", "sbatch": "submitit_slurm"}
+    | dict.fromkeys(("gpu", "gpus", "pool", "joblib"), "gpu_pool"),
 }
 
 

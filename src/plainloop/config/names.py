@@ -39,7 +39,31 @@ def nearest_key(key: str, keys: Iterable[str], *, count: int = 3) -> list[str]:
     found += sorted((k for k in keys if k.rpartition(".")[2] == last), key=lambda k: (k.count("."), k))
     found += [siblings[name] for name in nearest(last, siblings, count=count)]
     found = list(dict.fromkeys(found))[:count]
-    return found if len(found) == count else list(dict.fromkeys(found + nearest(key, keys, count=count)))[:count]
+    return found if len(found) == count else list(dict.fromkeys([*found, *alike(key, keys)]))[:count]
+
+
+def alike(key: str, keys: Iterable[str]) -> list[str]:
+    """Keys whose unlike parts are spelled alike: what all keys of a group share makes none of them nearer."""
+    close = []
+    for other in keys:
+        mine, theirs = _unlike_parts(key, other)
+        limit = max(1, len(mine) // 3)
+        if abs(len(mine) - len(theirs)) <= limit and (found := distance(mine, theirs, limit)) <= limit:
+            close.append((found, _unlike_start(key, other), other))
+    return [other for *_, other in sorted(close)]
+
+
+def _unlike_parts(key: str, other: str) -> tuple[str, str]:
+    """
+    >>> _unlike_parts("optimiser.lr", "optimizer.lr"), _unlike_parts("a.b.at", "a.b")
+    (('optimiser', 'optimizer'), ('at', ''))
+    """
+    a, b = key.split("."), other.split(".")
+    while a and b and a[0] == b[0]:
+        a, b = a[1:], b[1:]
+    while a and b and a[-1] == b[-1]:
+        a, b = a[:-1], b[:-1]
+    return ".".join(a), ".".join(b)
 
 
 def distance(a: str, b: str, limit: int) -> int:

@@ -5,9 +5,10 @@ Values live in the YAML files alone; ranges and what must agree with what are in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, is_dataclass
+from typing import Any, Literal
 
+from plainloop.config.signature import fields_of
 from plainloop.contracts import Steps
 
 
@@ -87,3 +88,20 @@ class CheckpointSettings:
 
 # Where each group of settings sits in the config; "" is the root.
 SETTINGS: dict[str, type] = {"": RootSettings, "trainer": TrainerSettings, "checkpoint": CheckpointSettings}
+
+
+def annotation_of(key: str) -> Any | None:
+    """The type of a key of the closed groups; None for any other.
+
+    >>> annotation_of("trainer.tuned.devices"), annotation_of("seed"), annotation_of("model.width")
+    (int | None, <class 'int'>, None)
+    """
+    kind: Any = RootSettings
+    *parents, last = key.split(".")
+    for number, name in enumerate(parents):
+        field = fields_of(kind).get(name) if number else None
+        kind = SETTINGS.get(name) if number == 0 else field and field.annotation
+        if not is_dataclass(kind):
+            return None
+    field = fields_of(kind).get(last)
+    return field and field.annotation
