@@ -27,7 +27,7 @@ LAYERS = (
     ("images", "micro", "optim", "preempt", "schedule", "stopwatch"),
     ("checkpoint_format", "environment", "lock", "weights"),
     ("distributed",),
-    ("gpus", "ranks", "rng", "secrets", "signals", "storage"),
+    ("gpus", "ranks", "rng", "secrets", "signals", "storage", "weights_files"),
     ("contracts", "errors"),
 )
 LEVEL = {part: level for level, parts in enumerate(reversed(LAYERS)) for part in parts}

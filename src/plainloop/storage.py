@@ -129,7 +129,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of lines, without those that are not whole; [] where there is no file."""
     try:
         lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return [row for line in lines if (row := _object(line)) is not None]
 

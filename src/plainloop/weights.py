@@ -15,11 +15,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from plainloop import storage
+from plainloop.weights_files import SAFE, weights_file
 
 log = logging.getLogger("plainloop")
 
-IN_A_RUN = ("best.safetensors", "last.safetensors")
-PICKLED = (".pt", ".pth", ".bin", ".tar", ".ckpt")
 # Where our checkpoints and files of others keep a state dict; averaged weights first: they are what was evaluated.
 PLACES = ("ema", "model_ema", "state_dict_ema", "state_dict", "model")
 WRAPPERS = ("module.", "_orig_mod.")  # what DDP and torch.compile put before every name
@@ -49,6 +48,18 @@ def load_weights(model: nn.Module, source: Path) -> list[str]:
     Returns the names that were left as initialised, and logs them. Raises ValueError, before anything is changed, when
     there are no such weights or when any other name or shape differs.
     """
+    path, saved, new_head = fitting(model, source)
+    model.load_state_dict(saved, strict=False)  # whatever is left out is meant to be
+    if new_head:
+        log.info("%s has another number of classes: %s start anew", path, ", ".join(new_head))
+    return new_head
+
+
+def fitting(model: nn.Module, source: Path) -> tuple[Path, dict[str, Tensor], list[str]]:
+    """The file, those of its tensors that the model takes, and the names that are left as initialised.
+
+    The model may be on the meta device; nothing in it is changed. Raises ValueError as `load_weights` does.
+    """
     path = weights_file(source)
     saved = read_weights(path)
     own = model.state_dict()
@@ -59,25 +70,7 @@ def load_weights(model: nn.Module, source: Path) -> list[str]:
         new_head = sorted(heads)
     saved = {name: tensor for name, tensor in saved.items() if name not in new_head}
     check_names_and_shapes(path, saved, own, but=new_head)
-    model.load_state_dict(saved, strict=False)  # whatever is left out is meant to be
-    if new_head:
-        log.info("%s has another number of classes: %s start anew", path, ", ".join(new_head))
-    return new_head
-
-
-def weights_file(source: Path) -> Path:
-    """The file that a run directory or a path means. Raises ValueError when there is none."""
-    if source.is_dir():
-        for name in IN_A_RUN:
-            if (source / name).is_file():
-                return source / name
-        raise ValueError(
-            f"init_from={source} holds neither {' nor '.join(IN_A_RUN)}: a run writes them at its first best "
-            f"evaluation and at its end; type init_from=<a weights file>, or resume={source} to continue that run"
-        )
-    if not source.is_file():
-        raise ValueError(f"init_from={source} does not exist; type a run directory or a weights file")
-    return source
+    return path, saved, new_head
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -86,13 +79,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         data = storage.read_whole(path)
     except OSError as error:
         raise ValueError(f"init_from={path} cannot be read: {error.strerror}") from error
-    if path.suffix == ".safetensors":
+    if path.suffix == SAFE:
         try:
             return load(data)
         except SafetensorError as error:
             raise ValueError(f"init_from={path} is damaged, or no safetensors file: {error}") from error
-    if path.suffix not in PICKLED:
-        raise ValueError(f"init_from={path} must end in .safetensors, {', '.join(PICKLED)}, or be a run directory")
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -122,10 +113,15 @@ def without_wrappers(saved: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def fill_in_tied(saved: dict[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Adds the names that safetensors.torch.save_model leaves out, because another one has the same tensor."""
-    known = {tensor.data_ptr(): saved[name] for name, tensor in own.items() if name in saved and tensor.numel()}
+    known = {where(tensor): saved[name] for name, tensor in own.items() if name in saved and tensor.numel()}
     for name, tensor in own.items():
-        if name not in saved and tensor.numel() and tensor.data_ptr() in known:
-            saved[name] = known[tensor.data_ptr()]
+        if name not in saved and tensor.numel() and where(tensor) in known:
+            saved[name] = known[where(tensor)]
+
+
+def where(tensor: Tensor) -> tuple[int, int]:
+    """The same for two tensors that start at the same number, also on the meta device, which has no addresses."""
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
 
 
 def classifier_names(model: nn.Module) -> set[str]:

@@ -64,7 +64,11 @@ PAIRS = (
     "hydra.sweep.subdir=a seed=4", "hydra/launcher=gpu_pool hydra.launcher.slots=2",
 )  # fmt: skip
 RIGHT = [
-    *([f"optimizer={a}", f"scheduler={b}"] for a, b in itertools.product(OPTIMIZERS, SCHEDULERS)),
+    *(
+        [f"optimizer={a}", f"scheduler={b}"]
+        for a, b in itertools.product(OPTIMIZERS, SCHEDULERS)
+        if a != "adadelta" or b not in ("onecycle", "cyclic")  # which has no momentum to cycle
+    ),
     *([f"model={a}", f"optimizer={b}"] for a, b in itertools.product(MODELS, ("sgd", "adamw"))),
     *([text] for text in VALUES),
     *(text.split() for text in PAIRS),
@@ -107,7 +111,9 @@ _WRONG = """
     hydra.launcher.slots=2 hydra/launcher=joblib hydra/sweeper=optuna +logger.jsonl.api_key=abc +trainer.password=x
     data.batch_size=??? model.width=??? trainer.log_every=??? optimizer.lr=${nothing.there} trainer=5 checkpoint=x
     data.batch_size_per_device=0 data.batch_size_per_device=x +data.train.batch_size=x plugins=my_package plugins=5
-    check=perhaps init_from=5 plugins={a:1}
+    check=perhaps init_from=5 plugins={a:1} optimizer.betas=[2,2] optimizer.eps=-1 model.width=0 model.stem_stride=0
+    model.width=-1 model.drop_rate=2 task.class_weights=[0,1,1,1,1,1,1,1,1,1] init_from=/nowhere.pth
+    trainer.param_groups.no_decay=[nothing*] trainer.param_groups.layer_decay=0.5
 """
 WRONG_PAIRS = (
     "data.batch_size_per_device=16 data.batch_size=64", "scheduler=multistep scheduler.milestones=[30,60]",
@@ -118,7 +124,11 @@ WRONG_PAIRS = (
     "optimizer=sgd optimizer.betas=[0.9,0.9]", "trainer.sync_batchnorm=true trainer.devices=2 device=cpu",
     "data=image_folder data.root=/nowhere/at/all", "augment=crop_flip ~augment.crop.pad", "optimizer.lr=0.1 name=a/b",
     "augment=crop_flip augment.crop.pad=x", "scheduler=step scheduler.step_size=0ep",
-    "scheduler=polynomial scheduler.power=0",
+    "scheduler=polynomial scheduler.power=0", "scheduler=cyclic trainer.duration=3st",
+    "optimizer=sgd optimizer.nesterov=true optimizer.momentum=0", "optimizer=lion optimizer.betas=[3,3]",
+    "optimizer=timm optimizer.opt=sgdd", "optimizer=adadelta scheduler=onecycle", "augment=crop_flip augment.flip.p=2",
+    "augment=crop_flip augment.crop.pad=-3", "augment=crop_flip augment.crop.pad=100",
+    "augment=standard augment.crop.scale=[1,0.08]", "logger=wandb logger.wandb.project=a/b",
 )  # fmt: skip
 WRONG = [*([text] for text in _WRONG.split()), *(text.split() for text in WRONG_PAIRS)]
 WRONG += [[f"{name}=7"] for name in list(FOREIGN)[:30] if name not in ("resume", "seed", "name")]

@@ -20,6 +20,7 @@ from plainloop.config.probe import Probed, probe
 from plainloop.config.problems import EVERYWHERE, Problem, invalid_run
 from plainloop.config.resolve import PENDING, Resolved, leaves, resolve
 from plainloop.config.settings import SETTINGS
+from plainloop.config.trial import Tried, trial
 from plainloop.config.units import clock_of
 from plainloop.errors import RunError
 
@@ -36,10 +37,11 @@ class Checked:
 
 @dataclass
 class Seen:
-    """What the jobs of a sweep share: facts by data config, and models by model config."""
+    """What the jobs of a sweep share: facts by data config, models by model config, and what other parts refuse."""
 
     facts: Cache = field(default_factory=dict)
     models: dict[str, Probed] = field(default_factory=dict)
+    tried: Tried = field(default_factory=dict)
 
 
 def check(
@@ -149,7 +151,8 @@ def _with_torch(
         facts = facts_of(now["data"], plugins=plugins, cache=seen.facts)
     except (TypeError, ValueError, OSError, RunError) as error:
         hint = getattr(error, "hint", "")
-        problems.append(Problem("data", str(error), given_by=origin.given_by("data"), instead=hint))
+        blame = "data.root" if origin.override_of("data.root") else "data"
+        problems.append(Problem("data", str(error), given_by=origin.given_by(blame), instead=hint))
         problems += _open_groups(now, origin, plugins, blamed)
         return problems, [], now, None
     second = resolve(config, facts)
@@ -198,6 +201,8 @@ def _rules_and_plan(
     problems, warnings = problems + found, warnings + more
     probed, found = probe(now, origin, plugins, seen.models)
     problems += found
+    if not problems:
+        problems = trial(now, clock, origin, plugins, probed.model, seen.tried)
     if problems:
         return problems, warnings, now, None
     return [], warnings, now, plan_of(now, clock, ranks, probed, warnings)

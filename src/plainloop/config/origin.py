@@ -22,6 +22,7 @@ class Place:
     file: str  # relative to the folder that holds conf/
     line: int
     value: Any  # as written there; None for mappings and lists
+    text: str = ""  # the same as YAML; "" for what takes several lines
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
@@ -100,17 +101,20 @@ def _file_of(config_path: str, repository: IConfigRepository) -> Path | None:
 
 
 def _places_in(file: Path, shown: str, package: str, places: dict[str, Place]) -> None:
-    root = yaml.compose(file.read_text(encoding="utf-8"), Loader=_Loader)
+    content = file.read_text(encoding="utf-8")
+    root = yaml.compose(content, Loader=_Loader)
     if isinstance(root, yaml.MappingNode):
-        _walk(root, shown, f"{package}." if package else "", places)
+        _walk(root, shown, f"{package}." if package else "", places, content)
 
 
-def _walk(node: yaml.MappingNode, shown: str, prefix: str, places: dict[str, Place]) -> None:
+def _walk(node: yaml.MappingNode, shown: str, prefix: str, places: dict[str, Place], content: str) -> None:
     for key, value in node.value:
         if not prefix and key.value == "defaults":
             continue
         path = f"{prefix}{key.value}"
         scalar = yaml.load(yaml.serialize(value), Loader=_Loader) if isinstance(value, yaml.ScalarNode) else None
-        places[path] = Place(shown, key.start_mark.line + 1, scalar)
+        written = content[value.start_mark.index : value.end_mark.index]
+        text = written if not isinstance(value, yaml.MappingNode) and "\n" not in written else ""
+        places[path] = Place(shown, key.start_mark.line + 1, scalar, text)
         if isinstance(value, yaml.MappingNode):
-            _walk(value, shown, f"{path}.", places)
+            _walk(value, shown, f"{path}.", places, content)

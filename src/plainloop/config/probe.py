@@ -6,13 +6,14 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from plainloop.config.build import RESERVED, build
+from plainloop.config.build import build
 from plainloop.config.names import nearest
 from plainloop.config.origin import Origin
 from plainloop.config.problems import Problem
+from plainloop.config.refusals import REFUSALS, first_line, refused
 from plainloop.config.units import Clock
 
 _TIMM = "timm.create_model"
@@ -28,6 +29,7 @@ class Probed:
     activations: int | None  # elements kept for one image's backward pass, roughly; None when the model takes no images
     outputs: tuple[int, ...] | None  # shape of the output for one image
     problems: tuple[Problem, ...] = ()
+    model: Any = field(default=None, repr=False)  # on the meta device; None where it needs real tensors
 
 
 def probe(
@@ -40,7 +42,8 @@ def probe(
     probed = seen[key]
     problems = list(probed.problems)
     classes = config["facts"]["num_classes"]
-    if not problems and _classifies(config) and probed.outputs is not None and probed.outputs != (classes,):
+    told = config["model"].get("num_classes", classes) != classes  # by rules.model_and_data_have_the_same_classes
+    if not (problems or told) and _classifies(config) and probed.outputs not in (None, (classes,)):
         problems.append(
             Problem(
                 "model",
@@ -68,14 +71,14 @@ def _probe(config: Mapping[str, Any], origin: Origin, plugins: Sequence[str]) ->
     try:
         with torch.device("meta"):
             model = build(light, Clock(1, 1), plugins=plugins)
-    except (TypeError, ValueError, AssertionError, KeyError) as error:
+    except REFUSALS as error:
+        if _needs_tensors(error):  # then it is judged when it is built
+            return Probed(0, 0, None, None)
         return Probed(0, 0, None, None, (_refused(error, node, origin),))
-    except (RuntimeError, NotImplementedError):  # it needs real tensors to be built: then it is judged when it is
-        return Probed(0, 0, None, None)
     parameters = sum(p.numel() for p in model.parameters())
     buffers = sum(b.numel() for b in model.buffers())
     if not _classifies(config):
-        return Probed(parameters, buffers, None, None)
+        return Probed(parameters, buffers, None, None, model=model)
     return _look_at_images(model, config, origin, parameters, buffers)
 
 
@@ -88,29 +91,29 @@ def _look_at_images(model: Any, config: Mapping[str, Any], origin: Origin, param
         nonlocal elements
         elements += output.numel() if isinstance(output, torch.Tensor) else 0
 
-    for module in model.modules():
-        if not list(module.children()):
-            module.register_forward_hook(count)
+    leaves = [module for module in model.modules() if not list(module.children())]
+    hooks = [module.register_forward_hook(count) for module in leaves]
     try:
         with torch.device("meta"), torch.no_grad():
             # Two images: BatchNorm refuses to learn from one.
             output = model(torch.empty(2, *shape))
-    except NotImplementedError:
-        return Probed(parameters, buffers, None, None)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        if "meta" in str(error).lower():
-            return Probed(parameters, buffers, None, None)
-        text = str(error).splitlines()[0]
-        what = f"does not take images of {'x'.join(map(str, shape))}: {text}"
-        problem = Problem(
-            "model",
-            what,
-            given_by=origin.given_by("model._target_"),
-            expected="a model for this image size and channels",
-        )
-        return Probed(parameters, buffers, None, None, (problem,))
+    except REFUSALS as error:
+        if _needs_tensors(error):
+            return Probed(parameters, buffers, None, None, model=model)
+        problem = refused(error, config["model"], "model", origin)
+        what = f"does not take images of {'x'.join(map(str, shape))}: {first_line(error)}"
+        expected = problem.expected or "a model for this image size and channels"
+        return Probed(parameters, buffers, None, None, (replace(problem, what=what, expected=expected),))
+    finally:
+        for hook in hooks:
+            hook.remove()
     outputs = tuple(output.shape[1:]) if isinstance(output, torch.Tensor) else None
-    return Probed(parameters, buffers, elements // 2, outputs)
+    return Probed(parameters, buffers, elements // 2, outputs, model=model)
+
+
+def _needs_tensors(error: Exception) -> bool:
+    """Whether it is the meta device that is refused, which has no numbers to look at."""
+    return isinstance(error, NotImplementedError) or "meta" in str(error).lower()
 
 
 def _classifies(config: Mapping[str, Any]) -> bool:
@@ -139,12 +142,9 @@ def _unknown_timm_model(node: Mapping[str, Any], origin: Origin) -> Problem | No
 
 def _refused(error: Exception, node: Mapping[str, Any], origin: Origin) -> Problem:
     """A `**kwargs` target passes what it does not know to the model, which says so in its own words."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    found = _UNEXPECTED.search(text)
+    found = _UNEXPECTED.search(str(error))
     if found is None or found[1] not in node:
-        named = next((name for name in node if name not in RESERVED and re.search(rf"\b{name}\b", text)), None)
-        key = f"model.{named}" if named else "model"
-        return Problem(key, text, given_by=origin.given_by(key))
+        return refused(error, node, "model", origin)
     key, names = f"model.{found[1]}", _arguments(node)
     near = nearest(found[1], names)
     return Problem(

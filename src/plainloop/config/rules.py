@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 
 from plainloop import storage
+from plainloop.config import disk
 from plainloop.config.case import Case, Finding, Rule, Warned
 from plainloop.config.problems import Problem
 from plainloop.config.ranges import ranges
@@ -50,18 +50,6 @@ def no_secrets(case: Case) -> Iterator[Finding]:
                 expected="secrets come from the environment (WANDB_API_KEY) and stay there",
                 instead=f"leave {key} out",
             )
-
-
-def folder_can_be_written(case: Case) -> Iterator[Finding]:
-    """The nearest folder that exists must take new ones; nothing is created to find out."""
-    if case.folder is None:
-        return
-    above = case.folder.absolute()
-    while not above.exists() and above != above.parent:
-        above = above.parent
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        what = "cannot be written" if above.is_dir() else "is no folder"
-        yield Problem("hydra.run.dir", f"{above} {what}", str(case.folder), instead="hydra.run.dir=<a folder of yours>")
 
 
 def validation_is_on_where_it_is_needed(case: Case) -> Iterator[Finding]:
@@ -123,12 +111,14 @@ def optimizer_has_a_rate(case: Case) -> Iterator[Finding]:
 def batch_fits_the_data(case: Case) -> Iterator[Finding]:
     num_train, batch_size = case.config["facts"]["num_train"], train_batch_size(case.config)
     if batch_size > num_train:
+        parts = case.ranks * case.get("trainer.accumulate")
+        fits = parts << ((num_train // parts).bit_length() - 1) if num_train >= parts else num_train
         yield case.problem(
             "data.batch_size",
             f"is larger than the training set: one epoch would be {num_train} // {batch_size} = 0 steps",
             got=str(batch_size),
             expected=f"at most {num_train}",
-            instead=f"data.batch_size={max(1, num_train // 10)}",
+            instead=f"data.batch_size={fits}",
         )
 
 
@@ -170,15 +160,15 @@ def steps_are_not_zero(case: Case) -> Iterator[Finding]:
     assert case.clock is not None
     for key in _AT_LEAST_ONE_STEP:
         text = case.get(key)
-        if str(text).endswith("%"):
+        if str(text).endswith("%") and key.startswith("trainer."):
             continue  # of a short run: at least one step, see build.settings
         if text not in (None, "never") and case.clock.steps(text) < 1:
             yield case.problem(
                 key,
-                f"is zero steps (one epoch is {case.clock.steps_per_epoch} steps)",
+                f"is zero steps (one epoch is {case.clock.steps_per_epoch} steps, the run {case.clock.total_steps})",
                 got=str(text),
                 expected="at least 1st",
-                instead=f"{key}=1ep",
+                instead=f"{key}=1ep" if case.clock.total_steps >= case.clock.steps_per_epoch else f"{key}=1st",
             )
 
 
@@ -195,13 +185,14 @@ def warmup_ends_before_the_first_decay(case: Case) -> Iterator[Finding]:
         later = math.ceil(warmup_steps / spe)
         shifted = [later + round((m - milestones[0]) / spe) for m in milestones]
         ways = f"[{','.join(f'{m}ep' for m in shifted)}]" if key.endswith("milestones") else f"{later}ep"
+        inside = shifted[-1] * spe < case.clock.total_steps
         yield case.problem(
             "scheduler.warmup",
             f"warmup_steps should be less than {milestones[0]}, or lr_decay_epochs[0] greater than {later}",
             got=f"{warmup} = {warmup_steps} steps",
             expected=f"warmup_steps <= lr_decay_epochs[0] * num_steps_each_epoch = {milestones[0] / spe:g} * "
             f"({num_train} // {batch_size}) = {milestones[0]}",
-            instead=f"scheduler.warmup={milestones[0]}st, or {key}={ways}",
+            instead=f"scheduler.warmup={milestones[0]}st" + (f", or {key}={ways}" if inside else ""),
         )
     elif warmup_steps > case.clock.total_steps:
         yield case.problem(
@@ -224,11 +215,12 @@ def milestones_lie_inside_the_run(case: Case) -> Iterator[Finding]:
             instead="scheduler.values=null takes scheduler.gamma",
         )
     if any(later <= earlier for earlier, later in itertools.pairwise(milestones)):
+        given = dict(sorted(zip(milestones, case.get("scheduler.milestones"), strict=True)))
         yield case.problem(
             "scheduler.milestones",
             "must rise",
             got=str(case.get("scheduler.milestones")),
-            instead=f"scheduler.milestones=[{','.join(f'{m}st' for m in sorted(set(milestones)))}]",
+            instead=f"scheduler.milestones=[{','.join(map(str, given.values()))}]",
         )
     beyond = [m for m in milestones if m >= case.clock.total_steps]
     if beyond:
@@ -286,7 +278,8 @@ EARLY: tuple[Rule, ...] = (
     ranges,
     name_is_a_slug,
     no_secrets,
-    folder_can_be_written,
+    disk.folder_can_be_written,
+    disk.initial_weights_are_there,
     validation_is_on_where_it_is_needed,
     one_batch_size,
     duration_is_absolute,

@@ -9,6 +9,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from plainloop.signals import signals_blocked
 
 log = logging.getLogger("plainloop")
 
+NOT_IN_PROJECTS = "/\\#?%:"  # wandb's own list
 NETWORK_TIMEOUT_S = 30.0  # then the run ends and says how to go offline, instead of holding its GPUs
 
 # What wandb collects by itself may hold secrets: command line, git remote, printed lines, code.
@@ -56,6 +58,7 @@ class Wandb:
         tags: Sequence[str] = (),
         mode: Literal["auto", "online", "offline"] = "auto",
     ) -> None:
+        check_names(project, tags)
         self._names: dict[str, Any] = {"project": project, "entity": entity, "group": group, "tags": list(tags)}
         self._mode = mode
         self._run: Any = None
@@ -111,6 +114,18 @@ class Wandb:
         except (OSError, wandb.errors.Error) as error:
             self._run = None
             log.warning("wandb has ended (%s); rows go to metrics.jsonl, and to wandb when the run is resumed", error)
+
+
+def check_names(project: str, tags: Sequence[str]) -> None:
+    """What wandb.init would refuse when there is a run directory already. Raises ValueError."""
+    if find_spec("wandb") is None:
+        raise ValueError("the package wandb is not there; install it with pip install wandb, or type logger=jsonl")
+    if not 0 < len(project) <= 128 or set(project) & set(NOT_IN_PROJECTS):
+        raise ValueError(
+            f"logger.wandb.project={project!r} must have 1 to 128 characters, none of them {' '.join(NOT_IN_PROJECTS)}"
+        )
+    if not all(0 < len(tag) <= 64 for tag in tags):
+        raise ValueError(f"logger.wandb.tags={list(tags)} must have 1 to 64 characters each")
 
 
 def _run_id(folder: Path) -> str:

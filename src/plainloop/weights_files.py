@@ -1,0 +1,26 @@
+"""Which file of weights a path means. Nothing here imports torch, so that it can be said before that is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+IN_A_RUN = ("best.safetensors", "last.safetensors")
+SAFE = ".safetensors"
+PICKLED = (".pt", ".pth", ".bin", ".tar", ".ckpt")
+
+
+def weights_file(source: Path) -> Path:
+    """The file that a run directory or a path means. Raises ValueError when there is none of a kind that is read."""
+    if source.is_dir():
+        for name in IN_A_RUN:
+            if (source / name).is_file():
+                return source / name
+        raise ValueError(
+            f"init_from={source} holds neither {' nor '.join(IN_A_RUN)}: a run writes them at its first best "
+            f"evaluation and at its end; type init_from=<a weights file>, or resume={source} to continue that run"
+        )
+    if not source.is_file():
+        raise ValueError(f"init_from={source} does not exist; type a run directory or a weights file")
+    if source.suffix not in (SAFE, *PICKLED):
+        raise ValueError(f"init_from={source} must end in {SAFE}, {', '.join(PICKLED)}, or be a run directory")
+    return source
