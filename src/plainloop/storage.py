@@ -126,10 +126,12 @@ def append_line(path: Path, row: Mapping[str, Any], *, os: Any = os) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of lines, without those that are not whole; [] where there is no file."""
+    """The objects of a file of lines, without those that are not whole; [] where there is no file, or can be none."""
     try:
         lines = path.read_bytes().split(b"\n")
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise
         return []
     return [row for line in lines if (row := _object(line)) is not None]
 

@@ -14,12 +14,14 @@ from plainloop.config import hardware, rules, schema
 from plainloop.config.case import Case, judge
 from plainloop.config.facts import Cache, facts_of
 from plainloop.config.names import nearest_key
+from plainloop.config.options import chosen_twice
 from plainloop.config.origin import Origin
 from plainloop.config.plan import Plan, plan_of
 from plainloop.config.probe import Probed, probe
 from plainloop.config.problems import EVERYWHERE, Problem, invalid_run
 from plainloop.config.resolve import PENDING, Resolved, leaves, resolve
 from plainloop.config.settings import SETTINGS
+from plainloop.config.targets import is_no_plugin
 from plainloop.config.trial import Tried, trial
 from plainloop.config.units import clock_of
 from plainloop.errors import RunError
@@ -69,7 +71,8 @@ def check(
     seen = seen or Seen()
     first = resolve(config)
     named = first.config.get("plugins")
-    plugins = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    listed = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    plugins = [name for name in listed if not is_no_plugin(name)]
     problems = [
         *(origin.located(problem) for problem in known),
         *_without_torch(first, config, origin, plugins, folder),
@@ -114,6 +117,7 @@ def _without_torch(
         key, words = "data.batch_size_per_device", ("wrong type or value", schema.type_name(each), "a whole number")
         problems.append(Problem(key, *words, given_by=origin.given_by(key)))
     problems += _plugins_are_the_persons_own(now, origin)
+    problems += chosen_twice(origin.overrides, origin.groups)
     problems += hydra_builds_only_its_own(config, origin, plugins)
     if isinstance(now.get("scheduler"), Mapping):
         found = schema.group_problems(
@@ -244,7 +248,17 @@ def _alike(written: Any, value: Any) -> bool:
 
 def _plugins_are_the_persons_own(now: Mapping[str, Any], origin: Origin) -> list[Problem]:
     """A recipe, or a config that came with a checkpoint, may not widen the allowlist."""
-    if not now.get("plugins") or origin.override_of("plugins"):
+    named = now.get("plugins")
+    if not named:
+        return []
+    if isinstance(named, list) and (wrong := [name for name in named if is_no_plugin(str(name))]):
+        rest = ",".join(str(name) for name in named if name not in wrong)
+        expected = "packages of your own; parts of torch, timm and plainloop are allowed as they are"
+        given = origin.given_by("plugins")
+        return [
+            Problem("plugins", "names no package of yours", ", ".join(wrong), expected, given, "", f"plugins=[{rest}]")
+        ]
+    if origin.override_of("plugins"):
         return []
     place = origin.place_of("plugins")
     if place is not None and Path(place.file).parent.name == "local":

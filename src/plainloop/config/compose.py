@@ -39,6 +39,7 @@ from plainloop.config.problems import Problem
 from plainloop.config.unknown import Library, unknown
 
 _SEARCH = "hydra.searchpath="
+_NAN = re.compile(r"(?<![^\[,])(nan|inf)(?![^\],])")  # whole, alone or in a list
 
 # What composing may raise for something that a person wrote.
 _BROKEN = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
@@ -118,14 +119,14 @@ class Composer:
                 self._search = before
 
     def as_names(self, overrides: Sequence[str]) -> list[str]:
-        """Quotes an option that Hydra would take for a number: `debug=nan` names a file."""
+        """Quotes options that Hydra would take for numbers: `debug=nan` names a file."""
         self._look_where(overrides)
-        pairs = [(text, *text.partition("=")[::2]) for text in overrides]
+        split = [text.partition("=") for text in overrides]
         return [
-            f"{group}='{option}'"
-            if option in ("nan", "inf") and option in self.groups.get(group.lstrip("+"), ())
+            f"{group}={_quoted(option)}"
+            if {"nan", "inf"} & {*self.groups.get(group.lstrip("+"), ())} and option
             else text
-            for text, group, option in pairs
+            for text, (group, _, option) in zip(overrides, split, strict=True)
         ]
 
     def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
@@ -227,6 +228,14 @@ class Composer:
             override.input_line
         )
         return None
+
+
+def _quoted(option: str) -> str:
+    """
+    >>> _quoted("nan"), _quoted("[nan,overfit]"), _quoted("'nan'")
+    ("'nan'", "['nan',overfit]", "'nan'")
+    """
+    return _NAN.sub(r"'\1'", option)
 
 
 def _parse(text: str, problems: list[Problem]) -> Override | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.default_element import GroupDefault
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from plainloop import drift
@@ -26,8 +27,10 @@ def saved_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     if not path.is_file():
         what = "has no config.yaml: it is no run directory" if folder.is_dir() else "does not exist"
+        what = "is no folder" if folder.exists() and not folder.is_dir() else what
+        given, expected = f"command line override resume={folder}", "a run directory, or auto"
         raise invalid_run(
-            [Problem("resume", f"{folder} {what}", expected="a run directory, or auto", instead="resume=auto")], []
+            [Problem("resume", f"{folder} {what}", str(folder), expected, given, instead="resume=auto")], []
         )
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
@@ -51,6 +54,11 @@ def continued(
         if key in _OF_THE_START or key.split(".")[0] == "hydra" or key.startswith("hydra/"):
             continue
         key = key.partition("/")[0]
+        if key in composer.groups and "{" not in text:
+            keys = _keys_of_option(key, overrides, composer) if key not in composed else [key]
+            for part in keys:  # whole: what another model took means nothing to this one
+                OmegaConf.update(config, part, OmegaConf.select(composed, part), merge=False, force_add=True)
+            continue
         before, now = OmegaConf.select(config, key), OmegaConf.select(composed, key)
         for follower in _followers(composed, key):  # scheduler.total_steps, where trainer.duration was its value
             if OmegaConf.select(config, follower) == before:
@@ -61,6 +69,19 @@ def continued(
         config.plugins = composed.plugins  # a saved config may not widen the allowlist
         config.hydra = composed.hydra
     return config, Origin(overrides, composer=composer, saved=folder / "config.yaml")
+
+
+def _keys_of_option(group: str, overrides: Sequence[str], composer: Composer) -> list[str]:
+    """What an option for the whole config (experiment=..., debug=...) sets: keys, and groups that it chooses."""
+    keys: list[str] = []
+    for default in composer.defaults(overrides):
+        if default.config_path is not None and default.config_path.startswith(f"{group}/"):
+            found = composer.repository.load_config(default.config_path)
+            if found is not None:
+                chosen = [entry for entry in found.defaults_list or () if isinstance(entry, GroupDefault)]
+                keys += [str(entry.group).lstrip("/") for entry in chosen if entry.is_override()]
+                keys += [key for key, _ in leaves(OmegaConf.to_container(found.config, resolve=False))]  # type: ignore[arg-type]
+    return keys
 
 
 def _followers(composed: DictConfig, key: str) -> list[str]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from plainloop.config.case import Case, Finding
 from plainloop.weights_files import weights_file
 
+_LONGEST = 255  # bytes of a name, on every file system that we know
+
 
 def folder_can_be_written(case: Case) -> Iterator[Finding]:
     """The nearest folder that exists must take new ones."""
@@ -19,15 +21,19 @@ def folder_can_be_written(case: Case) -> Iterator[Finding]:
     while not os.path.lexists(above) and above != above.parent:
         above = above.parent
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        what = "cannot be written" if above.is_dir() else "is no folder"
-        key = _key_of(case, case.folder)
-        yield case.problem(
-            key,
-            f"{above} {what}",
-            got=str(case.folder),
-            expected="a folder that is yours, or one that can be made",
-            instead=f"{key}=<a folder of yours>",
-        )
+        what = f"{above} {'cannot be written' if above.is_dir() else 'is no folder'}"
+    elif any(len(os.fsencode(part)) > _LONGEST for part in case.folder.parts):
+        what = f"has a part of more than {_LONGEST} bytes"
+    else:
+        return
+    key = _key_of(case, case.folder)
+    yield case.problem(
+        key,
+        what,
+        got=str(case.folder),
+        expected="a folder that is yours, or one that can be made",
+        instead=f"{key}=<a folder of yours>",
+    )
 
 
 def initial_weights_are_there(case: Case) -> Iterator[Finding]:

@@ -193,9 +193,17 @@ def _given(origin: Origin, key: str) -> str:
 
 def _forbidden(key: str, target: Any, error: Exception, origin: Origin) -> Problem:
     notes: tuple[str, ...] = ()
-    if isinstance(target, str) and "." in target:
+    if isinstance(target, str) and "." in target and not targets.is_no_plugin(target):
         notes = (f"if it is your own package, allow it on the command line: plugins=[{target.split('.')[0]}]",)
-    return Problem(key, f"is not allowed: {error}", given_by=origin.given_by(key), notes=notes)
+    place = origin.written(key) if origin.override_of(key) else None
+    return Problem(
+        key,
+        f"is not allowed: {error}",
+        expected="a class or function that builds a part of a run",
+        given_by=origin.given_by(key),
+        instead=f"{key}={place.value}" if place and place.value else f"leave {key} out",
+        notes=notes,
+    )
 
 
 def _not_there(key: str, target: str, error: Exception, origin: Origin) -> Problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,6 +25,12 @@ LIBRARIES = (
 # Libraries offer these beside what they are allowed for; they read, write or reconfigure rather than build a part.
 _NOT_PARTS = ("load", "save", "download", "push", "register", "set_", "export", "import_", "clean", "checkpoint")
 
+# What offers more than parts, as the standard library does: none of it is anybody's own package.
+NO_PLUGINS = (
+    *("hydra", "hydra_plugins", "matplotlib", "numpy", "omegaconf", "PIL", "plainloop", "rich", "safetensors", "scipy"),
+    *("sklearn", "submitit", "timm", "torch", "torchvision", "wandb", "yaml"),
+)
+
 
 class Forbidden(ValueError):
     """A target outside the allowlist."""
@@ -31,6 +38,16 @@ class Forbidden(ValueError):
 
 def allowlist(plugins: Sequence[str] = ()) -> tuple[str, ...]:
     return ("plainloop's parts", *LIBRARIES, *plugins)
+
+
+def is_no_plugin(package: str) -> bool:
+    """Whether a package is everybody's: allowing all of it would allow what loads, writes or runs things.
+
+    >>> is_no_plugin("os"), is_no_plugin("torch.hub"), is_no_plugin("my_package")
+    (True, True, False)
+    """
+    top = package.partition(".")[0]
+    return top in sys.stdlib_module_names or top in NO_PLUGINS
 
 
 def authorize(target: Any, plugins: Sequence[str] = ()) -> str:
