@@ -223,7 +223,9 @@ class Composer:
         try:
             ConfigLoaderImpl._apply_overrides_to_config([override], config)
         except _BROKEN as error:
-            return Problem(key, _first_line(error.__cause__ or error), given_by=by(override.input_line))
+            instead = f"leave {override.input_line} out" if override.is_delete() else ""
+            what = _first_line(error.__cause__ or error)
+            return Problem(key, what, given_by=by(override.input_line), instead=instead)
         (config.hydra.overrides.hydra if override.is_hydra_override() else config.hydra.overrides.task).append(
             override.input_line
         )

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
+from plainloop.config.names import distance
+
 
 @dataclass(frozen=True)
 class Ours:
@@ -110,6 +112,7 @@ FOREIGN: dict[str, Ours] = {
     "opt": Ours("optimizer"),
     "sched": Ours("scheduler"),
     "weight_decay": Ours("optimizer.weight_decay"),
+    "wd": Ours("optimizer.weight_decay"),
     "momentum": Ours("optimizer.momentum", "optimizer=sgd optimizer.momentum={}"),
     "clip_grad": _CLIP,
     "clip_grad_norm": _CLIP,
@@ -216,3 +219,10 @@ OPTIONS: dict[str, dict[str, str]] = {
 def ours(key: str) -> Ours | None:
     """What a foreign key is called here; None when it is not known."""
     return FOREIGN.get(key.rpartition(".")[2].replace("-", "_").lower())
+
+
+def ours_misspelt(key: str) -> Ours | None:
+    """The same for a foreign key with a slip of the pen, where it is long enough to be told from others."""
+    word = key.rpartition(".")[2].replace("-", "_").lower()
+    near = [name for name in FOREIGN if min(len(word), len(name)) > 5 and distance(word, name, 1) == 1]
+    return FOREIGN[near[0]] if near else None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plainloop.errors import BadConfig
+from plainloop.secrets import redact
 
 EVERYWHERE = "data.batch_size_per_device="  # an override that is always accepted, though no YAML file holds its key
 
@@ -53,6 +54,7 @@ class InvalidConfig(BadConfig):
 
 
 def invalid_run(problems: Sequence[Problem], overrides: Sequence[str]) -> InvalidConfig:
+    problems = one_each(problems)
     lines = [_header("config error", overrides), *(line for problem in problems for line in problem.lines())]
     return InvalidConfig("\n".join([*map(printable, lines), "nothing was started"]), problems)
 
@@ -61,7 +63,7 @@ def invalid_sweep(bad: Sequence[BadJob], num_jobs: int) -> InvalidConfig:
     """Jobs that share their problems are listed once."""
     groups: dict[tuple[Problem, ...], list[BadJob]] = {}
     for job in bad:
-        groups.setdefault(job.problems, []).append(job)
+        groups.setdefault(tuple(one_each(job.problems)), []).append(job)
     lines = []
     for problems, jobs in groups.items():
         lines.append(_header(f"config error in {_numbers(jobs)} of {num_jobs}", jobs[0].overrides))
@@ -70,14 +72,31 @@ def invalid_sweep(bad: Sequence[BadJob], num_jobs: int) -> InvalidConfig:
     return InvalidConfig("\n".join(map(printable, lines)), [problem for job in bad for problem in job.problems])
 
 
+def one_each(problems: Sequence[Problem]) -> list[Problem]:
+    """Without those that a mistake brings with it: a key that is unknown makes what it was put into unknown, too.
+
+    >>> [p.key for p in one_each([Problem("optimzer.lr", "unknown key"), Problem("optimzer", "unknown key")])]
+    ['optimzer.lr']
+    """
+    return [problem for problem in dict.fromkeys(problems) if not any(_brings(other, problem) for other in problems)]
+
+
+def _brings(mistake: Problem, problem: Problem) -> bool:
+    return problem.what == "unknown key" and mistake.key.startswith(f"{problem.key}.")
+
+
 def for_hydra(override: str) -> str:
     """What Hydra has to be given for an override that means more here than it does there."""
     return f"++{override}" if override.startswith(EVERYWHERE) else override
 
 
 def as_typed(override: str) -> str:
-    """The inverse of `for_hydra`, for messages."""
-    return override.replace(f"++{EVERYWHERE}", EVERYWHERE)
+    """The inverse of `for_hydra`, for messages; a secret is not repeated.
+
+    >>> as_typed("logger.wandb.api_key=abc")
+    'logger.wandb.api_key=***'
+    """
+    return redact(override.replace(f"++{EVERYWHERE}", EVERYWHERE))
 
 
 def listing(names: Sequence[str]) -> str:

@@ -95,8 +95,8 @@ def _meant_by(value: Any, kind: Any) -> str:
         return str(int(value))
     if get_origin(kind) is list or kind is list:
         item = (*get_args(kind), UNKNOWN)[0]
-        items = value if isinstance(value, list) else [value]
-        return f"[{','.join(typed(i) if misfit(i, item) is None else meant_by(i, item) for i in items)}]"
+        items = [typed(i) if misfit(i, item) is None else meant_by(i, item) for i in _items(value)]
+        return f"[{','.join(items)}]" if all(items) else ""
     return ""
 
 
@@ -116,6 +116,10 @@ def _choice(text: str, choices: Sequence[str]) -> str:
     plain = re.sub(r"[^a-z0-9]", "", text)
     begun = [choice for choice in choices if len(choice) > 2 and plain.startswith(re.sub(r"[^a-z0-9]", "", choice))]
     return next(iter([*begun, *nearest(text, choices)]), "")
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _members(annotation: Any) -> list[Any]:

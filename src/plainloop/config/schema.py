@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
@@ -13,7 +14,9 @@ from plainloop.config.foreign import ours
 from plainloop.config.names import nearest
 from plainloop.config.origin import Origin
 from plainloop.config.problems import Problem, listing
+from plainloop.config.remedy import meant_by
 from plainloop.config.resolve import PENDING
+from plainloop.config.settings import annotation_of
 from plainloop.config.signature import (
     UNKNOWN,
     Parameter,
@@ -23,6 +26,7 @@ from plainloop.config.signature import (
     takes_bare_steps,
     type_name,
 )
+from plainloop.secrets import looks_secret
 
 OPEN_GROUPS = ("task", "data", "model", "augment", "optimizer", "scheduler", "logger")
 NAMED_THINGS = ("augment", "logger")  # groups that are a dictionary of nodes
@@ -41,7 +45,7 @@ def settings_problems(kind: type, node: Any, path: str, origin: Origin, *, also:
     for name, field in fields.items():
         key = _join(path, name)
         if name not in node:
-            problems.append(Problem(key, "missing", expected="a value", instead=f"+{key}=..."))
+            problems.append(_missing(key, "a value", origin))
         elif is_dataclass(field.annotation):
             problems += settings_problems(field.annotation, node[name], key, origin)  # type: ignore[arg-type]
         else:
@@ -106,12 +110,7 @@ def signature_problems(
         required = required[signature.num_positional :]
     taken = names[: len(node.get("_args_", ()))]
     problems += [
-        Problem(
-            _join(path, name),
-            "missing",
-            expected=f"a value: {_dotted(target)} needs it",
-            instead=f"+{_join(path, name)}=...",
-        )
+        _missing(_join(path, name), f"a value: {_dotted(target)} needs it", origin)
         for name in required
         if name not in node and name not in by_run and name not in taken
     ]
@@ -148,12 +147,41 @@ def _fit(parameter: Parameter, value: Any, key: str, origin: Origin) -> list[Pro
     if annotation is UNKNOWN:
         annotation = _type_of_written(origin, key)
     expected = misfit(value, annotation, bare_steps=takes_bare_steps(parameter.name))
-    if expected is None:
+    if expected is None or _follows_a_wrong_one(value, key, origin):
         return []
-    instead = ""
-    if isinstance(value, int) and not isinstance(value, bool) and expected.startswith("a duration with"):
-        instead = f"{key}={value}ep, or {key}={value}st"
+    instead = _in_its_place(value, annotation, key, origin)
     return [Problem(key, "wrong type or value", type_name(value), expected, _given(origin, key), instead=instead)]
+
+
+def _follows_a_wrong_one(value: Any, key: str, origin: Origin) -> bool:
+    """Whether the value is that of another key, which is told: one mistake is one problem."""
+    place = None if origin.override_of(key) else origin.written(key)
+    if place is None or place.value is None:
+        return False
+    if origin.saved is not None:
+        return bool(place.value != value)  # a saved config has values where ours has interpolations
+    source = re.fullmatch(r"\$\{([\w.]+)\}", str(place.value))
+    kind = annotation_of(source[1]) if source else None
+    return kind is not None and misfit(value, kind) is not None
+
+
+def _in_its_place(value: Any, annotation: Any, key: str, origin: Origin) -> str:
+    """What was meant, else what our YAML has there."""
+    found = meant_by(value, annotation)
+    if isinstance(value, int) and found.endswith("ep"):
+        return f"{key}={found}, or {key}={found[:-2]}st"
+    if found or not origin.override_of(key):
+        return f"{key}={found}" if found else ""
+    place = origin.written(key)
+    if place is None or place.text in ("", "???") or "${" in place.text:
+        return f"leave {key} out"
+    return f"{key}={place.text.replace(', ', ',')}"
+
+
+def _missing(key: str, expected: str, origin: Origin) -> Problem:
+    text = origin.override_of(key)
+    instead = f"leave {text} out" if text.startswith("~") else f"+{key}=..."
+    return Problem(key, "missing", expected=expected, given_by=_given(origin, key), instead=instead)
 
 
 def _type_of_written(origin: Origin, key: str) -> Any:
@@ -169,15 +197,20 @@ def _type_of_written(origin: Origin, key: str) -> Any:
 
 def _unknown(path: str, key: str, names: Sequence[str], origin: Origin, target: Any = None) -> Problem:
     full = _join(path, key)
-    near = nearest(key, names)
+    near = [] if looks_secret(key) else nearest(key, names)
     foreign = ours(full) if not near else None
+    text = origin.override_of(full)
+    value = text.partition("=")[2] if text.lstrip("+").startswith(f"{full}=") else ""
+    instead = foreign.instead(value) if foreign else f"leave {full} out" if text else ""
+    if near and value:
+        instead = f"{'' if origin.written(_join(path, near[0])) else '+'}{_join(path, near[0])}={value}"
     return Problem(
         full,
-        (f"here that is `{foreign.key}`" if foreign else "unknown key")
+        (f"here that is `{foreign.key}`" if foreign and foreign.key else "unknown key")
         + (f": {_dotted(target)} has no such argument" if target is not None else ""),
         given_by=_given(origin, full),
         meant=_with_place(_join(path, near[0]), origin) if near else "",
-        instead=foreign.instead("") if foreign else "",
+        instead=instead,
         notes=(f"valid keys{' of ' + path if path else ''}: {listing(names)}",) if names else (),
     )
 

@@ -135,7 +135,7 @@ def _misfit_scalar(value: Any, kind: type) -> str | None:
 
 def _misfit_steps(value: Any, bare_steps: bool) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
-        return None if bare_steps or value == 0 else f"a duration with its unit: {value}ep or {value}st"
+        return None if bare_steps or value == 0 else f"a duration with its unit: {abs(value)}ep or {abs(value)}st"
     try:
         parse(value)
     except ValueError:

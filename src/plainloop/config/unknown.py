@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from plainloop.config.foreign import Ours, ours
+from plainloop.config.foreign import Ours, ours, ours_misspelt
 from plainloop.config.names import alike, distance, nearest, nearest_key
 from plainloop.config.nodes import key_paths, node_at
 from plainloop.config.options import SEVERAL, by, meant_option
@@ -55,7 +55,7 @@ class _Unknown:
         having = [] if slip and "." in self.key else self._options_with(self.key)
         if having:
             return self._of_another_option(having, self.key)
-        foreign = None if self.of_hydra else ours(self.key)
+        foreign = None if self.of_hydra else ours(self.key) or (None if near else ours_misspelt(self.key))
         if slip and "." in self.key and foreign is not None and foreign.key != near[0]:
             foreign = None
         if foreign is not None and foreign.key != self.key:

@@ -1,0 +1,193 @@
+"""What stands after "type instead" is typed: it passes, or it leads on to the next thing, and never back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pytest
+
+from plainloop.config.problems import Problem
+from tests.config.commands import problems
+from tests.config.test_corpus import WRONG
+
+# What a stranger typed, and what has to be told: the one override to type, or the start of it.
+TOLD = {
+    # a key that another option has
+    "lr_decay_gamma=0.1": "scheduler=multistep scheduler.gamma=0.1",
+    "scheduler=step lr_decay_gamma=0.1": "scheduler.gamma=0.1",
+    "scheduler=step scheduler.every=1ep": "scheduler=cosine_warmup scheduler.every=1ep",
+    "scheduler.gamma=0.1": "scheduler=multistep scheduler.gamma=0.1",
+    "scheduler.gama=0.1": "scheduler=multistep scheduler.gamma=0.1",
+    "scheduler.milestones=[10,20]": "scheduler=multistep scheduler.milestones=[10ep,20ep]",
+    "scheduler.step_size=10ep": "scheduler=step scheduler.step_size=10ep",
+    "scheduler.power=0.9": "scheduler=polynomial scheduler.power=0.9",
+    "optimizer.momentum=0.9": "optimizer=sgd optimizer.momentum=0.9",
+    "optimizer=sgd optimizer.betas=[0.8,0.9]": "optimizer=adamw optimizer.betas=[0.8,0.9]",
+    "model.model_name=resnet18": "model=timm model.model_name=resnet18",
+    "data.root=/data": "data=image_folder data.root=/data",
+    "logger.wandb.project=mine": "logger=[jsonl,wandb] logger.wandb.project=mine",
+    "hydra.launcher.slots=2": "hydra/launcher=gpu_pool hydra.launcher.slots=2",
+    "augment.flip.p=0.3": "augment=crop_flip augment.flip.p=0.3",
+    "augment.flipp.p=0.3": "augment=crop_flip augment.flip.p=0.3",
+    "augment=first_batch augment.flip.p=0.3": "augment=[first_batch,crop_flip] augment.flip.p=0.3",
+    "~augment.flipp": "leave ~augment.flipp out",
+    "augment=crop_flip ~augment.flipp": "~augment.flip",
+    "scheduler=onecycle warmup_steps=100": "scheduler=cosine_warmup scheduler.warmup=100st",
+    # of another type, or far away
+    "trainer.early_stop.monitor=val/top1": "leave trainer.early_stop.monitor out",
+    "checkpoint.save_top_k=3": "checkpoint.keep_last=3",
+    "logger=wandb logger.wandb.api_key=abc": "leave logger.wandb.api_key out",
+    "augment=[crop_flip,standrd]": "augment=[crop_flip,standard]",
+    "logger=[csv,wandbb]": "logger=[csv,wandb]",
+    # in no YAML file, but taken
+    "model=timm model.drop_rate=0.1": "+model.drop_rate=0.1",
+    "model=timm model.drop_path_rate=0.1": "+model.drop_path_rate=0.1",
+    "optimizer.maximize=true": "+optimizer.maximize=true",
+    # another library's value, or a slip of the pen in one
+    "trainer.accelerator=gpu": "device=cuda",
+    "trainer.accelerator=tpu": "device=auto",
+    "device=gpu": "device=cuda",
+    "amp=true": "trainer.precision=bf16",
+    "amp=false": "trainer.precision=fp32",
+    "sync_bn=1": "trainer.sync_batchnorm=true",
+    "trainer.precision=16": "trainer.precision=fp16",
+    "trainer.precision=bf16-mixed": "trainer.precision=bf16",
+    "trainer.precision=16-mixed": "trainer.precision=fp16",
+    "trainer.precision=fp61": "trainer.precision=fp16",
+    "trainer.lr_scaling.rule=lienar": "trainer.lr_scaling.rule=linear",
+    "trainer.deterministic=yess": "trainer.deterministic=true",
+    "trainer.param_groups.no_decay=norm": "trainer.param_groups.no_decay=[norm]",
+    "trainer.devices=two": "trainer.devices=auto",
+    "task.loss=bce_loss": "task.loss=bce",
+    "optimizer.lr=abc": "optimizer.lr=1.0e-3",
+    "optimizer.betas=0.9": "optimizer.betas=[0.9,0.999]",
+    "+trainer.acumulate=2": "trainer.accumulate=2",
+    "~model.num_classes": "leave ~model.num_classes out",
+    # units
+    "trainer.duration=5epochs": "trainer.duration=5ep",
+    "trainer.duration=5epoch": "trainer.duration=5ep",
+    "trainer.duration=5e": "trainer.duration=5ep",
+    "trainer.duration=-3ep": "trainer.duration=3ep",
+    "trainer.duration=1000steps": "trainer.duration=1000st",
+    "trainer.duration=1000it": "trainer.duration=1000st",
+    "trainer.duration=0.5": "trainer.duration=0.5ep",
+    "trainer.duration=5": "trainer.duration=5ep, or trainer.duration=5st",
+    "trainer.durationn=5": "trainer.duration=5ep",
+    # options
+    "experiment=conf/experiment/fashion_mnist_quick.yml": "experiment=fashion_mnist_quick",
+    "scheduler=poly": "scheduler=polynomial",
+    "scheduler=piecewise": "scheduler=multistep",
+    "scheduler=PiecewiseDecay": "scheduler=multistep",
+    "scheduler=MultiStepLR": "scheduler=multistep",
+    "scheduler=torch.optim.lr_scheduler.CosineAnnealingLR": "scheduler=cosine",
+    "scheduler=CosineAnnealingDecay": "scheduler=cosine",
+    "scheduler=StepLR": "scheduler=step",
+    "scheduler=ExponentialLR": "scheduler=exponential",
+    "scheduler=OneCycleLR": "scheduler=onecycle",
+    "scheduler=CyclicLR": "scheduler=cyclic",
+    "scheduler=LinearLR": "scheduler=linear",
+    "optimizer=Momentum": "optimizer=sgd",
+    "optimizer=SGD": "optimizer=sgd",
+    "optimizer=AdamW": "optimizer=adamw",
+    "optimizer=torch.optim.SGD": "optimizer=sgd",
+    "opt=Adam": "optimizer=adam",
+    "hydra/launcher=slurm": "hydra/launcher=submitit_slurm",
+    "data=ImageNet": "data=image_folder",
+    "model=ResNet50": "model=resnet50",
+    "model=MobileNetV3_large_x1_0": "model=mobilenetv3_large_100",
+    "model=resnet101": "model=timm model.model_name=resnet101",
+    # what must agree with what
+    "model.num_classes=7": "leave model.num_classes out, it is ${facts.num_classes}",
+    "data.batch_size=5000": "data.batch_size=1024",
+    "scheduler=multistep scheduler.milestones=[4ep,2ep]": "scheduler.milestones=[2ep,4ep]",
+    "scheduler=multistep trainer.duration=3ep scheduler.milestones=[1ep,2ep] scheduler.warmup=9ep":
+        "scheduler.warmup=22st",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("typed", TOLD)
+def test_one_mistake_is_one_problem_and_says_what_to_type(typed: str) -> None:
+    found = problems(*typed.split())
+    assert [problem.instead for problem in found.values()] == [TOLD[typed]]
+
+
+@pytest.mark.parametrize("typed", list(TOLD)[::4])
+def test_what_is_told_to_type_does_not_lead_back(typed: str) -> None:
+    assert back(typed.split()) == []
+
+
+def test_every_wrong_value_names_what_was_expected() -> None:
+    silent = [typed for typed in WRONG[::25] for problem in problems(*typed).values() if says_nothing(problem)]
+    assert silent == []
+
+
+@pytest.mark.slow
+def test_what_is_told_to_type_for_the_whole_corpus_does_not_lead_back() -> None:
+    typed_all = [*WRONG, *(line.split() for line in TOLD)]
+    assert [found for typed in typed_all for found in back(typed)] == []
+    assert [typed for typed in WRONG for problem in problems(*typed).values() if says_nothing(problem)] == []
+
+
+@pytest.mark.parametrize("typed", ["logger.wandb.api_key=abc", "+logger.wandb.api_key=abc", "+trainer.api_key=abc"])
+def test_a_secret_is_not_repeated(typed: str) -> None:
+    (found,) = problems("logger=wandb", typed).values()
+    assert "abc" not in "\n".join(found.lines())
+
+
+def test_a_named_thing_that_is_not_there_names_the_options_that_bring_it() -> None:
+    (found,) = problems("augment.flipp.p=0.3").values()
+    assert found.what == "augment=none has no flip; crop_flip, standard have it"
+
+
+def test_a_file_that_is_no_option_names_the_options() -> None:
+    (found,) = problems("experiment=configs/x.yml").values()
+    assert "fashion_mnist_quick" in found.notes[0]
+
+
+def test_where_the_data_lie_is_blamed_for_data_that_are_not_there() -> None:
+    (found,) = problems("data=image_folder", "data.root=/nowhere/at/all").values()
+    assert found.given_by == "command line override data.root=/nowhere/at/all"
+
+
+def back(typed: list[str], steps: int = 3) -> list[str]:
+    """Types what is told, and again what is then told; what leads back to a problem that was solved."""
+    overrides, found = list(typed), list(problems(*typed).values())
+    solved: list[tuple[str, str, str]] = []
+    for _ in range(steps):
+        ways = [(problem, retyped(overrides, problem)) for problem in found]
+        ways = [(problem, way) for problem, way in ways if way is not None]
+        if not ways:
+            return []
+        problem, way = ways[0]
+        solved.append((problem.key, problem.what, problem.got))
+        overrides = way  # type: ignore[assignment]
+        found = list(problems(*overrides).values())
+        again = [p for p in found if (p.key, p.what, p.got) in solved]
+        if again:
+            return [f"{' '.join(typed)} -> {' '.join(overrides)}: {p.key} {p.what}" for p in again]
+    return [] if not found else [f"{' '.join(typed)} -> {' '.join(overrides)}: not right after {steps} steps"]
+
+
+def retyped(overrides: Sequence[str], problem: Problem) -> list[str] | None:
+    """The command line with the first thing that is told to type; None where that is left to the person."""
+    text = problem.instead.split(", or ")[0].removeprefix("type ")
+    wrong = problem.given_by.removeprefix("command line override ")
+    rest = [o for o in overrides if o != wrong and (wrong in overrides or name(o) != problem.key)]
+    if text.startswith("leave out"):
+        return [o for o in rest if o not in problem.instead]
+    if re.match(r"leave .* out", text):
+        return rest
+    words = [word for word in text.split() if re.fullmatch(r"[+~]*[\w./]+(=\S+)?", word) and re.search("[=~]", word)]
+    if not words or "..." in text or "<" in text or text.startswith("-m"):
+        return None
+    names = {name(word) for word in words}
+    return [o for o in rest if name(o) not in names] + words
+
+
+def name(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def says_nothing(problem: Problem) -> bool:
+    return not (problem.expected or problem.instead or problem.meant or problem.notes)
