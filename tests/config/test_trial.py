@@ -1,13 +1,17 @@
 """What a constructor refuses is refused by the check, under the key that the person knows."""
 
+import itertools
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from plainloop.config.check import Seen, check
+from plainloop.config.origin import Origin
 from plainloop.weights import save_weights
-from tests.config.commands import passed, problems
+from tests.config.commands import COMPOSER, passed, problems
 
 
 @pytest.mark.parametrize(
@@ -73,6 +77,30 @@ def test_a_trial_leaves_generators_and_the_disk_as_they_were(tmp_path: Path, mon
     passed("augment=crop_flip", "logger=[csv,wandb]", "seed=91")
     assert torch.equal(state, torch.get_rng_state())
     assert os.listdir(tmp_path) == []
+
+
+def test_what_runs_in_workers_is_built_and_not_tried_on_a_batch(tmp_path: Path) -> None:
+    for split, name in itertools.product(("train", "val"), ("cat", "dog")):
+        for number in range(4):
+            file = tmp_path / split / name / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32)).save(file)
+    large = "{_target_:plainloop.augment.per_sample.PerSample,transform:"
+    large = f"+augment.large={large}{{_target_:torchvision.transforms.v2.RandomCrop,size:500}}}}"
+    assert problems(large).keys() == {"augment.large.transform.size"}
+    folder = ("data=image_folder", f"data.root={tmp_path}", "data.image_size=32", "data.batch_size=4")
+    assert problems(large, *folder) == {}
+    wrong = large.replace("RandomCrop,size:500", "ColorJitter,brightness:-1")
+    assert problems(wrong, *folder).keys() == {"augment.large.transform.brightness"}
+
+
+def test_jobs_of_a_sweep_share_what_does_not_differ() -> None:
+    seen = Seen()
+    for job in range(3):
+        origin = Origin([f"optimizer.lr=0.{job + 1}"], composer=COMPOSER)
+        check(COMPOSER.compose(origin.overrides), origin=origin, seen=seen)
+    assert len(seen.tried) == 4 + 3  # task, loggers, augmentations and weights once, three optimizers
+    assert set(seen.tried.values()) == {None}
 
 
 # Initial weights
