@@ -39,11 +39,18 @@ def preempt(lab: Lab, job: Job | None = None, *, nodes: str = "n[1-2]") -> None:
     assert done.returncode == 0, done.stderr
 
 
+def has_tasks(job: Job) -> bool:
+    """Before that, while the batch script prepares them, Slurm has nobody to give a signal to."""
+    return (
+        f"{job.slurm}.0" in client.call("squeue", "--steps", "--noheader", "--format=%i", f"--jobs={job.slurm}").stdout
+    )
+
+
 def disturbed(
     lab: Lab, folder: Path, cases: dict[str, tuple[Disturb, str, int]], given: tuple[str, ...] = (*RUN, *TWO_NODES)
 ) -> dict[str, Job]:
     """The same run as many times as there are cases, all at once: (what is done to it, partition, at which step; -1 is
-    as soon as Slurm calls it running)."""
+    as soon as srun has started its tasks, which then import torch for seconds)."""
     jobs = {}
     for name, (_, partition, _) in cases.items():
         jobs[name] = lab.submit(*given, HELD, f"hydra.launcher.partition={partition}", folder=folder / name)[0]
@@ -54,7 +61,7 @@ def disturbed(
     def disturb() -> None:
         for name, (what, _, step) in list(waiting.items()):
             job = jobs[name]
-            if (step < 0 and job.state == "RUNNING") or (step >= 0 and reached(job, step)):
+            if (step < 0 and has_tasks(job)) or (step >= 0 and reached(job, step)):
                 del waiting[name]
                 what(lab, job)
 

@@ -145,6 +145,9 @@ def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Pa
     if process.poll() is None:
         os.kill(process.pid, signal.SIGTERM)
         process.communicate(timeout=60)
+    for row in outcome.rows(sweep):  # of a driver that was killed
+        if row.state == "RUNNING":
+            os.kill(row.status.pid, signal.SIGKILL)
 
 
 def reference(folder: Path, seeds: Sequence[int]) -> dict[int, bytes]:
