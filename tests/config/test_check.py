@@ -299,6 +299,14 @@ def test_milestones_must_rise() -> None:
     )
 
 
+def test_a_schedule_falls_to_less_than_it_falls_from() -> None:
+    found = problems("optimizer.lr=0.1", "scheduler.min_lr=0.5")
+    assert found.keys() == {"scheduler.min_lr"} and found["scheduler.min_lr"].expected == "at most 0.1"
+    halved = ("trainer.lr_scaling.rule=linear", "trainer.lr_scaling.base_batch_size=128", "data.batch_size=64")
+    assert problems("optimizer.lr=0.1", "scheduler.min_lr=0.06", *halved).keys() == {"scheduler.min_lr"}
+    passed("optimizer.lr=0.1", "scheduler.min_lr=0.05", *halved)
+
+
 def test_early_stopping_needs_evaluations() -> None:
     assert problems("trainer.eval_every=never", "trainer.early_stop.patience=3").keys() == {
         "trainer.early_stop.patience"

@@ -229,6 +229,24 @@ def milestones_lie_inside_the_run(case: Case) -> Iterator[Finding]:
         )
 
 
+def the_lowest_rate_is_below_the_base_rate(case: Case) -> Iterator[Finding]:
+    """Or the schedule would climb where it is meant to fall."""
+    from plainloop.optim import scaled_lr
+
+    lowest, lr = case.get("scheduler.min_lr"), case.get("optimizer.lr")
+    if lowest is None or lr is None:
+        return
+    base_lr = scaled_lr(lr, batch_size=train_batch_size(case.config), **case.config["trainer"]["lr_scaling"])
+    if lowest > base_lr:
+        yield case.problem(
+            "scheduler.min_lr",
+            "is above the base rate",
+            got=f"{lowest:g}",
+            expected=f"at most {base_lr:g}",
+            instead=f"scheduler.min_lr={base_lr / 100:g}",
+        )
+
+
 def model_and_data_have_the_same_classes(case: Case) -> Iterator[Finding]:
     classes = case.config["facts"]["num_classes"]
     for key in ("model.num_classes", "task.num_classes"):
@@ -293,6 +311,7 @@ LATE: tuple[Rule, ...] = (
     steps_are_not_zero,
     warmup_ends_before_the_first_decay,
     milestones_lie_inside_the_run,
+    the_lowest_rate_is_below_the_base_rate,
     model_and_data_have_the_same_classes,
     early_stop_can_happen,
 )
