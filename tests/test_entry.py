@@ -61,7 +61,7 @@ def one(finished: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["optimizer.leraning_rate=0.1"], "optimizer.leraning_rate: unknown key"),
+        (["optimizer.leraning_rate=0.1"], "type instead: optimizer.lr=0.1"),
         (["optimizer.weight_dcay=0.1"], "did you mean: optimizer.weight_decay   (conf/optimizer/adamw.yaml:7)"),
         (["optimiser=sgd"], "type instead: optimizer=sgd"),
         (["optimizer=sdg"], "did you mean: optimizer=sgd"),

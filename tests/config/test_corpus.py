@@ -62,7 +62,7 @@ PAIRS = (
     "search=lr_x_seeds seed=5", "experiment=schedule_yolov3 trainer.duration=270ep", "trainer.ema_decay=0.99 seed=2",
     "experiment=schedule_mmocr_textdet", "trainer.precision=fp16 trainer.on_nonfinite=skip", "hydra.run.dir=x/y seed=3",
     "optimizer=adadelta scheduler=onecycle scheduler.cycle_momentum=false", "debug=[nan,overfit]",
-    "model=tiny model=tiny",
+    "model=tiny model=resnet20",
     "optimizer=adadelta scheduler=cyclic scheduler.cycle_momentum=false", "hydra.sweep.subdir=a seed=4",
     "hydra/launcher=gpu_pool hydra.launcher.slots=2",
 )  # fmt: skip
@@ -127,7 +127,7 @@ WRONG_PAIRS = (
     "optimizer=sgd optimizer.betas=[0.9,0.9]", "trainer.sync_batchnorm=true trainer.devices=2 device=cpu",
     "data=image_folder data.root=/nowhere/at/all", "augment=crop_flip ~augment.crop.pad", "optimizer.lr=0.1 name=a/b",
     "augment=crop_flip augment.crop.pad=x", "scheduler=step scheduler.step_size=0ep",
-    "debug=nan debug=overfit", "model=tiny model=resnet20", "plugins=[torch] optimizer._target_=torch.load",
+    "debug=nan debug=overfit", "logger=csv logger=jsonl", "plugins=[torch] optimizer._target_=torch.load",
     "plugins=[os]",
     "scheduler=polynomial scheduler.power=0", "scheduler=cyclic trainer.duration=3st",
     "optimizer=sgd optimizer.nesterov=true optimizer.momentum=0", "optimizer=lion optimizer.betas=[3,3]",

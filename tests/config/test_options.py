@@ -10,10 +10,9 @@ from tests.config.commands import COMPOSER, passed, problems
     [
         ("debug=nan debug=overfit", "debug", "debug=[nan,overfit]"),
         ("logger=csv logger=[jsonl,wandb]", "logger", "logger=[csv,jsonl,wandb]"),
-        ("model=tiny model=resnet20", "model", "model=resnet20, or -m model=tiny,resnet20 for a sweep"),
     ],
 )
-def test_two_options_of_a_group_are_told_as_one_list_or_as_a_choice(typed: str, key: str, instead: str) -> None:
+def test_two_options_of_a_group_of_several_things_are_told_as_one_list(typed: str, key: str, instead: str) -> None:
     found = problems(*typed.split())
     assert found.keys() == {key}
     assert found[key].got == typed
@@ -26,7 +25,8 @@ def test_the_list_that_is_suggested_is_right_and_takes_all_of_it() -> None:
     assert (both["name"], both["trainer"]["detect_anomaly"], both["trainer"]["duration"]) == ("overfit", True, "300st")
 
 
-def test_the_same_option_twice_and_a_value_twice_do_no_harm() -> None:
+def test_of_another_group_and_of_a_value_the_last_counts() -> None:
+    assert passed("model=tiny", "model=resnet20").config["model"]["depth"] == 20
     assert passed("model=tiny", "model=tiny", "seed=1", "seed=2").config["seed"] == 2
 
 

@@ -40,7 +40,7 @@ KINDS = [(precision, accumulate) for precision in ("fp32", "fp16", "bf16") for a
 PHASES = {
     "after fetch": ("Trainer.fit", "rng.seed_all("),
     "after the rate": ("Trainer.fit", "batch = self.prepare("),
-    "after augmentation": ("Trainer.fit", "self.update("),
+    "after augmentation": ("Trainer.fit", "skipped = self.update("),
     "after forward": ("Trainer.update", "scale = share"),
     "after backward of a micro-batch": ("Trainer.update", "state.window.add(state.step + 1, share"),
     "after unscale": ("Trainer.update", "skip = False"),

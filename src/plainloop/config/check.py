@@ -117,7 +117,7 @@ def _without_torch(
         key, words = "data.batch_size_per_device", ("wrong type or value", schema.type_name(each), "a whole number")
         problems.append(Problem(key, *words, given_by=origin.given_by(key)))
     problems += _plugins_are_the_persons_own(now, origin)
-    problems += chosen_twice(origin.overrides, origin.groups)
+    problems += chosen_twice(origin.overrides)
     problems += hydra_builds_only_its_own(config, origin, plugins)
     if isinstance(now.get("scheduler"), Mapping):
         found = schema.group_problems(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 from hydra.core.override_parser.types import Override
@@ -68,33 +68,28 @@ def meant_option(group: str, word: str, options: Sequence[str]) -> str:
     return max((o for o in options if alike[o] >= max(4, 0.7 * len(_plain(word)))), key=alike.__getitem__, default="")
 
 
-def chosen_twice(overrides: Sequence[str], groups: Callable[[], Mapping[str, Sequence[str]]]) -> list[Problem]:
-    """Two options of one group: Hydra would take the last without a word. The same one twice does no harm."""
+def chosen_twice(overrides: Sequence[str]) -> list[Problem]:
+    """Two options of a group of several things: Hydra would take the last without a word, where a list takes both.
+
+    Of all other groups the last counts, as of values: a command is changed by what is added to it.
+    """
     typed: dict[str, list[str]] = {}
     for text in overrides:
         group, equals, option = text.lstrip("+").partition("=")
-        if equals and "." not in group:
+        if equals and group in SEVERAL:
             typed.setdefault(group, []).append(option.strip("'\""))
     twice = {group: list(dict.fromkeys(options)) for group, options in typed.items() if len(set(options)) > 1}
-    if not twice:
-        return []
-    problems = []
-    for group, options in ((group, options) for group, options in twice.items() if group in groups()):
-        several = group in SEVERAL
-        merged = ",".join(option.strip("[]") for option in options)
-        problems.append(
-            Problem(
-                group,
-                "is given more than once",
-                " ".join(f"{group}={option}" for option in options),
-                "one list of options" if several else "one option",
-                by(next(text for text in reversed(overrides) if text.lstrip("+").startswith(f"{group}="))),
-                instead=f"{group}=[{merged}]"
-                if several
-                else f"{group}={options[-1]}, or -m {group}={merged} for a sweep",
-            )
+    return [
+        Problem(
+            group,
+            "is given more than once",
+            " ".join(f"{group}={option}" for option in options),
+            "one list of options",
+            by(next(text for text in reversed(overrides) if text.lstrip("+").startswith(f"{group}="))),
+            instead=f"{group}=[{','.join(option.strip('[]') for option in options)}]",
         )
-    return problems
+        for group, options in twice.items()
+    ]
 
 
 def needs_multirun(override: Override) -> Problem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,10 +36,6 @@ class Origin:
     ) -> None:
         self.overrides, self._composer, self.saved = list(overrides), composer, saved
         self._places: dict[str, Place] | None = None
-
-    def groups(self) -> Mapping[str, Sequence[str]]:
-        """Every group of the config with its options."""
-        return self._composer.groups if self._composer else {}
 
     def given_by(self, key: str) -> str:
         """For the person: the override that set the key, else file and line, else nothing."""
