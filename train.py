@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "src"))  # a clone runs as it is, installed or not
 
-from plainloop.entry import main  # noqa: E402
+from plainloop.commands.train import main  # noqa: E402
 
 if __name__ == "__main__":
     main(ROOT / "conf")

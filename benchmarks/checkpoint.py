@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from plainloop.checkpoint import Checkpoints
-from plainloop.checkpoint_format import describe, state_to_bytes
+from plainloop.run_dir.checkpoint_format import describe, state_to_bytes
+from plainloop.run_dir.checkpoints import Checkpoints
 
 
 def state_of_size(megabytes: int) -> dict[str, Any]:

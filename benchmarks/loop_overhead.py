@@ -27,7 +27,7 @@ from pairs import CLOCKS, Clock, Contender, differences, machine, median, ratios
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plainloop.images import Normalize
+from plainloop.loop.normalize import Normalize
 
 # The first has next to no tensor work, so that what is left is the loop.
 CASES: dict[str, tuple[Callable[[], nn.Module] | None, list[str]]] = {

@@ -10,20 +10,21 @@ from typing import Any
 
 from torch import nn
 
-from plainloop import backend, distributed
 from plainloop.config.build import build, settings
-from plainloop.config.check import check
-from plainloop.config.compose import Composer
-from plainloop.config.origin import Origin
+from plainloop.config.check.check import check
+from plainloop.config.compose.composer import Composer
+from plainloop.config.compose.origin import Origin
+from plainloop.config.durations import clock_of
 from plainloop.config.settings import CheckpointSettings, TrainerSettings
-from plainloop.config.units import clock_of
-from plainloop.images import Normalize, to_float
-from plainloop.parts import base_rate, build_data, build_model, build_schedule, build_state
-from plainloop.preempt import Preemption
-from plainloop.recorder import Silent
-from plainloop.run import loop_settings
-from plainloop.state import TrainState
-from plainloop.trainer import Trainer
+from plainloop.distributed import process_group
+from plainloop.loop.normalize import Normalize, to_float
+from plainloop.loop.state import TrainState
+from plainloop.loop.trainer import Trainer
+from plainloop.run import backend
+from plainloop.run.parts import base_rate, build_data, build_model, build_schedule, build_state
+from plainloop.run.run import loop_settings
+from plainloop.run_dir.recorder import Silent
+from plainloop.system.preempt import Preemption
 
 ROOT = Path(__file__).resolve().parent.parent
 # Only the steps of training are compared, so nothing else happens; more steps than any benchmark takes.
@@ -57,7 +58,7 @@ def ours(overrides: Sequence[str], *, model: nn.Module | None = None) -> Ours:
     told = settings(TrainerSettings, config["trainer"], clock)
     saving = settings(CheckpointSettings, config["checkpoint"], clock)
     make = functools.partial(build, clock=clock, plugins=config["plugins"])
-    device = distributed.pick_device(config["device"])
+    device = process_group.pick_device(config["device"])
     backend.prepare(deterministic=told.deterministic, detect_anomaly=told.detect_anomaly)
     data, augment = build_data(config, make)
     model = build_model(config, told, device, make) if model is None else model.to(device)

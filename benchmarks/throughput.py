@@ -19,7 +19,7 @@ from ours import Ours, ours
 from pairs import machine, median, ratios, rounds, timed
 from torch.nn import functional as F
 
-from plainloop.trainer import to
+from plainloop.loop.trainer import to
 
 
 class Resident:

@@ -15,8 +15,8 @@ def main() -> int:
     parser.add_argument("--plugins", nargs="*", default=[], help="your own packages that the run's config names")
     told = parser.parse_args()
 
+    from plainloop.commands.replay import replay
     from plainloop.errors import RunError
-    from plainloop.replay import replay
 
     try:
         findings = replay(told.folder, told.step, plugins=told.plugins)

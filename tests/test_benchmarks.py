@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import pairs
-from tests.configs import ROOT
+from tests.harness.configs import ROOT
 
 
 def run(script: str, *arguments: str) -> str:

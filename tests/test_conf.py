@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from plainloop.config.settings import SETTINGS
-from plainloop.config.signature import fields_of
-from tests.config.commands import COMPOSER, ROOT, passed
+from plainloop.config.types import fields_of
+from tests.harness.commands import COMPOSER, ROOT, passed
 
 CONF = ROOT / "conf"
 GROUPS = {group: options for group, options in COMPOSER.groups.items() if not group.startswith("hydra")}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from plainloop import errors
-from plainloop.config.foreign import ours
+from plainloop.config.explain.other_codes import ours
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -16,11 +16,11 @@ from PIL import Image
 from torchvision import datasets
 
 from plainloop.config.build import build
-from plainloop.config.units import clock_of
+from plainloop.config.durations import clock_of
 from plainloop.data.fashion_mnist import FILES
-from plainloop.parts import base_rate, build_schedule
-from plainloop.run import run
-from tests.configs import ROOT, checked
+from plainloop.run.parts import base_rate, build_schedule
+from plainloop.run.run import run
+from tests.harness.configs import ROOT, checked
 
 RECIPES = sorted(file.stem for file in (ROOT / "conf/experiment").glob("*.yaml"))
 NUM = 24  # images of each split

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from plainloop.config.build import build, settings
+from plainloop.config.durations import Clock
 from plainloop.config.settings import EarlyStop, TrainerSettings
 from plainloop.config.targets import Forbidden
-from plainloop.config.units import Clock
-from tests.config.commands import passed
+from tests.harness.commands import passed
 
 CLOCK = Clock(steps_per_epoch=100, total_steps=1000)
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from plainloop.config.check import check
-from plainloop.config.compose import Composer
-from plainloop.config.origin import Origin
-from plainloop.config.problems import InvalidConfig
-from tests.config.commands import COMPOSER, ROOT, passed, problems
+from plainloop.config.check.check import check
+from plainloop.config.compose.composer import Composer
+from plainloop.config.compose.origin import Origin
+from plainloop.config.explain.problems import InvalidConfig
+from tests.harness.commands import COMPOSER, ROOT, passed, problems
 
 
 @pytest.fixture

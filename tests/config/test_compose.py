@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from plainloop.config.compose import Composer
-from plainloop.config.foreign import FOREIGN
-from plainloop.config.names import distance, nearest, nearest_key
+from plainloop.config.compose.composer import Composer
+from plainloop.config.compose.origin import Origin
+from plainloop.config.explain.names import distance, nearest, nearest_key
+from plainloop.config.explain.other_codes import FOREIGN
+from plainloop.config.explain.problems import Problem
 from plainloop.config.nodes import key_paths
-from plainloop.config.origin import Origin
-from plainloop.config.problems import Problem
-from tests.config.commands import ROOT
+from tests.harness.commands import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
-from plainloop import drift
-from plainloop.config.check import check
-from plainloop.config.continuing import continued, saved_config
-from plainloop.resume import plain
-from tests.config.commands import COMPOSER, SEEN, passed
+from plainloop.config import compare
+from plainloop.config.check.check import check
+from plainloop.config.compose.resume import continued, saved_config
+from plainloop.run.resume import plain
+from tests.harness.commands import COMPOSER, SEEN, passed
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def going_on(folder: Path, *typed: str) -> dict[str, Any]:
 
 
 def changed(folder: Path, *typed: str) -> set[str]:
-    return {pair.key for pair in drift.differences(saved_config(folder), plain(going_on(folder, *typed)))}
+    return {pair.key for pair in compare.differences(saved_config(folder), plain(going_on(folder, *typed)))}
 
 
 def test_nothing_is_changed_by_nothing(folder: Path) -> None:

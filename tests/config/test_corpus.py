@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from plainloop.config.foreign import FOREIGN
-from tests.config.commands import COMPOSER, ROOT, problems
+from plainloop.config.explain.other_codes import FOREIGN
+from tests.harness.commands import COMPOSER, ROOT, problems
 
 OPTIMIZERS = ("sgd", "rmsprop", "adam", "adadelta", "adamw", "lamb", "lion", "muon")
 SCHEDULERS = (

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from plainloop import storage
-from tests.config.commands import ROOT, problems
+from plainloop.system import storage
+from tests.harness.commands import ROOT, problems
 
 
 @pytest.mark.parametrize(("key", "more"), [("hydra.run.dir", ()), ("hydra.sweep.dir", ("-m", "seed=1,2"))])

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from plainloop.config.problems import Problem
-from tests.config.commands import problems
+from plainloop.config.explain.problems import Problem
 from tests.config.test_corpus import WRONG
+from tests.harness.commands import problems
 
 # What a stranger typed, and what has to be told: the one override to type, or the start of it.
 TOLD = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.config.commands import COMPOSER, passed, problems
+from tests.harness.commands import COMPOSER, passed, problems
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_names_that_hydra_would_take_for_numbers_are_quoted_and_no_others() -> N
     assert COMPOSER.as_names(typed) == [*quoted, *typed[3:]]
 
 
-@pytest.mark.parametrize("package", ["torch", "os", "builtins", "subprocess", "sys", "numpy", "timm", "plainloop.run"])
+@pytest.mark.parametrize("package", ["torch", "os", "builtins", "subprocess", "sys", "numpy", "timm", "plainloop"])
 def test_what_is_everybodys_is_no_plugin(package: str) -> None:
     found = problems(f"plugins=[{package},my_package]", f"optimizer._target_={package}.load")
     assert found.keys() == {"plugins", "optimizer._target_"}

@@ -3,8 +3,8 @@
 import pytest
 from omegaconf import OmegaConf
 
-from plainloop.config.plan import draw
-from tests.config.commands import ROOT, passed
+from plainloop.config.check.plan import draw
+from tests.harness.commands import ROOT, passed
 
 
 def plan(*overrides: str, **more: object) -> str:

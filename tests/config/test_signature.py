@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plainloop.config.settings import SETTINGS
-from plainloop.config.signature import fields_of, misfit, signature_of
+from plainloop.config.types import fields_of, misfit, signature_of
 from plainloop.contracts import Steps
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from plainloop.config.compose import Composer
-from plainloop.config.problems import InvalidConfig
-from plainloop.config.sweep import check_sweep
-from tests.config.commands import COMPOSER, ROOT
+from plainloop.config.compose.composer import Composer
+from plainloop.config.explain.problems import InvalidConfig
+from plainloop.sweep.check import check_sweep
+from tests.harness.commands import COMPOSER, ROOT
 
 
 def test_jobs_are_the_product_of_all_lists_the_last_one_fastest() -> None:

@@ -22,8 +22,9 @@ _WORDS = """
     torch.serialization.load torch.storage._load_from_bytes torch.compile torch.ops.load_library
     torchvision.io.read_file torchvision.datasets.utils.download_url torchvision.ops.nms timm_evil.create_model
     timmy.create_model torch.nnx.Linear torch.optimizer.SGD torchvision.models_.resnet18 torchmetrics2.Accuracy
-    plainloop.run.run plainloop.storage.write_whole plainloop.config.build.build plainloop.entry.main
-    plainloop.environment.environment plainloop.weights.load_weights plainloop my_package.Net
+    plainloop.run.run.run plainloop.system.storage.write_whole plainloop.config.build.build
+    plainloop.commands.train.main
+    plainloop.run_dir.environment.environment plainloop.run_dir.weights.load_weights plainloop my_package.Net
     torch.nn.__builtins__.eval torch.nn.Module.__init__.__globals__ torch.nn.modules.__loader__.load_module
     torch.nn.Linear.__class__.__base__.__subclasses__ torch.optim._functional.adam
     timm.models._hub.load_state_dict_from_hf .torch.nn.Linear torch..nn.Linear torch.nn.Linear. torch.nn.Linear()

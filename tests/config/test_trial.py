@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from plainloop.config.check import Seen, check
-from plainloop.config.origin import Origin
-from plainloop.weights import save_weights
-from tests.config.commands import COMPOSER, passed, problems
+from plainloop.config.check.check import Seen, check
+from plainloop.config.compose.origin import Origin
+from plainloop.run_dir.weights import save_weights
+from tests.harness.commands import COMPOSER, passed, problems
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,9 @@ def test_initial_weights_that_are_not_there_are_told_without_torch(
 ) -> None:
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "folder").mkdir()
-    monkeypatch.setattr("plainloop.config.check._with_torch", lambda *_, **__: pytest.fail("torch was not needed"))
+    monkeypatch.setattr(
+        "plainloop.config.check.check._with_torch", lambda *_, **__: pytest.fail("torch was not needed")
+    )
     found = problems(f"init_from={tmp_path / name}")
     assert found.keys() == {"init_from"}
     assert what in found["init_from"].what

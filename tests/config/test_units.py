@@ -2,7 +2,7 @@
 
 import pytest
 
-from plainloop.config.units import Clock, clock_of, parse
+from plainloop.config.durations import Clock, clock_of, parse
 
 
 def config(num_train: int, batch_size: int, duration: str, **data: object) -> dict:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from plainloop.data.decode import decode, resize_and_crop
+from plainloop.data.loading.decode import decode, resize_and_crop
 from plainloop.errors import BadData
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)

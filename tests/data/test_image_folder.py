@@ -15,10 +15,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torchvision.transforms import v2
 
-from plainloop import rng
 from plainloop.augment.crop import RandomResizedCrop
 from plainloop.data.image_folder import ImageFolder
 from plainloop.errors import BadData, RunError
+from plainloop.system import rng
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FOLDERS = {"train/cat": 9, "train/dog": 8, "val/cat": 4, "val/dog": 3, "test/cat": 1, "test/dog": 1}

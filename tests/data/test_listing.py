@@ -3,7 +3,7 @@
 import pytest
 
 from plainloop.data.image_folder import ImageFolder
-from plainloop.data.listing import list_splits
+from plainloop.data.loading.listing import list_splits
 from plainloop.errors import BadData
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from plainloop import distributed
 from plainloop.data.digits import Digits
 from plainloop.data.loaders import Loader, loaders
 from plainloop.data.memory import InMemory
+from plainloop.distributed import process_group
 from plainloop.errors import BadData
 
 
@@ -95,7 +95,7 @@ def test_a_batch_larger_than_the_data_is_refused():
 def rank_process(rank, port, queue):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with distributed.process_group("cpu"):
+    with process_group.process_group("cpu"):
         data = numbered()
         train = [batch["index"].tolist() for batch in data.train_batches(2, 7, seed=1)]
         queue.put((rank, train, [index for batch in data.eval_batches("val") for index in batch["index"].tolist()]))

@@ -5,10 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from plainloop.data.sampler import Shard, eval_rows, permutation, slice_of_train, step_rows, steps_per_epoch
-from plainloop.data.workers import TrainKeys
+from plainloop.data.loading.sampler import Shard, eval_rows, permutation, slice_of_train, step_rows, steps_per_epoch
+from plainloop.data.loading.workers import TrainKeys
 from plainloop.errors import BadData
-from plainloop.rng import ORDER, fold
+from plainloop.system.rng import ORDER, fold
 
 ALONE = Shard(0, 1)
 

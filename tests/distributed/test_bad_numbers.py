@@ -11,17 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plainloop import distributed, rng, storage
-from plainloop.checkpoint import Checkpoints
 from plainloop.contracts import Batch
+from plainloop.distributed import collectives
 from plainloop.errors import NonFinite
-from plainloop.journal import read_status
+from plainloop.loop.trainer import Trainer
+from plainloop.run_dir.checkpoints import Checkpoints
+from plainloop.run_dir.journal import read_status
+from plainloop.system import rng, storage
 from plainloop.tasks.classification import Classification
-from plainloop.trainer import Trainer
-from tests.configs import checked
-from tests.distributed import gang, lives
 from tests.distributed.test_one_process_would_say_the_same import wrap
-from tests.toys import CLASSES, Memory, equal, toy_state, toy_trainer
+from tests.harness import rank_runs, ranks
+from tests.harness.configs import checked
+from tests.harness.toys import CLASSES, Memory, equal, toy_state, toy_trainer
 
 BAD_STEP = 6
 
@@ -33,7 +34,7 @@ class Poison:
         self.value, self.rank, self.steps = value, rank, steps
 
     def __call__(self, batch: Batch, step: int) -> Batch:
-        if step in self.steps and distributed.rank() == self.rank:
+        if step in self.steps and collectives.rank() == self.rank:
             batch["image"] = torch.full_like(batch["image"], self.value)
         return batch
 
@@ -47,7 +48,7 @@ class PoisonedTask(Classification):
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         self.calls += 1
-        if self.calls != BAD_STEP or distributed.rank() != self.rank:
+        if self.calls != BAD_STEP or collectives.rank() != self.rank:
             return super().loss(model, batch)
         if self.where == "loss":
             loss, scalars = super().loss(model, batch)
@@ -99,7 +100,7 @@ def poisoned(where: str, value: float, rank: int, **more: Any) -> Trainer:
 
 @pytest.mark.parametrize(("where", "value", "rank"), CASES)
 def test_all_ranks_raise_when_one_sees_a_bad_number(tmp_path: Path, where: str, value: float, rank: int) -> None:
-    one, other = gang.gang(
+    one, other = ranks.gang(
         tmp_path / "meeting", 2, lambda: fit(poisoned(where, value, rank, eval_every=None, save_every=2))
     )
     assert one["error"] == other["error"] != ""
@@ -111,7 +112,7 @@ def test_all_ranks_raise_when_one_sees_a_bad_number(tmp_path: Path, where: str, 
 
 @pytest.mark.parametrize(("where", "value", "rank"), CASES)
 def test_all_ranks_skip_when_one_sees_a_bad_number(tmp_path: Path, where: str, value: float, rank: int) -> None:
-    one, other = gang.gang(tmp_path / "meeting", 2, lambda: fit(poisoned(where, value, rank, skip_nonfinite=True)))
+    one, other = ranks.gang(tmp_path / "meeting", 2, lambda: fit(poisoned(where, value, rank, skip_nonfinite=True)))
     assert one["error"] == other["error"] == ""
     assert one["skipped"] == other["skipped"] == 1
     assert equal(one["weights"], other["weights"])
@@ -123,7 +124,7 @@ def test_a_gradient_that_nobody_looks_at_is_found_by_the_next_loss(tmp_path: Pat
     def act() -> dict[str, Any]:
         return fit(poisoned("gradient", math.nan, rank, clip_norm=None, eval_every=None))
 
-    one, other = gang.gang(tmp_path / "meeting", 2, act)
+    one, other = ranks.gang(tmp_path / "meeting", 2, act)
     assert one["error"] == other["error"]
     assert f"step {BAD_STEP + 1}," in one["error"]
 
@@ -133,13 +134,13 @@ def test_all_ranks_skip_when_the_scaler_does(tmp_path: Path) -> None:
         trainer = toy_trainer(augment=[Poison(math.inf, 1)], precision=torch.bfloat16)
         return fit(trainer, scaler=True)
 
-    one, other = gang.gang(tmp_path / "meeting", 2, act)
+    one, other = ranks.gang(tmp_path / "meeting", 2, act)
     assert equal(one["weights"], other["weights"])
     assert one["skipped"] == other["skipped"]
 
 
 def test_a_rank_that_decides_alone_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "max_", lambda tensor: tensor)
+    monkeypatch.setattr(collectives, "max_", lambda tensor: tensor)
 
     def act() -> dict[str, Any]:
         # The gradients are one rank's own here, so that only the decision could be shared.
@@ -151,7 +152,7 @@ def test_a_rank_that_decides_alone_would_be_noticed(tmp_path: Path, monkeypatch:
         state.window.read()
         return {"skipped": sum(row.get("skipped", 0) for row in state.window.rows)}
 
-    one, other = gang.gang(tmp_path / "meeting", 2, act)
+    one, other = ranks.gang(tmp_path / "meeting", 2, act)
     assert one["skipped"] != other["skipped"]
 
 
@@ -165,20 +166,20 @@ def test_a_run_leaves_finite_weights_and_names_the_samples(tmp_path: Path, polic
 
     def poison(step: int, batch: Batch) -> None:
         if step == BAD_STEP - 1:
-            storage.append_line(seen / f"{distributed.rank()}", {"index": batch["index"].tolist()})
-            if distributed.rank() == 1:
+            storage.append_line(seen / f"{collectives.rank()}", {"index": batch["index"].tolist()})
+            if collectives.rank() == 1:
                 batch["image"].fill_(math.nan)
 
     def act() -> None:
-        from plainloop.run import run
+        from plainloop.run.run import run
 
-        lives.mute()
-        lives.before_updates(poison)
+        rank_runs.mute()
+        rank_runs.before_updates(poison)
         run(checked(*RUN, "device=cpu", f"trainer.on_nonfinite={policy}"), folder)
 
     folder = tmp_path / "run"
     seen.mkdir()
-    codes = gang.wait(gang.start(lives.new_meeting(folder), 2, act))
+    codes = ranks.wait(ranks.start(rank_runs.new_meeting(folder), 2, act))
     assert codes == [NonFinite.code if policy == "raise" else 0] * 2
     loaded = Checkpoints(folder / "checkpoints").newest()
     assert loaded is not None

@@ -10,16 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plainloop import distributed, parts, rng
 from plainloop.config.build import build, settings
-from plainloop.config.problems import InvalidConfig
+from plainloop.config.durations import clock_of
+from plainloop.config.explain.problems import InvalidConfig
 from plainloop.config.settings import TrainerSettings
-from plainloop.config.units import clock_of
 from plainloop.contracts import Batch
-from tests.configs import checked
-from tests.distributed.gang import gang
+from plainloop.distributed import collectives
+from plainloop.run import parts
+from plainloop.system import rng
 from tests.distributed.test_one_process_would_say_the_same import wrap
-from tests.toys import toy_state, toy_trainer
+from tests.harness.configs import checked
+from tests.harness.ranks import gang
+from tests.harness.toys import toy_state, toy_trainer
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -32,7 +34,7 @@ class Draws:
 
     def __call__(self, batch: Batch, step: int) -> Batch:
         self.drawn.append(float(torch.rand(())))
-        if distributed.rank() == 1:
+        if collectives.rank() == 1:
             torch.rand(17)
         return batch
 

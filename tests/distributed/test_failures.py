@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from plainloop import launch
-from plainloop.failures import RankFailed
-from plainloop.journal import read_status
-from tests.configs import checked
+from plainloop.distributed.failures import RankFailed
+from plainloop.run import launch
+from plainloop.run_dir.journal import read_status
+from tests.harness.configs import checked
 
 TIMEOUT_S = 3.0
 RUN = ("model.width=4", "data.batch_size=120", "trainer.duration=3ep", "device=cpu", "trainer.devices=2")
@@ -20,7 +20,7 @@ RUN = ("model.width=4", "data.batch_size=120", "trainer.duration=3ep", "device=c
 # A logger or an augmentation of a stranger may do anything; these do it at a chosen place.
 MODULE = """
 import os, signal, time
-from plainloop import distributed
+from plainloop.distributed import collectives
 from plainloop.errors import BadData
 from plainloop.models.tiny import TinyNet
 from plainloop.tasks.classification import Classification
@@ -28,11 +28,11 @@ from plainloop.tasks.classification import Classification
 class Fate:
     def __init__(self, *, how: str, rank: int, at: int, note: str) -> None:
         self.how, self.rank, self.at, self.note = how, rank, at, note
-        if at < 0 and distributed.rank() == rank:
+        if at < 0 and collectives.rank() == rank:
             self.strike()
 
     def __call__(self, batch, step):
-        if step == self.at and distributed.rank() == self.rank:
+        if step == self.at and collectives.rank() == self.rank:
             self.strike()
         return batch
 
@@ -62,7 +62,7 @@ class Evaluated(Classification):
         self.fate = fate
 
     def predict(self, model, batch):
-        if distributed.rank() == self.fate.rank:
+        if collectives.rank() == self.fate.rank:
             self.fate.strike()
         return super().predict(model, batch)
 
@@ -78,7 +78,7 @@ class Saved(TinyNet):
         return super().forward(image)
 
     def buffers(self, recurse=True):
-        if self.trained and distributed.rank() == self.fate.rank:
+        if self.trained and collectives.rank() == self.fate.rank:
             self.fate.strike()
         return super().buffers(recurse)
 """

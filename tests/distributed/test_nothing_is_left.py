@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from plainloop.journal import read_status
-from tests.configs import checked
-from tests.distributed import gang, leftovers, lives
+from plainloop.run_dir.journal import read_status
 from tests.distributed.test_ways_to_start import TRAIN, environment, finish, start
+from tests.harness import leftovers, rank_runs, ranks
+from tests.harness.configs import checked
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def forks(count: int, folder: Path) -> None:
     """Runs as forks of this process, in pairs, so that they would clash if they could."""
     config = checked("model.width=4", "data.batch_size=120", "trainer.duration=1ep", "device=cpu")
     for number in range(0, count, 2):
-        pairs = [lives.begin(config, folder / str(number + other), 2) for other in range(2)]
+        pairs = [rank_runs.begin(config, folder / str(number + other), 2) for other in range(2)]
         for pids in pairs:
-            assert gang.wait(pids) == [0, 0]
+            assert ranks.wait(pids) == [0, 0]
 
 
 def test_some_runs_leave_nothing(tmp_path: Path, own_tmp: Path) -> None:

@@ -16,16 +16,17 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from plainloop import backend, distributed
-from plainloop import trainer as loop
-from plainloop.data import sampler
 from plainloop.data.loaders import Loader, loaders
+from plainloop.data.loading import sampler
+from plainloop.data.loading.sampler import Shard
 from plainloop.data.memory import InMemory
-from plainloop.data.sampler import Shard
-from plainloop.state import TrainState, means
+from plainloop.distributed import collectives
+from plainloop.loop import trainer as loop
+from plainloop.loop.state import TrainState, means
+from plainloop.run import backend
 from plainloop.tasks.classification import Classification
-from tests.distributed.gang import gang
-from tests.toys import toy_state, toy_trainer
+from tests.harness.ranks import gang
+from tests.harness.toys import toy_state, toy_trainer
 
 CLASSES = 7
 SIZES = range(1, 18)
@@ -160,7 +161,7 @@ def after_one_step(accumulate: int) -> tuple[float, Tensor]:
     batch = next(trainer.data.train_batches(0, 1, seed=1))
     trainer.update(wrap(model), state, trainer.prepare(batch))
     state.window.read()
-    rows = [row for rows in distributed.gather(state.window.rows) for row in rows]
+    rows = [row for rows in collectives.gather(state.window.rows) for row in rows]
     return means(rows)["loss"], model.head.weight.detach()
 
 
@@ -178,7 +179,7 @@ def test_loss_and_update_are_those_of_one_process(tmp_path: Path, world_size: in
 
 def test_equal_shares_for_unequal_weights_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = after_one_step(1)
-    monkeypatch.setattr(loop, "shares_of", lambda task, parts: [1 / len(parts) / distributed.world_size()] * len(parts))
+    monkeypatch.setattr(loop, "shares_of", lambda task, parts: [1 / len(parts) / collectives.world_size()] * len(parts))
     assert not agree(alone, gang(tmp_path / "meeting", 2, lambda: after_one_step(1))[0])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from plainloop import ranks
+from plainloop.distributed import ranks
 from plainloop.errors import BadConfig
 from tests.distributed.test_ways_to_start import open_mpi, srun
 

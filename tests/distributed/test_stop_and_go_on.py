@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from plainloop import distributed, storage, trainer
 from plainloop.contracts import Batch
+from plainloop.distributed import collectives
 from plainloop.errors import BadConfig, Preempted
-from plainloop.journal import read_status
-from tests.configs import ROOT, checked
-from tests.distributed import gang, lives
-from tests.kill.harness import differences, remains
+from plainloop.loop import trainer
+from plainloop.run_dir.journal import read_status
+from plainloop.system import storage
+from tests.harness import rank_runs, ranks
+from tests.harness.configs import ROOT, checked
+from tests.harness.kill import differences, remains
 
 RUN = (
     "model.width=4",
@@ -47,16 +49,16 @@ VIT = (
 )
 
 
-def signalled_at(step: int, rank: int, number: int = signal.SIGTERM) -> lives.AtStep:
+def signalled_at(step: int, rank: int, number: int = signal.SIGTERM) -> rank_runs.AtStep:
     def at_step(done: int) -> None:
-        if done == step and distributed.rank() == rank:
+        if done == step and collectives.rank() == rank:
             os.kill(os.getpid(), number)
 
     return at_step
 
 
 def finish(config: dict[str, Any], folder: Path, world_size: int = 2) -> None:
-    assert gang.wait(lives.begin(config, folder, world_size)) == [0] * world_size
+    assert ranks.wait(rank_runs.begin(config, folder, world_size)) == [0] * world_size
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +75,10 @@ def test_one_rank_signalled_stops_both_at_the_same_step_saved(
     config, folder = checked(*RUN), tmp_path / "run"
 
     def at_step(done: int) -> None:
-        (tmp_path / f"last{distributed.rank()}").write_text(str(done))
+        (tmp_path / f"last{collectives.rank()}").write_text(str(done))
         signalled_at(9, rank)(done)
 
-    codes = gang.wait(lives.begin(config, folder, 2, at_step))
+    codes = ranks.wait(rank_runs.begin(config, folder, 2, at_step))
     assert codes == [Preempted.code] * 2
     status = read_status(folder)
     assert [int((tmp_path / f"last{one}").read_text()) + 1 for one in (0, 1)] == [status.step] * 2
@@ -91,8 +93,8 @@ def test_a_lost_window_of_the_second_rank_would_be_noticed(
     tmp_path: Path, untouched: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, folder = checked(*RUN), tmp_path / "run"
-    gang.wait(lives.begin(config, folder, 2, signalled_at(9, 1)))
-    monkeypatch.setattr(distributed, "gather", lambda value: [value])
+    ranks.wait(rank_runs.begin(config, folder, 2, signalled_at(9, 1)))
+    monkeypatch.setattr(collectives, "gather", lambda value: [value])
     finish(config, folder)
     assert "rows" in differences(untouched, remains(folder))
 
@@ -101,20 +103,20 @@ def seen(config: dict[str, Any], folder: Path, worlds: list[tuple[int, int]]) ->
     """Samples of every step, sorted, of a run that goes through worlds of (ranks, step at which it is stopped)."""
 
     def look(step: int, batch: Batch) -> None:
-        note = folder.parent / f"{folder.name}.seen{distributed.rank()}"  # one writer a file
+        note = folder.parent / f"{folder.name}.seen{collectives.rank()}"  # one writer a file
         storage.append_line(note, {"step": step, "index": batch["index"].tolist()})
 
     def act(stop: int) -> None:
-        from plainloop.run import run
+        from plainloop.run.run import run
 
-        lives.mute()
+        rank_runs.mute()
         at_step = signalled_at(stop, 0)
-        lives.before_updates(lambda step, batch: (look(step, batch), at_step(step))[0])
+        rank_runs.before_updates(lambda step, batch: (look(step, batch), at_step(step))[0])
         run(config, folder)
 
     for world_size, stop in worlds:
-        pids = gang.start(lives.new_meeting(folder), world_size, functools.partial(act, stop))
-        assert set(gang.wait(pids)) <= {0, Preempted.code}
+        pids = ranks.start(rank_runs.new_meeting(folder), world_size, functools.partial(act, stop))
+        assert set(ranks.wait(pids)) <= {0, Preempted.code}
     found: dict[int, list[int]] = {}
     for note in folder.parent.glob(f"{folder.name}.seen*"):
         for row in storage.read_lines(note):
@@ -175,7 +177,7 @@ def test_another_number_of_ranks_is_not_exact(through: tuple[Path, dict[int, lis
 
 def drawing_unequally(step: int) -> None:
     """Rank 1 draws more often, and not equally often in each step, before the model draws its dropout."""
-    if distributed.rank() == 1:
+    if collectives.rank() == 1:
         torch.rand(step % 5 + 1)
 
 
@@ -186,9 +188,9 @@ def test_ranks_that_draw_unequally_often_are_exact_after_a_stop(tmp_path: Path, 
         drawing_unequally(step)
         signalled_at(9, 0)(step)
 
-    assert gang.wait(lives.begin(config, tmp_path / "left alone", 2, drawing_unequally)) == [0, 0]
-    assert gang.wait(lives.begin(config, tmp_path / "stopped", 2, stopping)) == [Preempted.code] * 2
-    assert gang.wait(lives.begin(config, tmp_path / "stopped", 2, drawing_unequally)) == [0, 0]
+    assert ranks.wait(rank_runs.begin(config, tmp_path / "left alone", 2, drawing_unequally)) == [0, 0]
+    assert ranks.wait(rank_runs.begin(config, tmp_path / "stopped", 2, stopping)) == [Preempted.code] * 2
+    assert ranks.wait(rank_runs.begin(config, tmp_path / "stopped", 2, drawing_unequally)) == [0, 0]
     left_alone = remains(tmp_path / "left alone")
     assert differences(left_alone, remains(tmp_path / "stopped")) == []
     assert "last.safetensors" in differences(untouched, left_alone)  # else these draws would have changed nothing

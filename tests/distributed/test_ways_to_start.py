@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from plainloop import ranks
-from plainloop.config.continuing import saved_config
+from plainloop.config.compose.resume import saved_config
+from plainloop.distributed import ranks
 from plainloop.errors import BadConfig, Preempted
-from plainloop.journal import read_status
-from tests.configs import ROOT
-from tests.distributed import leftovers
-from tests.kill.harness import differences, remains
+from plainloop.run_dir.journal import read_status
+from tests.harness import leftovers
+from tests.harness.configs import ROOT
+from tests.harness.kill import differences, remains
 
 LONGEST_S = 120
 RUN = ("model.width=4", "model.drop_rate=0.2", "data.batch_size=120", "trainer.duration=2ep", "device=cpu")

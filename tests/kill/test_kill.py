@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.configs import checked
-from tests.kill.harness import Tally, differences, finish, remains, torment
+from tests.harness.configs import checked
+from tests.harness.kill import Tally, differences, finish, remains, torment
 
 # Gradient scaling, EMA, dropout, BatchNorm, a drop of the rate, accumulation, early stopping and a best checkpoint.
 RUN = (

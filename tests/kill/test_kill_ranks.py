@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from plainloop.errors import LostPeer, NoProgress
-from tests.configs import checked
-from tests.distributed import gang, lives
-from tests.kill.harness import differences, remains
+from tests.harness import rank_runs, ranks
+from tests.harness.configs import checked
+from tests.harness.kill import differences, remains
 
 RANKS = 2
 RUN = (
@@ -37,7 +37,7 @@ def finish(config: dict[str, Any], folder: Path) -> float:
     started = time.monotonic()
     codes = [NoProgress.code]
     while NoProgress.code in codes:  # after three deaths in a row without a new checkpoint it says so once
-        codes = gang.wait(lives.begin(config, folder, RANKS))
+        codes = ranks.wait(rank_runs.begin(config, folder, RANKS))
     assert codes == [0] * RANKS
     return time.monotonic() - started
 
@@ -50,9 +50,11 @@ def kill(kills: int, folder: Path) -> None:
     while done < kills:
         subject = folder / f"run-{runs}"
         while done < kills:
-            meeting = lives.new_meeting(subject)
-            pids = lives.begin(config, subject, RANKS, meeting=meeting)
-            codes = lives.wait_or_kill(pids, rng.randrange(RANKS), meeting, after_s=rng.uniform(0.05, seconds * 0.7))
+            meeting = rank_runs.new_meeting(subject)
+            pids = rank_runs.begin(config, subject, RANKS, meeting=meeting)
+            codes = rank_runs.wait_or_kill(
+                pids, rng.randrange(RANKS), meeting, after_s=rng.uniform(0.05, seconds * 0.7)
+            )
             if codes == [0] * RANKS:
                 break  # it was quicker
             assert set(codes) <= {-9, 0, LostPeer.code, NoProgress.code}, codes

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.kill.harness import remains
-from tests.lifecycle.shell import SMALL, train
+from tests.harness.kill import remains
+from tests.harness.shell import SMALL, train
 
 
 @pytest.fixture(scope="session")

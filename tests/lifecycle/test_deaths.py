@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from plainloop.errors import BadData
-from plainloop.journal import read_status
-from tests.kill.harness import differences, remains
-from tests.lifecycle import surgery
-from tests.lifecycle.shell import SMALL, Life, files, lines, status, train
+from plainloop.run_dir.journal import read_status
+from tests.harness import inject
+from tests.harness.kill import differences, remains
+from tests.harness.shell import SMALL, Life, files, lines, status, train
 
 RUN = (*SMALL, "hydra.run.dir=run")
 
@@ -33,14 +33,14 @@ class Death:
 
 
 def interrupted_twice() -> None:
-    surgery.send(signal.SIGINT, signal.SIGINT)()
+    inject.send(signal.SIGINT, signal.SIGINT)()
 
 
 STOPPED = ("PREEMPTED", "preempted")
 DEATHS = {
     "finish": Death(lambda: None, 0, "DONE", "", 10, "step_00000010.pt", hint=""),
     "bad data": Death(
-        surgery.failing_data(BadData("a.png is torn", hint="fetch it again")),
+        inject.failing_data(BadData("a.png is torn", hint="fetch it again")),
         65,
         "FAILED",
         "data",
@@ -48,17 +48,17 @@ DEATHS = {
         hint="fetch",
     ),
     "NaN in the images": Death(
-        surgery.poisoned_images(4), 71, "FAILED", "nonfinite", 2, "step_00000002.pt", hint="replay_step.py"
+        inject.poisoned_images(4), 71, "FAILED", "nonfinite", 2, "step_00000002.pt", hint="replay_step.py"
     ),
     "NaN in the weights": Death(
-        surgery.poisoned("weights", 4), 71, "FAILED", "nonfinite", 2, "step_00000002.pt", hint="last finite checkpoint"
+        inject.poisoned("weights", 4), 71, "FAILED", "nonfinite", 2, "step_00000002.pt", hint="last finite checkpoint"
     ),
-    "SIGKILL": Death(surgery.at_step(6, surgery.send(signal.SIGKILL)), -9, "LOST", "killed", 5, "step_00000005.pt"),
-    "SIGTERM": Death(surgery.at_step(6, surgery.send(signal.SIGTERM)), 75, *STOPPED, 6, "step_00000006.pt"),
-    "SIGUSR2": Death(surgery.at_step(7, surgery.send(signal.SIGUSR2)), 75, *STOPPED, 7, "step_00000007.pt"),
-    "SIGINT": Death(surgery.at_step(7, surgery.send(signal.SIGINT)), 75, *STOPPED, 7, "step_00000007.pt"),
+    "SIGKILL": Death(inject.at_step(6, inject.send(signal.SIGKILL)), -9, "LOST", "killed", 5, "step_00000005.pt"),
+    "SIGTERM": Death(inject.at_step(6, inject.send(signal.SIGTERM)), 75, *STOPPED, 6, "step_00000006.pt"),
+    "SIGUSR2": Death(inject.at_step(7, inject.send(signal.SIGUSR2)), 75, *STOPPED, 7, "step_00000007.pt"),
+    "SIGINT": Death(inject.at_step(7, inject.send(signal.SIGINT)), 75, *STOPPED, 7, "step_00000007.pt"),
     "SIGINT twice": Death(
-        surgery.at_step(6, interrupted_twice),
+        inject.at_step(6, interrupted_twice),
         130,
         "CANCELLED",
         "interrupted",
@@ -66,7 +66,7 @@ DEATHS = {
         "step_00000005.pt",
     ),
     "a full disk": Death(
-        surgery.at_step(8, surgery.no_space),
+        inject.at_step(8, inject.no_space),
         73,
         "FAILED",
         "cannot_write",
@@ -75,7 +75,7 @@ DEATHS = {
         hint="room",
     ),
     "out of memory": Death(
-        surgery.at_step(6, surgery.fail(torch.OutOfMemoryError("tried to allocate 2 GiB"))),
+        inject.at_step(6, inject.fail(torch.OutOfMemoryError("tried to allocate 2 GiB"))),
         70,
         "FAILED",
         "out_of_memory",
@@ -84,7 +84,7 @@ DEATHS = {
         hint="trainer.accumulate=2",
     ),
     "a mistake of ours": Death(
-        surgery.at_step(6, surgery.fail(ZeroDivisionError("of all things"))),
+        inject.at_step(6, inject.fail(ZeroDivisionError("of all things"))),
         70,
         "FAILED",
         "internal",
@@ -120,7 +120,7 @@ def test_a_stopped_run_names_its_exact_step(tmp_path: Path) -> None:
 
 def test_a_start_in_a_held_directory_says_by_whom_and_changes_nothing(tmp_path: Path) -> None:
     go = tmp_path / "go"
-    holder = Life(tmp_path, *RUN, prepare=surgery.at_step(4, surgery.wait_for(go)))
+    holder = Life(tmp_path, *RUN, prepare=inject.at_step(4, inject.wait_for(go)))
     try:
         assert holder.until(go.with_suffix(".here").exists)
         before = files(tmp_path / "run")
@@ -142,12 +142,12 @@ def test_a_config_that_is_refused_leaves_the_run_as_it_was(tmp_path: Path) -> No
     assert ended.code == 64 and files(tmp_path / "run") == before
 
 
-@pytest.mark.parametrize("part", surgery.PARTS)
+@pytest.mark.parametrize("part", inject.PARTS)
 def test_a_number_gone_bad_anywhere_is_never_saved(
     part: str, tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]
 ) -> None:
     command = (*RUN, "trainer.ema_decay=0.9", "trainer.eval_every=4st")
-    ended = train(tmp_path, *command, prepare=surgery.poisoned(part, 4))
+    ended = train(tmp_path, *command, prepare=inject.poisoned(part, 4))
     assert (ended.code, read_status(tmp_path / "run").reason) == (71, "nonfinite"), ended.err
     (left,) = (tmp_path / "run" / "checkpoints").glob("*.pt")
     assert left.name == "step_00000002.pt"
@@ -167,7 +167,7 @@ def test_nothing_to_resume_from_is_an_error_that_lists_every_checkpoint(tmp_path
 
 def test_three_deaths_at_one_step_are_enough(tmp_path: Path) -> None:
     """A crash loop: step 7 always fails. The fourth start says so; the one after that is allowed three more."""
-    broken = surgery.at_step(7, surgery.fail(RuntimeError("step 7 always fails")))
+    broken = inject.at_step(7, inject.fail(RuntimeError("step 7 always fails")))
     codes = [train(tmp_path, *RUN, "trainer.save_every=3st", prepare=broken).code for _ in range(5)]
     # The first of them left newer steps.
     assert codes == [70, 70, 70, 70, 72] or codes == [70, 70, 70, 72, 70]
@@ -183,8 +183,8 @@ def test_a_full_disk_does_not_end_a_run_that_can_still_save_later(
     tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]
 ) -> None:
     def full_for_a_while() -> None:
-        surgery.at_step(6, surgery.no_space)()
-        surgery.at_step(9, surgery.space_again)()
+        inject.at_step(6, inject.no_space)()
+        inject.at_step(9, inject.space_again)()
 
     ended = train(tmp_path, *RUN, prepare=full_for_a_while)
     assert ended.code == 0, ended.err

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from plainloop.checkpoint import Checkpoints
-from plainloop.journal import read_status
-from tests.kill.harness import differences, remains
-from tests.lifecycle import surgery
-from tests.lifecycle.shell import SMALL, Ended, lines, train
+from plainloop.run_dir.checkpoints import Checkpoints
+from plainloop.run_dir.journal import read_status
+from tests.harness import inject
+from tests.harness.kill import differences, remains
+from tests.harness.shell import SMALL, Ended, lines, train
 
 RUN = (*SMALL, "hydra.run.dir=run")
 NAMESPACES = "--mount" if os.geteuid() == 0 else "--mount --map-root-user"
@@ -84,8 +84,8 @@ def test_what_cannot_be_saved_is_saved_later(
     disk: Disk, tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]
 ) -> None:
     def full_for_a_while() -> None:
-        surgery.at_step(6, fill)()
-        surgery.at_step(9, empty)()
+        inject.at_step(6, fill)()
+        inject.at_step(9, empty)()
 
     ended = disk.train(tmp_path, full_for_a_while)
     assert ended.code == 0, ended.err
@@ -99,7 +99,7 @@ def test_what_cannot_be_saved_is_saved_later(
 def test_what_must_be_saved_ends_the_run_and_the_same_command_goes_on_when_there_is_room(
     disk: Disk, tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]
 ) -> None:
-    ended = disk.train(tmp_path, surgery.at_step(8, fill))
+    ended = disk.train(tmp_path, inject.at_step(8, fill))
     run = disk.seen / "run"
     told = read_status(run)
     assert (ended.code, told.state, told.reason) == (73, "FAILED", "cannot_write"), ended.err

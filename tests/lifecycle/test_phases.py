@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from plainloop import state
-from plainloop.run import run
-from tests.configs import checked
-from tests.kill.harness import differences, remains
-from tests.lifecycle.lines import WATCHED, Point, killed_at, points, tracing
+from plainloop.loop import state
+from plainloop.run.run import run
+from tests.harness.configs import checked
+from tests.harness.kill import differences, remains
+from tests.harness.lines import WATCHED, Point, killed_at, points, tracing
 
 RUN = (
     "model.width=4",

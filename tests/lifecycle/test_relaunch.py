@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from plainloop.checkpoint import Checkpoints
-from tests.kill.harness import differences, remains
-from tests.lifecycle import surgery
-from tests.lifecycle.pictures import command, write_pictures
-from tests.lifecycle.shell import SMALL, Life, files, lines, train
+from plainloop.run_dir.checkpoints import Checkpoints
+from tests.harness import inject
+from tests.harness.kill import differences, remains
+from tests.harness.pictures import command, write_pictures
+from tests.harness.shell import SMALL, Life, files, lines, train
 
 RUN = (*SMALL, "hydra.run.dir=run")
 
 
 def storm(folder: Path, kills: int, expected: dict[str, Any], draw: random.Random) -> None:
     """Kills the run again and again while it starts, then lets it finish."""
-    assert train(folder, *RUN, prepare=surgery.at_step(5, surgery.send(signal.SIGTERM))).code == 75
+    assert train(folder, *RUN, prepare=inject.at_step(5, inject.send(signal.SIGTERM))).code == 75
     newest = 0
     for _ in range(kills):
         life = Life(folder, *RUN)
@@ -62,7 +62,7 @@ def test_a_finished_run_says_so_and_not_a_byte_changes(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_moved_goes_on_there(tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]) -> None:
-    train(tmp_path, *RUN, prepare=surgery.at_step(6, surgery.send(signal.SIGKILL)))
+    train(tmp_path, *RUN, prepare=inject.at_step(6, inject.send(signal.SIGKILL)))
     there = tmp_path / "somewhere" / "else"
     there.mkdir(parents=True)
     shutil.move(tmp_path / "run", there / "it")
@@ -72,7 +72,7 @@ def test_a_run_that_was_moved_goes_on_there(tmp_path: Path, undisturbed: Callabl
 
 
 def test_auto_goes_on_with_what_was_killed(tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]) -> None:
-    kill = surgery.at_step(6, surgery.send(signal.SIGKILL))
+    kill = inject.at_step(6, inject.send(signal.SIGKILL))
     assert train(tmp_path, *SMALL, "resume=auto", prepare=kill).code == -9
     assert train(tmp_path, *SMALL, "resume=auto").code == 0
     (run,) = (tmp_path / "outputs" / "train").iterdir()
@@ -96,7 +96,7 @@ def test_workers_may_come_and_go_between_lives(tmp_path: Path) -> None:
             import hashlib
             import json
 
-            from plainloop.trainer import Trainer
+            from plainloop.loop.trainer import Trainer
 
             def record(self: Any, model: Any, state: Any, batch: Any) -> None:
                 digests = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in batch["image"]]
@@ -104,9 +104,9 @@ def test_workers_may_come_and_go_between_lives(tmp_path: Path) -> None:
                 with log.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 if state.step + 1 == dies_at:
-                    surgery.send(signal.SIGKILL)()
+                    inject.send(signal.SIGKILL)()
 
-            surgery.before(Trainer, "update", record)
+            inject.before(Trainer, "update", record)
 
         return prepare
 
@@ -132,7 +132,7 @@ def test_workers_may_come_and_go_between_lives(tmp_path: Path) -> None:
 def test_another_number_of_threads_is_said(tmp_path: Path) -> None:
     import torch
 
-    train(tmp_path, *RUN, prepare=surgery.at_step(6, surgery.send(signal.SIGTERM)))
+    train(tmp_path, *RUN, prepare=inject.at_step(6, inject.send(signal.SIGTERM)))
     ended = train(tmp_path, *RUN, prepare=lambda: torch.set_num_threads(2))
     assert ended.code == 0
     assert "the last bits may differ: threads: 1 before, 2 now" in ended.out + ended.err

@@ -20,16 +20,16 @@ from typing import Any
 
 import pytest
 
-from plainloop.journal import read_status
-from plainloop.preempt import Preemption
-from plainloop.recorder import Recorder
-from plainloop.signals import SIGNALS
-from plainloop.trainer import Trainer
-from tests.configs import ROOT
-from tests.kill.harness import differences, remains
-from tests.lifecycle import surgery
-from tests.lifecycle.pictures import command, write_pictures
-from tests.lifecycle.shell import SMALL, Life, children_of, status, train
+from plainloop.loop.trainer import Trainer
+from plainloop.run_dir.journal import read_status
+from plainloop.run_dir.recorder import Recorder
+from plainloop.system.preempt import Preemption
+from plainloop.system.signals import SIGNALS
+from tests.harness import inject
+from tests.harness.configs import ROOT
+from tests.harness.kill import differences, remains
+from tests.harness.pictures import command, write_pictures
+from tests.harness.shell import SMALL, Life, children_of, status, train
 
 RUN = (*SMALL, "hydra.run.dir=run")
 
@@ -39,8 +39,8 @@ def stop_at_random(folder: Path, draw: random.Random, expected: dict[str, Any], 
     begun, hits = mmap.mmap(-1, 8), 0
 
     def prepare() -> None:
-        surgery.slow_steps(0.05)()
-        surgery.before(
+        inject.slow_steps(0.05)()
+        inject.before(
             Trainer,
             "update",
             lambda self, model, state, batch: begun.__setitem__(slice(0, 8), struct.pack("q", state.step + 1)),
@@ -84,16 +84,16 @@ def test_100_signals(tmp_path: Path, undisturbed: Callable[..., dict[str, Any]])
 
 TERM, INT, KILL = signal.SIGTERM, signal.SIGINT, signal.SIGKILL
 MOMENTS = {
-    "in a save": (surgery.during("save", surgery.send(TERM)), {75}),
-    "in a save of rank 0": (surgery.during("save", surgery.send(TERM), kind=Recorder), {75}),
-    "in an evaluation": (surgery.during("evaluate", surgery.send(TERM)), {75}),
-    "before the first step": (surgery.during("fit", surgery.send(TERM)), {75}),
-    "before there is a handler": (surgery.send(TERM), {-15}),
-    "after the last step": (surgery.during("summarize", surgery.send(TERM), kind=Recorder), {0}),
-    "twice": (surgery.at_step(4, surgery.send(TERM, TERM)), {75}),
-    "two of a kind": (surgery.at_step(4, surgery.send(signal.SIGUSR2, TERM)), {75}),
-    "interrupted, then killed": (surgery.at_step(4, surgery.send(INT, KILL)), {-9}),
-    "interrupted twice": (surgery.at_step(4, surgery.send(INT, INT)), {130}),
+    "in a save": (inject.during("save", inject.send(TERM)), {75}),
+    "in a save of rank 0": (inject.during("save", inject.send(TERM), kind=Recorder), {75}),
+    "in an evaluation": (inject.during("evaluate", inject.send(TERM)), {75}),
+    "before the first step": (inject.during("fit", inject.send(TERM)), {75}),
+    "before there is a handler": (inject.send(TERM), {-15}),
+    "after the last step": (inject.during("summarize", inject.send(TERM), kind=Recorder), {0}),
+    "twice": (inject.at_step(4, inject.send(TERM, TERM)), {75}),
+    "two of a kind": (inject.at_step(4, inject.send(signal.SIGUSR2, TERM)), {75}),
+    "interrupted, then killed": (inject.at_step(4, inject.send(INT, KILL)), {-9}),
+    "interrupted twice": (inject.at_step(4, inject.send(INT, INT)), {130}),
 }
 
 
@@ -114,7 +114,7 @@ def test_a_kill_soon_after_a_request_leaves_a_run_that_goes_on(
 ) -> None:
     """As a scheduler does whose grace is over: 50 ms later, wherever the run is by then."""
     here = tmp_path / "go"
-    life = Life(tmp_path, *RUN, prepare=surgery.at_step(4, here.touch))
+    life = Life(tmp_path, *RUN, prepare=inject.at_step(4, here.touch))
     assert life.until(here.exists)
     life.kill(TERM)
     time.sleep(0.05)
@@ -146,7 +146,7 @@ def test_a_signal_to_the_whole_group_is_the_trainers_alone(tmp_path: Path) -> No
     (tmp_path / "other").mkdir()
     assert train(tmp_path / "one", *pictures, "data.num_workers=0").code == 0
     ended = train(
-        tmp_path / "other", *pictures, "data.num_workers=2", prepare=surgery.at_step(6, surgery.send(TERM, group=True))
+        tmp_path / "other", *pictures, "data.num_workers=2", prepare=inject.at_step(6, inject.send(TERM, group=True))
     )
     assert (ended.code, read_status(tmp_path / "other" / "run").step) == (75, 6), ended.err
     assert "Traceback" not in ended.out + ended.err
@@ -160,7 +160,7 @@ def test_workers_do_not_outlive_their_trainer(tmp_path: Path) -> None:
         tmp_path,
         *command(write_pictures(tmp_path / "pictures")),
         "data.num_workers=2",
-        prepare=surgery.at_step(5, surgery.wait_for(go)),
+        prepare=inject.at_step(5, inject.wait_for(go)),
     )
     assert life.until(go.with_suffix(".here").exists)
     workers = list(children_of(life.pid))

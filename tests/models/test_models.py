@@ -9,10 +9,10 @@ from PIL import Image
 from torch import nn
 
 from plainloop.config.build import build
-from plainloop.config.units import Clock
+from plainloop.config.durations import Clock
 from plainloop.models.resnet_small import BasicBlock, ResNetSmall
 from plainloop.models.tiny import TinyNet
-from tests.configs import ROOT, checked
+from tests.harness.configs import ROOT, checked
 
 OPTIONS = sorted(file.stem for file in (ROOT / "conf/model").glob("*.yaml"))
 OURS = ["tiny", "resnet20", "resnet32", "resnet44", "resnet56"]

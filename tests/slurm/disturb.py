@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from plainloop.slurm import client
 from plainloop.sweep import outcome
+from plainloop.sweep.slurm import client
 from tests.slurm.lab import HELD, RUN, TWO_NODES, Job, Lab, reached, until_over, wait_until
 
 Disturb = Callable[[Lab, Job], None]

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from plainloop import storage
-from plainloop.journal import Status, read_status
-from plainloop.slurm import client, ledger
+from plainloop.run_dir.journal import Status, read_status
+from plainloop.sweep.slurm import client, ledger
+from plainloop.system import storage
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "tests/slurm/cluster.sh"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from plainloop import storage
-from plainloop.slurm import client, ledger
+from plainloop.sweep.slurm import client, ledger
+from plainloop.system import storage
 from tests.slurm.disturb import preempt
 from tests.slurm.lab import (
     HELD,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from plainloop.slurm import client
 from plainloop.sweep import outcome
+from plainloop.sweep.slurm import client
 from tests.slurm.lab import HELD, RUN, TWO_NODES, Job, Lab, reached, until_over
 
 pytestmark = pytest.mark.slurm

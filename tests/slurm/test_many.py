@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from plainloop import storage
-from plainloop.slurm import client, ledger
+from plainloop.sweep.slurm import client, ledger
+from plainloop.system import storage
+from tests.harness import sweeps
 from tests.slurm.lab import ROOT, Lab
-from tests.sweep import fabric
 
 pytestmark = pytest.mark.slurm
 
@@ -24,8 +24,8 @@ WATCHED = (
 def test_the_table_of_a_thousand_jobs_takes_two_seconds_and_no_torch(lab: Lab, tmp_path: Path) -> None:
     """The jobs are Slurm's; what runs would have written is made up. A quarter says DONE, FAILED, nothing, LOST."""
     said = [("DONE", "FAILED", "", "LOST")[number % 4] for number in range(1000)]
-    rows = [([f"seed={number}"], fabric.status(state) if state else None) for number, state in enumerate(said)]
-    folder = fabric.sweep(tmp_path / "sweep", rows)
+    rows = [([f"seed={number}"], sweeps.status(state) if state else None) for number, state in enumerate(said)]
+    folder = sweeps.sweep(tmp_path / "sweep", rows)
     array = client.call("sbatch", "--parsable", "--hold", "--array=0-999", "-o/dev/null", "--wrap=true").stdout.strip()
     lines = [{"number": n, "job": f"{array}_{n}", "log": "/dev/null", "submitted": 0.0} for n in range(1000)]
     (folder / ledger.FILE).write_text("".join(f"{storage.to_json(line)}\n" for line in lines))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from plainloop.errors import NoProgress
-from plainloop.journal import ATTEMPTS
-from plainloop.slurm import client
-from plainloop.slurm.leave import in_vain
+from plainloop.run_dir.journal import ATTEMPTS
+from plainloop.sweep.slurm import client
+from plainloop.sweep.slurm.leave import in_vain
 from tests.slurm.lab import RUN, TWO_NODES, Lab, until_over
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from plainloop.slurm import client
-from tests.kill.harness import differences, remains
+from plainloop.sweep.slurm import client
+from tests.harness.kill import differences, remains
 from tests.slurm.disturb import Disturb, disturbed, nothing, requeue
 from tests.slurm.lab import RUN, Job, Lab
 

@@ -2,7 +2,7 @@
 
 import socket
 
-from plainloop.slurm.port import free_port
+from plainloop.sweep.slurm.port import free_port
 
 
 def test_nobody_listens_on_the_port_that_is_chosen() -> None:

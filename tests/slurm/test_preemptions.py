@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from plainloop import storage
-from plainloop.slurm import client
-from tests.kill.harness import differences, remains
+from plainloop.sweep.slurm import client
+from plainloop.system import storage
+from tests.harness.kill import differences, remains
 from tests.slurm import lab as labs
 from tests.slurm.disturb import disturbed, preempt
 from tests.slurm.lab import HELD, RUN, TWO_NODES, Job, Lab, reached, until_over

@@ -11,8 +11,8 @@ import pytest
 
 from hydra_plugins.plainloop_launchers.submitit_slurm import of_the_site
 from plainloop.errors import BadConfig
-from plainloop.slurm import client, ledger
 from plainloop.sweep import outcome
+from plainloop.sweep.slurm import client, ledger
 from tests.slurm.lab import (
     HELD,
     ROOT,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plainloop.slurm import client
+from plainloop.sweep.slurm import client
 from tests.slurm import lab as labs
 from tests.slurm.lab import HELD, RUN, Job, Lab, accounted, sweep, until_over, wait_until
 

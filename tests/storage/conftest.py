@@ -17,7 +17,7 @@ FOLDER = Path("/disk")
 
 
 class Disk:
-    """What plainloop.storage needs of `os`, on one folder in memory. `log` holds every operation that changes it."""
+    """What `storage` needs of `os`, on one folder in memory. `log` holds every operation that changes it."""
 
     O_RDONLY, O_WRONLY, O_CREAT, O_EXCL = os.O_RDONLY, os.O_WRONLY, os.O_CREAT, os.O_EXCL
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from plainloop.checkpoint import Checkpoints
-from plainloop.checkpoint_format import Entry
 from plainloop.errors import Unresumable
+from plainloop.run_dir.checkpoint_format import Entry
+from plainloop.run_dir.checkpoints import Checkpoints
 
 FOLDER = Path("/disk")
 MOST_SUBSETS = 128

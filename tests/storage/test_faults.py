@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from plainloop import storage
-from plainloop.checkpoint import Checkpoints
 from plainloop.errors import CannotWrite
-from plainloop.journal import Journal, read_status
+from plainloop.run_dir.checkpoints import Checkpoints
+from plainloop.run_dir.journal import Journal, read_status
+from plainloop.system import storage
 
 OPERATIONS = {"close", "fsync", "ftruncate", "listdir", "lseek", "makedirs", "open", "pread", "read", "rename"}
 OPERATIONS |= {"statvfs", "unlink", "write"}

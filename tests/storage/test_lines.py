@@ -7,7 +7,7 @@ import os
 import signal
 from pathlib import Path
 
-from plainloop import storage
+from plainloop.system import storage
 
 
 def test_a_torn_last_line_is_cut_off_by_the_next_writer_and_no_earlier_one_is_lost(folder: Path) -> None:

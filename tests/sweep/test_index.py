@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from plainloop import drift
+from plainloop.config import compare
 from plainloop.sweep import index
 from plainloop.sweep.index import Entry, config_hash, recognize
 from plainloop.sweep.job import Job
-from tests.configs import checked
+from tests.harness.configs import checked
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,10 @@ def changed(config: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def test_what_can_change_the_result_makes_another_job_and_nothing_else_does(config: dict[str, Any]) -> None:
-    keys = [pair.key for pair in drift.differences({}, config) if not pair.key.startswith("facts")]
+    keys = [pair.key for pair in compare.differences({}, config) if not pair.key.startswith("facts")]
     assert len(keys) > 40
     for key in keys:
-        harmless = key in ("resume", "check") or any(fnmatch(key, pattern) for pattern in drift.SAFE)
+        harmless = key in ("resume", "check") or any(fnmatch(key, pattern) for pattern in compare.SAFE)
         assert (config_hash(changed(config, key)) == config_hash(config)) == harmless, key
 
 

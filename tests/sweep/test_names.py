@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from plainloop.config.compose import Composer
-from plainloop.config.paths import file_problem, folder_problem, stays_inside
-from plainloop.config.problems import InvalidConfig
-from plainloop.config.sweep import check_sweep
-from tests.configs import ROOT
+from plainloop.config.compose.composer import Composer
+from plainloop.config.explain.problems import InvalidConfig
+from plainloop.sweep.check import check_sweep
+from plainloop.sweep.paths import file_problem, folder_problem, stays_inside
+from tests.harness.configs import ROOT
 
 HOSTILE = (
     *("", ".", "..", "../x", "a/../../x", "a/..", "/tmp/x", "//x", "a//b", "./x", "a/./b", "a/", "~", "~root/x", "~/x"),

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from plainloop.commands.sweep import main
 from plainloop.errors import BadConfig
 from plainloop.sweep import outcome, table
-from plainloop.sweep.command import main
 from plainloop.sweep.retry import choose
-from tests.configs import ROOT
-from tests.sweep.fabric import status, sweep
+from tests.harness.configs import ROOT
+from tests.harness.sweeps import status, sweep
 
 WAYS = (
     {"reason": "nonfinite", "message": "step 7, learning rate 0.1: the loss is not a number", "exit_code": 71},

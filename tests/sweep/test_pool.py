@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from plainloop.config.problems import InvalidConfig
-from plainloop.journal import read_status
+from plainloop.config.explain.problems import InvalidConfig
+from plainloop.run_dir.journal import read_status
 from plainloop.sweep.job import Job
-from plainloop.sweep.local import places, settle_end
-from plainloop.sweep.pool import Pool
+from plainloop.sweep.local.launch import places, settle_end
+from plainloop.sweep.local.pool import Pool
 
 
 def jobs(folder: Path, count: int) -> list[Job]:
@@ -89,7 +89,7 @@ echo "2, GPU-cc, 9.0, NVIDIA H200"
 @pytest.fixture
 def three_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose driver lists three GPUs."""
-    from plainloop.gpus import gpus
+    from plainloop.system.gpus import gpus
 
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "nvidia-smi").write_text(NVIDIA_SMI)
@@ -148,7 +148,7 @@ def test_what_cannot_be_dealt_is_refused(per_job: int, slots: object, devices: o
 DRIVER = """
 import os, signal, sys, time
 from pathlib import Path
-from plainloop.sweep import pool
+from plainloop.sweep.local import pool
 from plainloop.sweep.job import Job
 
 folder = Path(sys.argv[1])

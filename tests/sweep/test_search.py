@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from plainloop.sweep import outcome
-from tests.configs import ROOT
+from tests.harness.configs import ROOT
 
 TINY = ("trainer.duration=6st", "trainer.eval_every=3st", "optimizer=sgd", "hydra/sweeper=climber", "hydra.sweep.dir=s")
 

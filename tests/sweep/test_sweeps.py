@@ -19,12 +19,12 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from plainloop.config.compose import Composer
-from plainloop.config.sweep import check_sweep
+from plainloop.config.compose.composer import Composer
 from plainloop.sweep import driver, outcome
-from plainloop.sweep.settle import settle
-from tests.configs import ROOT
-from tests.sweep.fabric import status
+from plainloop.sweep.check import check_sweep
+from plainloop.sweep.numbering import settle
+from tests.harness.configs import ROOT
+from tests.harness.sweeps import status
 
 TINY = ("trainer.duration=12st", "trainer.log_every=4", "trainer.eval_every=6st", "trainer.save_every=6st")
 LONG = ("trainer.duration=300st", "trainer.log_every=2", "trainer.eval_every=150st", "trainer.save_every=50st")

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from plainloop.contracts import Batch
 from plainloop.tasks.classification import Accuracy, Classification
-from tests.configs import checked
+from tests.harness.configs import checked
 
 CLASSES = 7
 WEIGHTS = [1.0, 2.0, 0.5, 3.0, 1.0, 0.25, 4.0]

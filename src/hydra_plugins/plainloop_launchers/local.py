@@ -36,15 +36,15 @@ class GpuPoolLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Raises InvalidConfig when a job asks for more than it is given; makes nothing."""
-        from plainloop.sweep.local import places
+        from plainloop.sweep.local.launch import places
 
         task: Any = task_function
         self.sweep: Any = task
         self.places: Any = places(self.gpus_per_job, self.slots, configs=task.configs)
 
     def launch_jobs(self, jobs: Sequence[Any]) -> Any:
-        """Runs checked jobs to their ends; see plainloop.sweep.local.launch."""
-        from plainloop.sweep.local import launch
+        """Runs checked jobs to their ends; see plainloop.sweep.local.launch.launch."""
+        from plainloop.sweep.local.launch import launch
 
         return launch(jobs, self.sweep.root, self.places)
 

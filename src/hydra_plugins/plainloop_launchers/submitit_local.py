@@ -32,16 +32,16 @@ class SubmititLocalLauncher(BaseSubmititLauncher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Raises InvalidConfig; makes nothing."""
-        from plainloop.slurm.workstation import check
+        from plainloop.sweep.local.submitit import check
 
         self.sweep: Any = task_function
         check(self.params)
 
     def launch_jobs(self, jobs: Sequence[Any]) -> Any:
-        """Runs checked jobs to their ends; see plainloop.slurm.workstation.launch."""
+        """Runs checked jobs to their ends; see plainloop.sweep.local.submitit.launch."""
         from hydra_plugins.plainloop_launchers.submitit_slurm import tasks_of
-        from plainloop.slurm.workstation import launch
         from plainloop.sweep.job import Launched
+        from plainloop.sweep.local.submitit import launch
 
         codes, stopped_by = launch(self.params, tasks=tasks_of(jobs, self.sweep.root.absolute()))
         return Launched(codes, stopped_by=stopped_by)

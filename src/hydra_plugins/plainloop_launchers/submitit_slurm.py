@@ -1,6 +1,6 @@
 """`hydra/launcher=submitit_slurm`: the plugin's keys, and jobs that survive what Slurm does to them.
 
-The class is a stand-in that Hydra's scan can afford; what it does is in `plainloop.slurm`.
+The class is a stand-in that Hydra's scan can afford; what it does is in `plainloop.sweep.slurm`.
 """
 
 # No postponed annotations: Hydra's scan runs this file outside of sys.modules, where dataclasses cannot resolve them.
@@ -74,16 +74,16 @@ class SlurmLauncher(BaseSubmititLauncher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Raises InvalidConfig when the site cannot run such jobs; makes nothing."""
-        from plainloop.slurm.launching import check
+        from plainloop.sweep.slurm.launching import check
 
         sweep: Any = task_function  # ours: see plainloop.sweep.task
         self.sweep = sweep
         check(self.params, configs=sweep.configs)
 
     def launch_jobs(self, jobs: Sequence[Any]) -> Any:
-        """Submits checked jobs, and waits for them unless told not to; see plainloop.slurm.launching.launch."""
-        from plainloop.slurm.launching import launch
+        """Submits checked jobs, and waits for them unless told not to; see plainloop.sweep.slurm.launching.launch."""
         from plainloop.sweep.job import Launched
+        from plainloop.sweep.slurm.launching import launch
 
         root = self.sweep.root.absolute()
         try:
@@ -101,9 +101,9 @@ class SlurmLauncher(BaseSubmititLauncher):
 
 def tasks_of(jobs: Sequence[Any], root: Path) -> dict[int, Any]:
     """What submitit pickles for each job, by number."""
-    from plainloop.slurm import sources
-    from plainloop.slurm.task import Task
     from plainloop.sweep.job import run_as_hydra_job, train
+    from plainloop.sweep.slurm import sources
+    from plainloop.sweep.slurm.task import Task
 
     snapshot = sources.take()
     return {

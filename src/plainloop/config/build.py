@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
-from plainloop.config.signature import counts_steps, fields_of, signature_of
+from plainloop.config.durations import Clock
 from plainloop.config.targets import locate
-from plainloop.config.units import Clock
+from plainloop.config.types import counts_steps, fields_of, signature_of
 from plainloop.errors import BadConfig
 
 # What a node may hold beside its target's own arguments.

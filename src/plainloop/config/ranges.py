@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from plainloop.config.case import Case, Finding
+from plainloop.config.check.findings import Case, Finding
 
 # Key -> what lies inside, and how that is said.
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {

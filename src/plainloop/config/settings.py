@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal
 
-from plainloop.config.signature import fields_of
+from plainloop.config.types import fields_of
 from plainloop.contracts import Steps
 
 

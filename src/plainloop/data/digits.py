@@ -39,8 +39,8 @@ class Digits:
         import numpy as np
         import torch
 
+        from plainloop.data.loading.stratify import stratified_split
         from plainloop.data.memory import InMemory
-        from plainloop.data.stratify import stratified_split
 
         table = np.loadtxt(_file(), delimiter=",")  # 64 pixels of 0 to 16, then the digit
         images = torch.from_numpy(np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)

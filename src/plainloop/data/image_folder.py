@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from plainloop.contracts import Batch, Facts, Split
 from plainloop.data.checks import channel_statistics
-from plainloop.data.listing import Listings, list_splits
 from plainloop.data.loaders import INHERIT, Loader, check_settings, loaders
+from plainloop.data.loading.listing import Listings, list_splits
 from plainloop.errors import BadData
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -52,14 +52,14 @@ class ImageFolder:
         test: Mapping[str, Any] = INHERIT,
         sample_transforms: Sequence[Callable[[Any], Any]] = (),
     ) -> None:
-        from plainloop import distributed
-        from plainloop.data import sampler
-        from plainloop.data.images import split_images
+        from plainloop.data.loading import sampler
+        from plainloop.data.loading.samples import split_images
+        from plainloop.distributed import process_group
 
         self.loaders = loaders(Loader(batch_size, num_workers, prefetch), train=train, val=val, test=test)
         self.batch_size = self.loaders["train"].batch_size
         self.timeout = timeout
-        self.pin_memory = distributed.pick_device(device).type == "cuda"
+        self.pin_memory = process_group.pick_device(device).type == "cuda"
         self.sample_transforms = tuple(sample_transforms)
         listings = checked(root, image_size, crop_fraction, val_fraction, timeout)
         self.images = split_images(listings, image_size=image_size, crop_fraction=crop_fraction)
@@ -88,7 +88,7 @@ class ImageFolder:
         return Facts(listings.num_train, listings.num_val, listings.train.class_names, shape, mean, std)
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
-        from plainloop.data.workers import TrainKeys, batches
+        from plainloop.data.loading.workers import TrainKeys, batches
 
         images = self.images["train"].augmented(self.sample_transforms, seed)
         where = {"num_samples": len(images), "batch_size": self.batch_size}
@@ -96,8 +96,8 @@ class ImageFolder:
         return batches(images, keys, loader=self.loaders["train"], timeout=self.timeout, pin_memory=self.pin_memory)
 
     def eval_batches(self, split: Split) -> Iterator[Batch]:
-        from plainloop.data import sampler
-        from plainloop.data.workers import batches
+        from plainloop.data.loading import sampler
+        from plainloop.data.loading.workers import batches
 
         if split not in self.images:
             raise BadData(

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plainloop import distributed
 from plainloop.contracts import Batch, Split
-from plainloop.data import sampler
 from plainloop.data.loaders import Loader
-from plainloop.data.sampler import Indices
+from plainloop.data.loading import sampler
+from plainloop.data.loading.sampler import Indices
+from plainloop.distributed import process_group
 from plainloop.errors import BadData
 
 
@@ -36,7 +36,7 @@ class InMemory:
         self.batch_size = loaders["train"].batch_size
         self.loaders = loaders
         self.shard = sampler.Shard.here()
-        self.device = distributed.pick_device(device)
+        self.device = process_group.pick_device(device)
         self.splits = {name: (image.to(self.device), label.to(self.device)) for name, (image, label) in splits.items()}
         self.num_train = len(splits["train"][0])
         sampler.steps_per_epoch(self.num_train, self.batch_size)

@@ -16,15 +16,15 @@ def cache_folder() -> Path:
 
 def download_once(fetch: Callable[[], object], into: Path) -> None:
     """Lets rank 0 fetch while the others wait; `fetch` does nothing where all is there. Collective."""
-    from plainloop import distributed
+    from plainloop.distributed import collectives
 
     failed = ""
-    if distributed.rank() == 0:
+    if collectives.rank() == 0:
         try:
             fetch()
         except (OSError, RuntimeError) as error:  # no network, no permission, a file that is not what was announced
             failed = str(error) or type(error).__name__
-    failed = distributed.from_rank_0(failed)
+    failed = collectives.from_rank_0(failed)
     if failed:
         raise BadData(
             f"the download into {into} failed: {failed}", hint="fetch the files elsewhere and set data.root to them"

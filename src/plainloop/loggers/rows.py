@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from plainloop import storage
+from plainloop.system import storage
 
 
 class RowFile:

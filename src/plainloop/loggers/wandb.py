@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from plainloop import storage
 from plainloop.errors import BadConfig
 from plainloop.loggers.jsonl import read_rows
 from plainloop.loggers.wandb_file import newest_step
-from plainloop.secrets import redact_tree
-from plainloop.signals import signals_blocked
+from plainloop.system import storage
+from plainloop.system.secrets import redact_tree
+from plainloop.system.signals import signals_blocked
 
 log = logging.getLogger("plainloop")
 

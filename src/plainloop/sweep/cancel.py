@@ -7,10 +7,10 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from plainloop import lock, storage
 from plainloop.errors import BadConfig
-from plainloop.slurm import control
 from plainloop.sweep import index, outcome
+from plainloop.sweep.slurm import control
+from plainloop.system import lock, storage
 
 
 def cancel(sweep: Path, numbers: Sequence[int] = ()) -> list[str]:

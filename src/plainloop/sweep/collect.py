@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plainloop import storage
-from plainloop.secrets import redact
 from plainloop.sweep.outcome import Row
+from plainloop.system import storage
+from plainloop.system.secrets import redact
 
 CSV, JSON = "results.csv", "results.json"
 _OF_THE_RUN = ("steps", "seconds", "images_per_s", "parameters")

@@ -19,16 +19,16 @@ from hydra.core.utils import configure_log, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from plainloop import lock, storage
-from plainloop.config.compose import Composer
-from plainloop.config.sweep import Job as CheckedJob
-from plainloop.config.sweep import Sweep, check_late
+from plainloop.config.compose.composer import Composer
 from plainloop.errors import Locked, Preempted, RunError
 from plainloop.sweep import outcome, table
+from plainloop.sweep.check import Job as CheckedJob
+from plainloop.sweep.check import Sweep, check_late
 from plainloop.sweep.index import config_hash
 from plainloop.sweep.job import Job, Launched
-from plainloop.sweep.settle import folder_of, others, settle
+from plainloop.sweep.numbering import folder_of, others, settle
 from plainloop.sweep.task import Task
+from plainloop.system import lock, storage
 
 log = logging.getLogger("plainloop")
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from plainloop import drift, storage
-from plainloop.config.paths import folder_problem
+from plainloop.config import compare
+from plainloop.sweep.paths import folder_problem
+from plainloop.system import storage
 
 FILE = "jobs.jsonl"
 
@@ -49,8 +50,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
     False
     """
     kept = {key: value for key, value in config.items() if key not in _NOT_OF_THE_JOB}
-    rows = drift.differences({}, kept)
-    told = [[row.key, row.now] for row in rows if not drift.harmless(row.key)]
+    rows = compare.differences({}, kept)
+    told = [[row.key, row.now] for row in rows if not compare.harmless(row.key)]
     return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
 
 

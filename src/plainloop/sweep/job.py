@@ -106,8 +106,8 @@ def run_as_hydra_job(job: Job, sweep: Path, *, quiet: bool) -> int:
 
 def train(config: dict[str, Any], folder: Path) -> int:
     """One run to its end. Whatever ends it is in the job's log, and its code is what this gives."""
-    from plainloop.launch import start
     from plainloop.loggers.console import closing_lines
+    from plainloop.run.launch import start
 
     try:
         summary = start(config | {"resume": None, "check": False}, folder)

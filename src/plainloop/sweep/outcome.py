@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plainloop import storage
 from plainloop.errors import Preempted, RunError
-from plainloop.journal import Status, read_status
+from plainloop.run_dir.journal import Status, read_status
 from plainloop.sweep import index
+from plainloop.system import storage
 
 BAD = ("FAILED", "LOST")
 KILLED = 137  # 128 + SIGKILL: what is lost has most often met that
@@ -67,7 +67,7 @@ def rows(sweep: Path) -> list[Row]:
     entries = index.read(sweep)
     statuses = {entry.number: read_status(sweep / entry.folder) for entry in entries}
     if (sweep / "slurm.jsonl").exists():
-        from plainloop.slurm import outcome as slurm
+        from plainloop.sweep.slurm import outcome as slurm
 
         statuses = slurm.statuses(sweep, statuses)
     return [

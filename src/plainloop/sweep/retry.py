@@ -16,12 +16,12 @@ from hydra.core.utils import configure_log, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from plainloop import storage
 from plainloop.errors import BadConfig, Unresumable
 from plainloop.sweep import driver, outcome
 from plainloop.sweep.job import Job
 from plainloop.sweep.outcome import BAD, Row
 from plainloop.sweep.task import Task
+from plainloop.system import storage
 
 OURS = "hydra_plugins.plainloop_launchers."
 

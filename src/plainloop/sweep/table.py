@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from plainloop.config import problems
-from plainloop.secrets import redact
+from plainloop.config.explain import problems
 from plainloop.sweep.outcome import BAD, Row, failures, shown_best, varying
+from plainloop.system.secrets import redact
 
 COLUMNS = ("job", "overrides", "state", "step", "best", "minutes", "why")
 _COLORS = {

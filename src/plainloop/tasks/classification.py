@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plainloop import distributed
 from plainloop.contracts import Batch, Scalars
+from plainloop.distributed import collectives
 
 # (logits (B, C), label, class_weights (C,) or None, label_smoothing, reduction) -> weighted losses (B,), or their mean.
 # Torch's own mean is one kernel instead of three; it is right where no class weighs more than another.
@@ -146,7 +146,7 @@ class Accuracy:
         else:
             # Waits for the device. On the host there is float64 on every machine, exact for counts up to 2**53.
             totals = torch.cat([self._counts.cpu().double(), self._loss.cpu().double().view(1)])
-        return self._ratios(distributed.sum_(totals).tolist())
+        return self._ratios(collectives.sum_(totals).tolist())
 
     def _ratios(self, totals: list[float]) -> dict[str, float]:
         right, seen = totals[: self.num_classes], totals[self.num_classes : -2]

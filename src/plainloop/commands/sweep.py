@@ -1,0 +1,167 @@
+"""`python scripts/sweep.py`: what a sweep has come to, from its folder alone, whoever started it, wherever it runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from plainloop.errors import BadConfig, RunError
+from plainloop.sweep import collect, index, outcome, table
+from plainloop.sweep.index import FILE
+from plainloop.sweep.outcome import BAD, Row
+
+EXAMPLES = """examples:
+  python scripts/sweep.py status outputs/train/2026-01-31_12-00-00-000000
+  python scripts/sweep.py status --watch 5 outputs/train/2026-01-31_12-00-00-000000
+  python scripts/sweep.py logs --failed <sweep dir>
+  python scripts/sweep.py collect <sweep dir>
+  python scripts/sweep.py retry <sweep dir>
+"""
+
+
+def main(arguments: Sequence[str], *, train: Path) -> int:
+    """The exit code. `train` is train.py, for commands that are shown."""
+    options = _parser().parse_args(arguments)
+    try:
+        _look_at(options.sweep, getattr(options, "job", ()))
+        code: int = options.do(options, train)
+    except RunError as error:
+        sys.stderr.write(f"{error}\n" + (f"next: {error.hint}\n" if error.hint else ""))
+        return error.code
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _look_at(sweep: Path, numbers: Sequence[int]) -> None:
+    """Raises BadConfig where there is no sweep, or none that can be read; warns of lines that were torn."""
+    if not (sweep / FILE).is_file():
+        near = next((folder for folder in sweep.absolute().parents[:2] if (folder / FILE).is_file()), None)
+        hint = f"give the folder of a sweep{f', as {near}' if near else ''}"
+        raise BadConfig(f"{sweep} has no {FILE}: it is no sweep's folder", hint=hint)
+    known, torn = {entry.number for entry in index.read(sweep)}, index.torn(sweep)
+    mend = "type the sweep's command again with this hydra.sweep.dir: what is done is known again"
+    if not known:
+        raise BadConfig(f"{sweep / FILE} holds no job that can be read", hint=mend)
+    if torn:
+        sys.stderr.write(
+            f"warning: {torn} lines of {sweep / FILE} cannot be read, and their jobs are not told; {mend}\n"
+        )
+    for number in numbers:
+        if number not in known:
+            raise BadConfig(f"job {number} is not a job of this sweep", hint=f"they are {min(known)} to {max(known)}")
+
+
+def status(options: argparse.Namespace, train: Path) -> int:
+    """The table; again every few seconds with --watch, until nothing runs or waits any more."""
+    while True:
+        rows = outcome.rows(options.sweep)
+        shown = [row for row in rows if not options.state or row.state in options.state]
+        if options.watch is not None and sys.stdout.isatty():
+            sys.stdout.write("\x1b[H\x1b[2J")
+        if options.json:
+            sys.stdout.write(collect.as_json(collect.results(shown)))
+        else:
+            table.show(shown)
+        sys.stdout.flush()
+        if options.watch is None or not any(row.state in ("PENDING", "RUNNING", "PREEMPTED") for row in rows):
+            return 0
+        time.sleep(options.watch)
+
+
+def logs(options: argparse.Namespace, train: Path) -> int:
+    """The ends of the jobs' logs."""
+    rows = outcome.rows(options.sweep)
+    chosen = [row for row in rows if not options.job or row.number in options.job]
+    for row in chosen:
+        if options.failed and row.state not in BAD:
+            continue
+        for file in _logs_of(row, options.sweep):
+            sys.stdout.write(f"==> job {row.number}  {row.state}  {file}\n")
+            for line in _tail(file, options.lines):
+                sys.stdout.write(f"{table.printable(line)}\n")
+    return 0
+
+
+def gather(options: argparse.Namespace, train: Path) -> int:
+    """results.csv and results.json in the sweep's folder, and the table; or one of them on the screen."""
+    rows = outcome.rows(options.sweep)
+    if options.format in ("csv", "json"):
+        found = collect.results(rows)
+        sys.stdout.write(collect.as_csv(found) if options.format == "csv" else collect.as_json(found))
+        return 0
+    table.show(rows)
+    if options.format is None:
+        for path in collect.write(options.sweep, rows):
+            sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def again(options: argparse.Namespace, train: Path) -> int:
+    from plainloop.sweep.retry import retry
+
+    return retry(options.sweep, options.job, lost=options.lost, train=train)
+
+
+def cancel(options: argparse.Namespace, train: Path) -> int:
+    """Slurm's jobs for good; a local sweep is told to save and stop."""
+    from plainloop.sweep.cancel import cancel
+
+    for line in cancel(options.sweep, options.job):
+        sys.stdout.write(f"{line}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sweep.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(required=True, metavar="status|logs|collect|retry|cancel")
+    for name, do, text in (
+        ("status", status, "one line for each job, and what failed"),
+        ("logs", logs, "the ends of the jobs' logs"),
+        ("collect", gather, "results as CSV, JSON and table"),
+        ("retry", again, "start the failed and lost jobs again"),
+        ("cancel", cancel, "stop the jobs; what runs saves first"),
+    ):
+        verb = verbs.add_parser(name, help=text)
+        verb.add_argument("sweep", type=Path, metavar="SWEEP_DIR")
+        verb.set_defaults(do=do)
+        if name in ("logs", "retry", "cancel"):
+            verb.add_argument("job", type=int, nargs="*", help="these jobs only, by number")
+        if name == "status":
+            verb.add_argument("--watch", type=float, nargs="?", const=2.0, metavar="SECONDS", help="again and again")
+            verb.add_argument("--state", nargs="+", choices=STATES, help="only these")
+            verb.add_argument("--json", action="store_true", help="as JSON")
+        if name == "logs":
+            verb.add_argument("--lines", type=int, default=20, help="of each log (20)")
+            verb.add_argument("--failed", action="store_true", help="only of failed and lost jobs")
+        if name == "collect":
+            verb.add_argument("--format", choices=("csv", "json", "table"), help="on the screen, and no files")
+        if name == "retry":
+            verb.add_argument(
+                "--lost", action=argparse.BooleanOptionalAction, default=True, help="also what was killed"
+            )
+    return parser
+
+
+STATES = ("PENDING", "RUNNING", "PREEMPTED", "FAILED", "CANCELLED", "DONE", "LOST")
+
+
+def _logs_of(row: Row, sweep: Path) -> list[Path]:
+    found = sorted(row.folder.glob("*.log"))
+    if (sweep / "slurm.jsonl").exists():
+        from plainloop.sweep.slurm import ledger
+
+        slurm = ledger.logs(sweep).get(row.number)
+        found += [slurm] if slurm and slurm.is_file() else []
+    return found
+
+
+def _tail(file: Path, lines: int) -> list[str]:
+    with file.open(encoding="utf-8", errors="replace") as text:
+        return [line.rstrip("\n") for line in deque(text, maxlen=lines)]

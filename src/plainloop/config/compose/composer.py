@@ -1,0 +1,265 @@
+"""Composes configs through Hydra, and finds everything that is wrong with the overrides instead of the first thing.
+
+Hydra stops at the first override that it cannot apply and gives no suggestion. Here every override is classified by
+itself: does it parse, does its option exist, does its key exist; what fails becomes a `Problem` and is left out, so
+that the rest of the config can still be checked.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.default_element import ResultDefault
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobRuntime
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from plainloop.config.explain.problems import Problem
+from plainloop.config.explain.unknown_keys import Library, unknown
+from plainloop.config.explain.wrong_options import by, needs_multirun, wrong_option
+from plainloop.config.nodes import key_paths, node_at
+
+_SEARCH = "hydra.searchpath="
+_NAN = re.compile(r"(?<![^\[,])(nan|inf)(?![^\],])")  # whole, alone or in a list
+
+# What composing may raise for something that a person wrote.
+_BROKEN = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
+
+
+@dataclass(frozen=True)
+class Composed:
+    config: DictConfig | None  # with Hydra's own node; None when not even the rest composes
+    problems: list[Problem]
+    overrides: list[str]  # as given
+
+
+class Composer:
+    """Hydra's composition of one conf folder. Makes the Hydra instance that `hydra.core` looks for globally."""
+
+    def __init__(self, conf_dir: Path, *, config_name: str = "train", extra_dir: Path | None = None) -> None:
+        self.conf_dir, self.config_name = conf_dir.resolve(), config_name
+        version.setbase("1.3")
+        GlobalHydra.instance().clear()
+        search_path = create_config_search_path(str(self.conf_dir))
+        if extra_dir is not None:
+            search_path.prepend("command-line", f"file://{extra_dir.resolve()}", SearchPathQuery(provider="schema"))
+        self.hydra = Hydra.create_main_hydra2(task_name=config_name, config_search_path=search_path)
+        JobRuntime.instance().set("name", config_name)
+        # Every YAML file is read once for all jobs of a sweep.
+        self.loader.repository = CachingConfigRepository(self.loader.repository)  # type: ignore[assignment]
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._search: tuple[str, ...] = ()  # overrides of hydra.searchpath: where further groups and options are
+
+    @property
+    def loader(self) -> ConfigLoaderImpl:
+        loader = self.hydra.config_loader
+        assert isinstance(loader, ConfigLoaderImpl)
+        return loader
+
+    @cached_property
+    def repository(self) -> IConfigRepository:
+        """All files that configs are composed from."""
+        _, found = self.loader._parse_overrides_and_create_caching_repo(self.config_name, list(self._search))
+        return found
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Every group with its options, Hydra's own included."""
+        options = {name: self.repository.get_group_options(name, ObjectType.CONFIG) for name in self._subgroups("")}
+        return {name: sorted(set(found)) for name, found in options.items() if found}
+
+    def _subgroups(self, parent: str) -> list[str]:
+        found = []
+        for name in sorted(set(self.repository.get_group_options(parent, ObjectType.GROUP))):
+            path = f"{parent}/{name}" if parent else name
+            found += [path, *self._subgroups(path)]
+        return found
+
+    def written(self, group: str, option: str) -> dict[str, Any]:
+        """The keys that an option's file has, dotted and without the group's name, and what is written there."""
+        found = self.repository.load_config(f"{group}/{option}")
+        config = found.config if found is not None else None
+        if not isinstance(config, DictConfig):
+            return {}
+        nodes = {key: node_at(config, key) for key in key_paths(config) if key.split(".")[0] != "defaults"}
+        plain: dict[str, Any] = {
+            key: OmegaConf.to_container(node) for key, node in nodes.items() if OmegaConf.is_config(node)
+        }
+        return {key: plain[key] if key in plain else node._value() for key, node in nodes.items()}
+
+    def _look_where(self, overrides: Sequence[str]) -> None:
+        """Takes further folders of the command line into account."""
+        search = tuple(text for text in overrides if text.startswith(_SEARCH) and _parse(text, []) is not None)
+        if search != self._search:
+            before, self._search = self._search, search
+            self.__dict__.pop("repository", None)
+            self.__dict__.pop("groups", None)
+            try:
+                _ = self.repository
+            except _BROKEN:  # no list of folders: told when it is applied
+                self._search = before
+
+    def as_names(self, overrides: Sequence[str]) -> list[str]:
+        """Quotes options that Hydra would take for numbers: `debug=nan` names a file."""
+        self._look_where(overrides)
+        split = [text.partition("=") for text in overrides]
+        return [
+            f"{group}={_quoted(option)}"
+            if {"nan", "inf"} & {*self.groups.get(group.lstrip("+"), ())} and option
+            else text
+            for text, (group, _, option) in zip(overrides, split, strict=True)
+        ]
+
+    def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
+        """As Hydra does it; raises what Hydra raises."""
+        return self.hydra.compose_config(self.config_name, list(overrides), run_mode=mode)
+
+    def compose_or_explain(self, overrides: Sequence[str]) -> Composed:
+        """One run's config, or the same without the overrides that are wrong, each explained."""
+        try:
+            config = self.compose(overrides)
+            # Hydra merges optimizer=[sgd,adamw] into one optimizer without a word, and takes ~optimizer for a wish.
+            keys = [text.partition("=")[0] for text in overrides if "=[" in text or text.startswith("~")]
+            explained = self.explain(overrides) if any("." not in key for key in keys) else None
+            return explained if explained and explained.problems else Composed(config, [], list(overrides))
+        except _BROKEN as error:
+            composed = self.explain(overrides)
+            return composed if composed.problems else Composed(None, [_unexplained(error)], list(overrides))
+
+    def explain(self, overrides: Sequence[str]) -> Composed:
+        """Applies one override after the other. What was composed for the same groups before is used again: jobs of a
+        sweep differ in values more than in groups."""
+        self._look_where(overrides)
+        problems: list[Problem] = []
+        groups, values = list(self._search), []
+        for text in overrides:
+            override = _parse(text, problems)
+            if override is None or text in self._search:
+                continue
+            if self._is_group(override):
+                problem = self._wrong_option(override, groups)
+                problems.append(problem) if problem else groups.append(text)
+            else:
+                values.append(override)
+        try:
+            base = self._base(tuple(groups), problems)
+        except _BROKEN as error:
+            return Composed(None, [*problems, _unexplained(error)], list(overrides))
+        config = copy.deepcopy(base)
+        for override in values:
+            problem = self._apply(override, config)
+            if problem:
+                problems.append(problem)
+        return Composed(config, problems, list(overrides))
+
+    def defaults(self, overrides: Sequence[str]) -> list[ResultDefault]:
+        """The files that a config consists of, the later over the earlier."""
+        self._look_where(overrides)
+        groups = list(self._search)
+        for text in overrides:
+            override = _parse(text, [])
+            if override is not None and self._is_group(override) and self._wrong_option(override, groups) is None:
+                groups.append(text)
+        return list(self.loader.compute_defaults_list(self.config_name, groups, RunMode.RUN).defaults)
+
+    def _base(self, groups: tuple[str, ...], problems: list[Problem]) -> DictConfig:
+        if groups not in self._bases:
+            accepted: list[str] = []
+            try:
+                config = self.compose(groups)
+            except _BROKEN:
+                config = self.compose(self._search)
+                for text in groups:
+                    try:
+                        config = self.compose([*accepted, text])
+                        accepted.append(text)
+                    except _BROKEN as error:
+                        problems.append(Problem(text.partition("=")[0], _first_line(error), given_by=by(text)))
+                return config
+            self._bases[groups] = config
+        return self._bases[groups]
+
+    def _is_group(self, override: Override) -> bool:
+        return override.key_or_group in self.groups and not isinstance(override.value(), dict)
+
+    def _wrong_option(self, override: Override, before: Sequence[str]) -> Problem | None:
+        group = override.key_or_group
+        typed = [text.partition("=")[2] for text in before if text.startswith(f"{group}=")]
+        return wrong_option(override, options=self.groups[group], defaults=self._defaults, chosen=typed)
+
+    @cached_property
+    def _defaults(self) -> dict[str, str | None]:
+        """The option of each group that conf/train.yaml names; None where it leaves one out."""
+        return dict(self.compose(()).hydra.runtime.choices)
+
+    def _apply(self, override: Override, config: DictConfig) -> Problem | None:
+        key = override.key_or_group
+        if override.is_sweep_override():
+            return needs_multirun(override)
+        adds = override.is_add() or override.is_force_add()
+        if not adds and node_at(config, key) is None and not (override.is_delete() and key in self.groups):
+            return unknown(override, config, Library(self.groups, self.written))
+        if adds and "." not in key and key not in config and not isinstance(override.value(), dict):
+            return unknown(override, config, Library(self.groups, self.written))
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config([override], config)
+        except _BROKEN as error:
+            instead = f"leave {override.input_line} out" if override.is_delete() else ""
+            what = _first_line(error.__cause__ or error)
+            return Problem(key, what, given_by=by(override.input_line), instead=instead)
+        (config.hydra.overrides.hydra if override.is_hydra_override() else config.hydra.overrides.task).append(
+            override.input_line
+        )
+        return None
+
+
+def _quoted(option: str) -> str:
+    """
+    >>> _quoted("nan"), _quoted("[nan,overfit]"), _quoted("'nan'")
+    ("'nan'", "['nan',overfit]", "'nan'")
+    """
+    return _NAN.sub(r"'\1'", option)
+
+
+def _parse(text: str, problems: list[Problem]) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        key = text.partition("=")[0]
+        if "=" not in text:
+            problems.append(Problem(text, "is no override", expected="key=value, as in trainer.duration=90ep"))
+        elif re.search(r"(^|,)\s*(,|$)", text.partition("=")[2]):
+            values = [value for value in text.partition("=")[2].split(",") if value.strip()]
+            what, fix = "has an empty value in its list", f"{key}={','.join(values) or '...'}"
+            problems.append(Problem(key, what, given_by=by(text), instead=fix))
+        else:
+            fix = f"'{key}=\"{text.partition('=')[2]}\"'"
+            problems.append(Problem(key, f"does not parse: {_first_line(error, 1)}", given_by=by(text), instead=fix))
+        return None
+
+
+def _unexplained(error: BaseException) -> Problem:
+    return Problem("conf", _first_line(error.__cause__ or error, 6))
+
+
+def _first_line(error: BaseException, count: int = 1) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines()[-9 if count > 1 else 0 :][:count] if line.strip())

@@ -1,0 +1,120 @@
+"""Where a key of the config comes from: an override, or a line of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.config_repository import IConfigRepository
+
+from plainloop.config.compose.composer import Composer
+from plainloop.config.explain.problems import Problem, as_typed
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Place:
+    file: str  # relative to the folder that holds conf/
+    line: int
+    value: Any  # as written there; None for mappings and lists
+    text: str = ""  # the same as YAML; "" for what takes several lines
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class Origin:
+    """Answers for one config. Files are read when the first question comes: a config without problems costs nothing."""
+
+    def __init__(
+        self, overrides: Sequence[str], *, composer: Composer | None = None, saved: Path | None = None
+    ) -> None:
+        self.overrides, self._composer, self.saved = list(overrides), composer, saved
+        self._places: dict[str, Place] | None = None
+
+    def given_by(self, key: str) -> str:
+        """For the person: the override that set the key, else file and line, else nothing."""
+        text = self.override_of(key)
+        return f"command line override {as_typed(text)}" if text else str(self.place_of(key) or "")
+
+    def override_of(self, key: str) -> str:
+        """The last override that sets this key or a node that holds it."""
+        for text in reversed(self.overrides):
+            name = text.partition("=")[0].lstrip("+~")
+            if key == name or (key.startswith(name + ".") and "{" in text):
+                return text
+        return ""
+
+    def place_of(self, key: str) -> Place | None:
+        """The line that wrote the key, or the nearest node above it that a file wrote."""
+        places = self._read()
+        while key and key not in places:
+            key = key.rpartition(".")[0]
+        return places.get(key)
+
+    def written(self, key: str) -> Place | None:
+        """The line that wrote exactly this key."""
+        return self._read().get(key)
+
+    def located(self, problem: Problem) -> Problem:
+        """The same with file and line of the key that was meant."""
+        place = self.written(problem.meant) if problem.meant else None
+        return replace(problem, meant=f"{problem.meant}   ({place})") if place else problem
+
+    def _read(self) -> dict[str, Place]:
+        if self._places is None:
+            self._places = {}
+            if self.saved is not None:
+                _places_in(self.saved, str(self.saved), "", self._places)
+            elif self._composer is not None:
+                self._read_composed(self._composer)
+        return self._places
+
+    def _read_composed(self, composer: Composer) -> None:
+        assert self._places is not None
+        for default in composer.defaults(self.overrides):
+            if default.config_path is None:
+                continue
+            file = _file_of(default.config_path, composer.repository)
+            if file is not None:
+                root = composer.conf_dir.parent
+                shown = str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
+                _places_in(file, shown, default.package or "", self._places)
+
+
+def _file_of(config_path: str, repository: IConfigRepository) -> Path | None:
+    for source in repository.get_sources():
+        folders = [source.path] if source.scheme() == "file" else []
+        if source.scheme() == "pkg" and source.available():
+            package = find_spec(source.path)
+            folders = list(package.submodule_search_locations or ()) if package else []
+        for folder in folders:
+            file = Path(folder) / f"{config_path}.yaml"
+            if file.is_file():
+                return file
+    return None
+
+
+def _places_in(file: Path, shown: str, package: str, places: dict[str, Place]) -> None:
+    content = file.read_text(encoding="utf-8")
+    root = yaml.compose(content, Loader=_Loader)
+    if isinstance(root, yaml.MappingNode):
+        _walk(root, shown, f"{package}." if package else "", places, content)
+
+
+def _walk(node: yaml.MappingNode, shown: str, prefix: str, places: dict[str, Place], content: str) -> None:
+    for key, value in node.value:
+        if not prefix and key.value == "defaults":
+            continue
+        path = f"{prefix}{key.value}"
+        scalar = yaml.load(yaml.serialize(value), Loader=_Loader) if isinstance(value, yaml.ScalarNode) else None
+        written = content[value.start_mark.index : value.end_mark.index]
+        text = written if not isinstance(value, yaml.MappingNode) and "\n" not in written else ""
+        places[path] = Place(shown, key.start_mark.line + 1, scalar, text)
+        if isinstance(value, yaml.MappingNode):
+            _walk(value, shown, f"{path}.", places, content)

@@ -1,0 +1,124 @@
+"""What is wrong with a config, as the person who typed it needs to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plainloop.errors import BadConfig
+from plainloop.system.secrets import redact
+
+EVERYWHERE = "data.batch_size_per_device="  # an override that is always accepted, though no YAML file holds its key
+
+_MAX_NAMES = 24  # of valid keys in one line: more would push the problem itself off the screen
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One wrong thing. Every part but the first two may be empty."""
+
+    key: str  # dotted, as typed on the command line
+    what: str  # "unknown key", "wrong type", or the rule that is broken
+    got: str = ""
+    expected: str = ""
+    given_by: str = ""  # "command line override optimizer.lr=x", or conf/optimizer/adamw.yaml:3
+    meant: str = ""  # the nearest name, with its place
+    instead: str = ""  # what to type
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        parts = [f"  {self.key}: {self.what}" + (f", got {self.got}" if self.got else "")]
+        labelled = (
+            ("expected", self.expected),
+            ("given by", self.given_by),
+            ("did you mean", self.meant),
+            ("type instead", self.instead),
+        )
+        parts += [f"    {label}: {text}" for label, text in labelled if text]
+        return [*parts, *(f"    {note}" for note in self.notes)]
+
+
+@dataclass(frozen=True)
+class BadJob:
+    number: int  # Hydra's, from 0
+    overrides: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+class InvalidConfig(BadConfig):
+    """Carries every problem of a run, or of all jobs of a sweep; its text is what is printed."""
+
+    def __init__(self, message: str, problems: Sequence[Problem]) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+def invalid_run(problems: Sequence[Problem], overrides: Sequence[str]) -> InvalidConfig:
+    problems = one_each(problems)
+    lines = [_header("config error", overrides), *(line for problem in problems for line in problem.lines())]
+    return InvalidConfig("\n".join([*map(printable, lines), "nothing was started"]), problems)
+
+
+def invalid_sweep(bad: Sequence[BadJob], num_jobs: int) -> InvalidConfig:
+    """Jobs that share their problems are listed once."""
+    groups: dict[tuple[Problem, ...], list[BadJob]] = {}
+    for job in bad:
+        groups.setdefault(tuple(one_each(job.problems)), []).append(job)
+    lines = []
+    for problems, jobs in groups.items():
+        lines.append(_header(f"config error in {_numbers(jobs)} of {num_jobs}", jobs[0].overrides))
+        lines += [line for problem in problems for line in problem.lines()]
+    lines.append(f"nothing was submitted ({len(bad)} of {num_jobs} jobs invalid)")
+    return InvalidConfig("\n".join(map(printable, lines)), [problem for job in bad for problem in job.problems])
+
+
+def one_each(problems: Sequence[Problem]) -> list[Problem]:
+    """Without those that a mistake brings with it: a key that is unknown makes what it was put into unknown, too.
+
+    >>> [p.key for p in one_each([Problem("optimzer.lr", "unknown key"), Problem("optimzer", "unknown key")])]
+    ['optimzer.lr']
+    """
+    return [problem for problem in dict.fromkeys(problems) if not any(_brings(other, problem) for other in problems)]
+
+
+def _brings(mistake: Problem, problem: Problem) -> bool:
+    return problem.what == "unknown key" and mistake.key.startswith(f"{problem.key}.")
+
+
+def for_hydra(override: str) -> str:
+    """What Hydra has to be given for an override that means more here than it does there."""
+    return f"++{override}" if override.startswith(EVERYWHERE) else override
+
+
+def as_typed(override: str) -> str:
+    """The inverse of `for_hydra`, for messages; a secret is not repeated.
+
+    >>> as_typed("logger.wandb.api_key=abc")
+    'logger.wandb.api_key=***'
+    """
+    return redact(override.replace(f"++{EVERYWHERE}", EVERYWHERE))
+
+
+def listing(names: Sequence[str]) -> str:
+    shown = ", ".join(sorted(names)[:_MAX_NAMES])
+    return shown + (f", ... ({len(names)} in all)" if len(names) > _MAX_NAMES else "")
+
+
+def printable(text: str) -> str:
+    """Without control characters, which could repaint the screen.
+
+    >>> printable("a\\x1b[31mb\\n")
+    'a\\\\x1b[31mb\\\\n'
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _header(text: str, overrides: Sequence[str]) -> str:
+    return f"{text}   ({' '.join(as_typed(override) for override in overrides)})" if overrides else text
+
+
+def _numbers(jobs: Sequence[BadJob]) -> str:
+    if len(jobs) == 1:
+        return f"job {jobs[0].number}"
+    shown = ", ".join(str(job.number) for job in jobs[:8])
+    return f"jobs {shown}" + (f", ... ({len(jobs)} jobs)" if len(jobs) > 8 else "")

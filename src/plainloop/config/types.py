@@ -1,0 +1,169 @@
+"""The signature is the schema: what a target takes, and whether a value of the config fits."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from plainloop.config.durations import FORMS, parse
+from plainloop.contracts import Steps
+
+UNKNOWN: Any = inspect.Parameter.empty  # the annotation of what says nothing of its type
+
+
+@dataclass(frozen=True)
+class Parameter:
+    name: str
+    annotation: Any
+    required: bool
+
+
+@dataclass(frozen=True)
+class Signature:
+    parameters: dict[str, Parameter]  # by keyword
+    open: bool  # takes any other keyword as well
+    num_positional: int  # required ones that come first: what is given at run time, not in YAML
+
+
+def signature_of(target: Callable[..., Any]) -> Signature:
+    """Parameters that a config can give by name, with their resolved annotations."""
+    function = target.__init__ if inspect.isclass(target) else target
+    found = inspect.signature(target)
+    hints = _hints(function)
+    parameters, is_open, num_positional = {}, False, 0
+    for parameter in found.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            is_open = True
+        elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            required = parameter.default is parameter.empty
+            annotation = hints.get(parameter.name, UNKNOWN)
+            parameters[parameter.name] = Parameter(parameter.name, annotation, required)
+            num_positional += required and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    return Signature(parameters, is_open, num_positional)
+
+
+def fields_of(settings: type) -> dict[str, Parameter]:
+    """The same for a dataclass of settings: every field is required."""
+    hints = typing.get_type_hints(settings)
+    return {field.name: Parameter(field.name, hints[field.name], required=True) for field in fields(settings)}
+
+
+def misfit(value: Any, annotation: Any, *, bare_steps: bool = False) -> str | None:
+    """What was expected where `value` does not fit, None where it does.
+
+    A union is judged by its plain members; what has none accepts anything. `bare_steps` lets a bare number be steps.
+
+    >>> misfit("abc", float), misfit(1, float), misfit(True, int), misfit(3, Steps), misfit("3ep", Steps)
+    ('a number', None, 'a whole number', 'a duration with its unit: 3ep or 3st', None)
+    """
+    if value is None and (annotation is None or annotation is type(None)):
+        return None
+    members = [member for member in _members(annotation) if _plain(member)]
+    if not members:
+        return None
+    complaints = [_misfit_plain(value, member, bare_steps) for member in members]
+    return None if None in complaints else " or ".join(dict.fromkeys(c for c in complaints if c is not None))
+
+
+def counts_steps(annotation: Any) -> bool:
+    """Whether `Steps` occurs in an annotation: Steps, Sequence[Steps], Steps | None, ..."""
+    return annotation is Steps or any(counts_steps(argument) for argument in get_args(annotation))
+
+
+def takes_bare_steps(name: str) -> bool:
+    """Whether a bare number can only mean steps there: the name says so, or nobody counts it in epochs."""
+    return name == "log_every" or "steps" in name.split("_")
+
+
+def type_name(value: Any) -> str:
+    return "null" if value is None else f"{value!r} ({type(value).__name__})"
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError, AttributeError):  # annotations of another library that name what it did not import
+        own = getattr(function, "__annotations__", {})
+        return {name: UNKNOWN if isinstance(hint, str) else hint for name, hint in own.items()}
+
+
+def _members(annotation: Any) -> list[Any]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [leaf for member in get_args(annotation) for leaf in _members(member)]
+    return [annotation]
+
+
+def _plain(annotation: Any) -> bool:
+    if annotation in (int, float, bool, str, list, tuple, dict, Path, type(None), Steps) or is_dataclass(annotation):
+        return True
+    origin = get_origin(annotation)
+    return origin is Literal or (inspect.isclass(origin) and issubclass(origin, (Sequence, Mapping)))
+
+
+def _misfit_plain(value: Any, annotation: Any, bare_steps: bool) -> str | None:
+    if annotation is Steps:
+        return _misfit_steps(value, bare_steps)
+    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    if origin is Literal:
+        return None if any(value == a and type(value) is type(a) for a in arguments) else _choices(arguments)
+    if annotation is type(None):
+        return None if value is None else "null"
+    if origin in (int, float, bool, str, Path):
+        return _misfit_scalar(value, origin)
+    if is_dataclass(annotation) or issubclass(origin, Mapping):
+        return _misfit_mapping(value, arguments, bare_steps)
+    return _misfit_sequence(value, origin, arguments, bare_steps)
+
+
+def _misfit_scalar(value: Any, kind: type) -> str | None:
+    scalars: dict[type, tuple[Any, str]] = {
+        int: (int, "a whole number"),
+        float: ((int, float), "a number"),
+        bool: (bool, "true or false"),
+        str: (str, "text"),
+        Path: (str, "a path"),
+    }
+    accepted, expected = scalars[kind]
+    fits = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
+    return None if fits else expected
+
+
+def _misfit_steps(value: Any, bare_steps: bool) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return None if bare_steps or value == 0 else f"a duration with its unit: {abs(value)}ep or {abs(value)}st"
+    try:
+        parse(value)
+    except ValueError:
+        return f"a duration: {FORMS}"
+    return None
+
+
+def _misfit_mapping(value: Any, arguments: tuple[Any, ...], bare_steps: bool) -> str | None:
+    if not isinstance(value, dict):
+        return "a mapping {key: value}"
+    if len(arguments) == 2:
+        inner = next((m for v in value.values() if (m := misfit(v, arguments[1], bare_steps=bare_steps))), None)
+        return f"a mapping whose values are each {inner}" if inner else None
+    return None
+
+
+def _misfit_sequence(value: Any, origin: type, arguments: tuple[Any, ...], bare_steps: bool) -> str | None:
+    if not isinstance(value, list):
+        return "a list [a,b]"
+    if origin is tuple and arguments and Ellipsis not in arguments:
+        if len(value) != len(arguments):
+            return f"a list of {len(arguments)}"
+        pairs = list(zip(value, arguments, strict=True))
+    else:
+        pairs = [(item, arguments[0] if arguments else UNKNOWN) for item in value]
+    inner = next((m for item, kind in pairs if (m := misfit(item, kind, bare_steps=bare_steps))), None)
+    return f"a list of which each is {inner}" if inner else None
+
+
+def _choices(arguments: tuple[Any, ...]) -> str:
+    return "one of " + ", ".join(str(argument) for argument in arguments)

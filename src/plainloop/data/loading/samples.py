@@ -1,0 +1,88 @@
+"""The splits of an image folder as workers read them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from plainloop.contracts import Split
+from plainloop.data.loading.decode import decode, resize_and_crop
+from plainloop.data.loading.listing import Listing, Listings
+from plainloop.data.loading.stratify import stratified_split
+from plainloop.data.loading.workers import Key
+from plainloop.errors import BadData, RunError
+from plainloop.system import rng
+
+
+@dataclass(frozen=True)
+class Images:
+    """One split. Paths and labels are arrays, because forked workers share those and copy lists page by page."""
+
+    folder: Path
+    paths: NDArray[np.bytes_]  # from folder
+    labels: NDArray[np.int64]
+    image_size: int
+    crop_fraction: float
+    sample_transforms: tuple[Callable[[Tensor], Tensor], ...] = ()
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, positions: NDArray[np.int64]) -> Images:
+        return replace(self, paths=self.paths[positions], labels=self.labels[positions])
+
+    def augmented(self, sample_transforms: Sequence[Callable[[Tensor], Tensor]], seed: int) -> Images:
+        return replace(self, sample_transforms=tuple(sample_transforms), seed=seed)
+
+    def __getitem__(self, key: Key) -> dict[str, Any] | RunError:
+        """One sample; all that its transforms draw depends on (seed, epoch, index) alone."""
+        epoch, index = key
+        try:
+            image = decode(self.folder / os.fsdecode(self.paths[index]))
+            if self.sample_transforms:
+                with rng.drawing_from(rng.fold(rng.SAMPLE, self.seed, epoch, index)):
+                    image = self.transformed(image)
+        except BadData as error:
+            return error
+        if not self.sample_transforms or image.shape[-2:] != (self.image_size, self.image_size):
+            image = resize_and_crop(image, image_size=self.image_size, crop_fraction=self.crop_fraction)
+        return {"image": image, "label": int(self.labels[index]), "index": index}
+
+    def transformed(self, image: Tensor) -> Tensor:
+        for transform in self.sample_transforms:
+            image = transform(image)
+            if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
+                got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+                raise BadData(
+                    f"a transform in the workers must give a (3, H, W) uint8 tensor; {transform} gave {got}",
+                    hint="leave conversion and normalization out of augment: every run does them, on the device",
+                )
+        return image
+
+
+def split_images(listings: Listings, *, image_size: int, crop_fraction: float) -> dict[Split, Images]:
+    """The listed splits, with validation taken out of train where it has no folder."""
+
+    def of(listing: Listing) -> Images:
+        paths = np.array([os.fsencode(path) for path in listing.paths])
+        return Images(listing.folder, paths, np.fromiter(listing.labels, np.int64), image_size, crop_fraction)
+
+    images: dict[Split, Images] = {"train": of(listings.train)}
+    if listings.val is not None:
+        images["val"] = of(listings.val)
+    else:
+        whole = images["train"]
+        kept, held_out = stratified_split(whole.labels, fraction=listings.val_fraction)
+        images["train"], images["val"] = whole.rows(kept), whole.rows(held_out)
+    if listings.test is not None:
+        images["test"] = of(listings.test)
+    return images

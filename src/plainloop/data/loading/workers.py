@@ -1,0 +1,132 @@
+"""Batches from worker processes: keyed samples in, whole batches out, nobody left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import signal
+import sys
+from collections.abc import Iterator, Sequence, Set
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Sampler, default_collate
+
+from plainloop.contracts import Batch
+from plainloop.data.loaders import Loader
+from plainloop.data.loading import sampler
+from plainloop.errors import RunError
+from plainloop.system.signals import SIGNALS, signals_blocked
+
+Key = tuple[int, int]  # (epoch, index): with the seed, all that a sample's draws depend on
+NOT_FOR_WORKERS = (*SIGNALS, signal.SIGUSR1)
+PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
+
+
+class Samples(Protocol):
+    """What workers read. A failure that a person can mend is returned, not raised: it arrives without a traceback."""
+
+    def __getitem__(self, key: Key) -> dict[str, Any] | RunError: ...
+
+
+class TrainKeys(Sampler[list[Key]]):
+    """This rank's keys of steps start, ..., stop - 1, one list a step."""
+
+    def __init__(
+        self, start: int, stop: int, *, num_samples: int, batch_size: int, seed: int, shard: sampler.Shard
+    ) -> None:
+        self.start, self.stop, self.shard = start, stop, shard
+        self.where = {"num_samples": num_samples, "batch_size": batch_size, "seed": seed}
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in range(self.start, self.stop):
+            epoch, rows = sampler.step_rows(step, **self.where, shard=self.shard)
+            yield [(epoch, index) for index in rows.tolist()]
+
+    def __len__(self) -> int:
+        return max(self.stop - self.start, 0)
+
+
+def batches(
+    samples: Samples,
+    keys: Sampler[list[Key]] | Sequence[list[Key]],
+    *,
+    loader: Loader,
+    timeout: float,
+    pin_memory: bool,
+) -> Iterator[Batch]:
+    """One batch for each list of keys, in their order whatever the number of workers; closing it ends the workers.
+
+    Raises RunError when a sample cannot be read, a worker dies, or a batch takes longer than `timeout` seconds.
+    """
+    processes = loader.processes()
+    before = set(multiprocessing.active_children())
+    with signals_blocked(NOT_FOR_WORKERS):  # they are born deaf, so that none dies before it can ignore signals
+        source = iter(
+            DataLoader(
+                samples,  # type: ignore[arg-type]  # a map-style data set with keys for indices
+                batch_sampler=keys,
+                collate_fn=collate,
+                num_workers=processes,
+                prefetch_factor=loader.prefetch if processes else None,
+                timeout=timeout if processes else 0,
+                pin_memory=pin_memory,
+                worker_init_fn=start_worker,
+                generator=torch.Generator(),  # or else starting it would draw from the global one
+            )
+        )
+    workers = set(multiprocessing.active_children()) - before
+    try:
+        while (batch := next_of(source, workers, timeout)) is not None:
+            if isinstance(batch, RunError):
+                raise batch
+            yield batch
+    finally:
+        if processes:
+            source._shutdown_workers()  # type: ignore[attr-defined]  # as its __del__ does, which tracebacks delay
+        for worker in workers:
+            if worker.is_alive():  # some seconds later: it hangs, ignores SIGTERM, and would hold up our own exit
+                worker.kill()
+                worker.join()
+
+
+def next_of(source: Iterator[Any], workers: Set[BaseProcess], timeout: float) -> Any:
+    """The next batch, or None after the last."""
+    try:
+        return next(source, None)
+    except (RuntimeError, EOFError, OSError) as error:
+        if str(error).startswith("DataLoader timed out"):  # torch has no type of its own for this
+            raise RunError(
+                f"no batch arrived within data.timeout={timeout} seconds",
+                hint="the storage hangs or is slow: check it, or raise data.timeout",
+            ) from error
+        if has_ended(workers):
+            raise RunError(
+                f"a data worker died: {error or type(error).__name__}",
+                hint="memory is the usual reason: type data.num_workers=1, or data.num_workers=0 to see the error",
+            ) from error
+        raise
+
+
+def has_ended(workers: Set[BaseProcess]) -> bool:
+    """Whether any of them has: its connection breaks shortly before the end of the process can be seen."""
+    try:
+        return bool(connection.wait([worker.sentinel for worker in workers], timeout=1))
+    except RuntimeError:  # torch's SIGCHLD handler raises wherever we are, and for the same reason
+        return True
+
+
+def collate(samples: list[dict[str, Any] | RunError]) -> Batch | RunError:
+    """Stacks the samples, or hands on the first failure."""
+    return next((sample for sample in samples if isinstance(sample, RunError)), None) or default_collate(samples)
+
+
+def start_worker(worker: int) -> None:
+    """Leaves signals to the trainer, which finishes its step first, and dies with it, however that dies."""
+    for number in NOT_FOR_WORKERS:
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    torch.set_num_threads(1)

@@ -1,0 +1,78 @@
+"""Where an earlier attempt stopped, and whether this one may go on from there."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from plainloop.config import compare
+from plainloop.config.build import build
+from plainloop.config.durations import clock_of
+from plainloop.contracts import Schedule
+from plainloop.distributed import collectives
+from plainloop.errors import BadConfig
+from plainloop.run.parts import build_schedule
+from plainloop.run_dir.checkpoints import Checkpoints
+from plainloop.run_dir.journal import Journal
+from plainloop.system import storage
+
+log = logging.getLogger("plainloop")
+
+
+def take_up(config: Mapping[str, Any], checkpoints: Checkpoints, journal: Journal | None) -> dict[str, Any] | None:
+    """The newest saved state that can be used, on every rank; None for a new run. Collective.
+
+    Rank 0, which has the journal, looks, and writes config.yaml at the first start. Raises BadConfig when the config
+    has changed so that it could change what is done, Unresumable when all checkpoints are bad, NoProgress after
+    attempts that led nowhere.
+    """
+    found: str | None = None
+    state: dict[str, Any] | None = None
+    if journal:
+        loaded = checkpoints.newest()
+        checkpoints.sweep()
+        step = loaded.step if loaded else 0
+        settle_config(config, journal, step=step)
+        journal.begin(step, clock_of(config).total_steps)
+        if loaded:
+            log.info("going on from step %d (%s)", loaded.step, loaded.path)
+            found, state = loaded.path.name, loaded.state
+    found = collectives.from_rank_0(found)
+    if found is None or state is not None:
+        return state
+    return checkpoints.load(checkpoints.folder / found)
+
+
+def settle_config(config: Mapping[str, Any], journal: Journal, *, step: int) -> None:
+    """Writes config.yaml, or holds the config against the one that is there. Raises BadConfig."""
+    path = journal.folder / "config.yaml"
+    if path.exists():
+        saved = yaml.safe_load(path.read_text())
+        found = compare.differences(saved, plain(config))
+        total = clock_of(config).total_steps
+        if step > total:
+            raise BadConfig(
+                f"{step} steps are done already, and trainer.duration={config['trainer']['duration']} is {total}",
+                hint=f"type resume={journal.folder} alone to go on as it was, or a longer trainer.duration",
+            )
+        compare.check(found, step=step, schedules=lambda: (schedule_of(saved), schedule_of(config)))
+        if not found:
+            return
+        log.warning("goes on with another config than it was started with:\n%s", compare.table(found))
+        journal.event("config_changed", step=step, changes=[vars(pair) for pair in found])
+    storage.write_whole(path, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True).encode())
+
+
+def schedule_of(config: Mapping[str, Any]) -> Schedule:
+    return build_schedule(config, functools.partial(build, clock=clock_of(config), plugins=config["plugins"]))
+
+
+def plain(node: Any) -> Any:
+    """Mappings and lists only, as YAML gives them back."""
+    if isinstance(node, Mapping):
+        return {key: plain(value) for key, value in node.items()}
+    return [plain(value) for value in node] if isinstance(node, list | tuple) else node

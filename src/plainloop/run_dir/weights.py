@@ -1,0 +1,175 @@
+"""Plain weights: a model's own key names and tensors. Written whole or not at all; nothing that is read is executed."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from plainloop.run_dir.weights_file import SAFE, weights_file
+from plainloop.system import storage
+
+log = logging.getLogger("plainloop")
+
+# Where our checkpoints and files of others keep a state dict; averaged weights first: they are what was evaluated.
+PLACES = ("ema", "model_ema", "state_dict_ema", "state_dict", "model")
+WRAPPERS = ("module.", "_orig_mod.")  # what DDP and torch.compile put before every name
+MOST_NAMES = 5  # in a message
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Writes safetensors with the model's own key names, which timm.create_model(..., checkpoint_path=path) loads.
+
+    Tied weights are written under each of their names, so that a strict `load_state_dict` finds all. Waits for the
+    device. Raises CannotWrite; then the old file is in place.
+    """
+    tensors = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    storage.write_whole(path, save(tensors, metadata={"format": "pt"}))
+
+
+def load_weights(model: nn.Module, source: Path) -> list[str]:
+    """Gives the model the weights of a run or a file; its classifier stays as it is where the classes differ in number.
+
+    Args:
+        source: a run directory (its best weights, else its last), a .safetensors file, or a file of torch.save with a
+            state dict, bare or inside one of `PLACES`.
+
+    Returns the names that were left as initialised, and logs them. Raises ValueError, before anything is changed, when
+    there are no such weights or when any other name or shape differs.
+    """
+    path, saved, new_head = fitting(model, source)
+    model.load_state_dict(saved, strict=False)  # whatever is left out is meant to be
+    if new_head:
+        log.info("%s has another number of classes: %s start anew", path, ", ".join(new_head))
+    return new_head
+
+
+def fitting(model: nn.Module, source: Path) -> tuple[Path, dict[str, Tensor], list[str]]:
+    """The file, those of its tensors that the model takes, and the names that are left as initialised.
+
+    The model may be on the meta device; nothing in it is changed. Raises ValueError as `load_weights` does.
+    """
+    path = weights_file(source)
+    saved = read_weights(path)
+    own = model.state_dict()
+    fill_in_tied(saved, own)
+    heads = classifier_names(model)
+    new_head = sorted(name for name in heads if is_another_head(name, saved, own))
+    if new_head:  # whole, or not at all: a bias of the old classes says nothing about the new ones
+        new_head = sorted(heads)
+    saved = {name: tensor for name, tensor in saved.items() if name not in new_head}
+    check_names_and_shapes(path, saved, own, but=new_head)
+    return path, saved, new_head
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, on the CPU. Nothing in the file is executed. Raises ValueError."""
+    try:
+        data = storage.read_whole(path)
+    except OSError as error:
+        raise ValueError(f"init_from={path} cannot be read: {error.strerror}") from error
+    if path.suffix == SAFE:
+        try:
+            return load(data)
+        except SafetensorError as error:
+            raise ValueError(f"init_from={path} is damaged, or no safetensors file: {error}") from error
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"init_from={path} is damaged, or holds more than tensors and numbers, which could run code and is not "
+            f"loaded ({first_line(error)}); save the state dict alone: torch.save(model.state_dict(), ...)"
+        ) from error
+    return without_wrappers(state_dict_in(path, content))
+
+
+def state_dict_in(path: Path, content: Any) -> dict[str, Tensor]:
+    """The state dict of what torch.load gave. Raises ValueError when there is none."""
+    if isinstance(content, Mapping):
+        for found in (*(content.get(place) for place in PLACES), content):
+            if isinstance(found, Mapping) and found and all(isinstance(value, Tensor) for value in found.values()):
+                return dict(found)
+    keys = listing(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+    raise ValueError(f"init_from={path} holds no state dict, bare or under {', '.join(PLACES)}, but {keys}")
+
+
+def without_wrappers(saved: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in WRAPPERS:
+        if all(name.startswith(prefix) for name in saved):
+            return without_wrappers({name.removeprefix(prefix): tensor for name, tensor in saved.items()})
+    return saved
+
+
+def fill_in_tied(saved: dict[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Adds the names that safetensors.torch.save_model leaves out, because another one has the same tensor."""
+    known = {where(tensor): saved[name] for name, tensor in own.items() if name in saved and tensor.numel()}
+    for name, tensor in own.items():
+        if name not in saved and tensor.numel() and where(tensor) in known:
+            saved[name] = known[where(tensor)]
+
+
+def where(tensor: Tensor) -> tuple[int, int]:
+    """The same for two tensors that start at the same number, also on the meta device, which has no addresses."""
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
+
+
+def classifier_names(model: nn.Module) -> set[str]:
+    """Keys of the layers that give the classes: those that timm names, else the last linear or convolutional one."""
+    modules = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
+    if modules is None:
+        layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+        modules = layers[-1:]
+    names = (modules,) if isinstance(modules, str) else tuple(modules)
+    return {key for key in model.state_dict() if key.rpartition(".")[0] in names}
+
+
+def is_another_head(name: str, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether only the first dimension differs, which counts the classes."""
+    if name not in saved:
+        return False
+    there, here = saved[name].shape, own[name].shape
+    return there != here and there[1:] == here[1:]
+
+
+def check_names_and_shapes(
+    path: Path, saved: Mapping[str, Tensor], own: Mapping[str, Tensor], *, but: list[str]
+) -> None:
+    missing = [name for name in own if name not in saved and name not in but and not is_optional(name)]
+    unexpected = sorted(saved.keys() - own.keys())  # safetensors keeps no order
+    shapes = [
+        f"{name} {tuple(saved[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in saved and saved[name].shape != own[name].shape
+    ]
+    if missing or unexpected or shapes:
+        found = (("missing", missing), ("unknown to the model", unexpected), ("of another shape", shapes))
+        raise ValueError(
+            f"init_from={path} holds the weights of another model: "
+            + "; ".join(f"{len(names)} {what}: {listing(names)}" for what, names in found if names)
+            + ". Choose the model that they were saved from (model=..., and its own keys)"
+        )
+
+
+def is_optional(name: str) -> bool:
+    """BatchNorm's counter came with torch 0.4.1; only momentum=None reads it."""
+    return name.endswith("num_batches_tracked")
+
+
+def listing(names: Any) -> str:
+    names = list(names)
+    return ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

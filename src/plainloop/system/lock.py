@@ -1,0 +1,211 @@
+"""One process at a time trains in a folder: `run.lock`, and who holds it.
+
+The kernel's flock where the file system has it: free again the moment its holder dies, whatever killed it. Elsewhere a
+lease, `run.lease`, which its holder renews by `beat` and which is void when that stops. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from plainloop.errors import Locked
+from plainloop.system import storage
+
+LEASE_S = 600.0  # without a beat; longer than any evaluation or compilation between two
+READER_S = 0.5  # for those who take the lock only to see whether it is free
+DYING_S = 10.0  # for a killed holder's last threads and children
+NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+_held: set[int] = set()
+
+
+def _close_copies() -> None:
+    """A flock lasts until the last copy of its descriptor is closed; forked data workers must not keep one."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_copies)
+
+
+def me() -> dict[str, Any]:
+    """This process, so that others can tell whether it is still there."""
+    return {
+        "pid": os.getpid(),
+        "pid_start": _start(os.getpid()),  # a number that the system gave to another process is not us
+        "host": socket.gethostname(),
+        "boot_id": _boot_id(),
+        "pid_namespace": _pid_namespace(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID", ""),
+    }
+
+
+def is_alive(who: dict[str, Any]) -> bool | None:
+    """Whether that process runs; None where that cannot be seen from here (another host or container)."""
+    if who.get("host") != socket.gethostname() or not who.get("boot_id"):
+        return None
+    if who["boot_id"] != _boot_id():
+        return False
+    if who.get("pid_namespace") != _pid_namespace():
+        return None
+    try:
+        os.kill(int(who["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return _start(int(who["pid"])) == who.get("pid_start")
+
+
+def is_held(folder: Path) -> bool | None:
+    """Whether a process holds the folder's flock, as seen from this machine; None where there is no telling."""
+    try:
+        descriptor = os.open(folder / "run.lock", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    else:
+        return None if (folder / "run.lease").exists() else False
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def holding(folder: Path, *, flock: Callable[[int, int], None] = fcntl.flock) -> Iterator[None]:
+    """Holds the lock for the time of the block. Raises Locked, saying who holds it since when, and CannotWrite."""
+    path = folder / "run.lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, storage.FILE_MODE)
+    except OSError as error:
+        raise storage.cannot_write(path, 0, error) from error
+    _held.add(descriptor)
+    claim = json.dumps({**me(), "since": time.time()}).encode()
+    leased = False
+    try:
+        if _take_flock(descriptor, folder, flock):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, claim, 0)
+        else:
+            _take_lease(folder, claim)
+            leased = True
+        yield
+    finally:
+        if leased and _content(folder / "run.lease") == claim:
+            os.unlink(folder / "run.lease")
+        if descriptor in _held:
+            _held.remove(descriptor)
+            os.close(descriptor)
+
+
+def beat(folder: Path) -> None:
+    """Renews the lease, where there is one."""
+    with contextlib.suppress(OSError):
+        os.utime(folder / "run.lease")
+
+
+def _take_flock(descriptor: int, folder: Path, flock: Callable[[int, int], None]) -> bool:
+    """True when the lock is ours, False where the file system has none. Raises Locked."""
+    started = time.monotonic()
+    while True:
+        try:
+            flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            dying = is_alive(_holder(folder)) is False
+            if time.monotonic() - started > (DYING_S if dying else READER_S):
+                raise _locked(folder) from None
+            time.sleep(0.05)
+        except OSError as error:
+            if error.errno not in NO_FLOCK:
+                raise storage.cannot_write(folder / "run.lock", 0, error) from error
+            return False
+        else:
+            return True
+
+
+def _take_lease(folder: Path, claim: bytes) -> None:
+    """A link appears whole and only where no other is. Raises Locked."""
+    lease, ours = folder / "run.lease", folder / f".run.lease.{socket.gethostname()}.{os.getpid()}.claim"
+    try:
+        ours.write_bytes(claim)
+        old = _content(lease)
+        if old is not None:
+            # Times of one file system, so that clocks of two machines need not agree.
+            age = ours.stat().st_mtime - lease.stat().st_mtime
+            alive = is_alive(_holder(folder))
+            if alive or (alive is None and age < LEASE_S):
+                raise _locked(folder)
+            stale = ours.with_suffix(".stale")
+            os.rename(lease, stale)
+            taken = _content(stale)
+            if taken != old:  # another process was quicker, and this is its fresh lease
+                os.link(stale, lease)
+            os.unlink(stale)
+        os.link(ours, lease)
+    except (FileExistsError, FileNotFoundError):
+        raise _locked(folder) from None
+    except OSError as error:
+        raise storage.cannot_write(lease, len(claim), error) from error
+    finally:
+        ours.unlink(missing_ok=True)
+
+
+def _locked(folder: Path) -> Locked:
+    who = _holder(folder)
+    since = time.strftime(" since %Y-%m-%d %H:%M:%S", time.localtime(who["since"])) if "since" in who else ""
+    job = f" (Slurm job {who['slurm_job']})" if who.get("slurm_job") else ""
+    name = f"pid {who.get('pid', '?')} on {who.get('host', 'a host that has not said its name')}{job}{since}"
+    stop = f"stop it with: scancel {who['slurm_job']}" if job else f"stop it with: kill {who.get('pid', '<pid>')}"
+    return Locked(
+        f"another process trains in {folder}: {name}",
+        hint=f"wait for it, {stop}, or start in another directory with hydra.run.dir=<directory>",
+    )
+
+
+def _holder(folder: Path) -> dict[str, Any]:
+    return storage.read_json(folder / "run.lease") or storage.read_json(folder / "run.lock") or {}
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _start(pid: int) -> str:
+    """When the process started, in clock ticks since boot; "" where the system does not say, "dead" for a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()  # the name may hold anything but )
+    except OSError:
+        return ""
+    return "dead" if fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""

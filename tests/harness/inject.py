@@ -1,0 +1,119 @@
+"""What happens inside of a life before train.py starts: waits, deaths and damage at a chosen moment."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plainloop.data.digits import Digits
+from plainloop.loop.state import TrainState
+from plainloop.loop.trainer import Trainer
+from plainloop.run_dir.recorder import Recorder
+
+
+def before(kind: type, method: str, act: Callable[..., Any]) -> None:
+    """Calls `act` with the method's arguments each time before it."""
+    original = getattr(kind, method)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        act(*args)
+        return original(*args, **kwargs)
+
+    setattr(kind, method, wrapper)
+
+
+def at_step(step: int, act: Callable[[], Any]) -> Callable[[], None]:
+    """Before the update that makes `step` finished ones."""
+    return lambda: before(
+        Trainer, "update", lambda self, model, state, batch: act() if state.step + 1 == step else None
+    )
+
+
+def during(method: str, act: Callable[[], Any], *, kind: type = Trainer) -> Callable[[], None]:
+    return lambda: before(kind, method, lambda *_: act())
+
+
+def slow_steps(seconds: float) -> Callable[[], None]:
+    return lambda: before(Trainer, "update", lambda *_: time.sleep(seconds))
+
+
+def send(*numbers: int, group: bool = False) -> Callable[[], None]:
+    """Signals to this process, or to all of its group, as Slurm does."""
+
+    def act() -> None:
+        for number in numbers:
+            (os.killpg if group else os.kill)(os.getpid(), number)
+
+    return act
+
+
+def fail(error: BaseException) -> Callable[[], None]:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+def no_space() -> None:
+    """From now on no file of this process may grow beyond a kilobyte."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
+
+
+def space_again() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+PARTS: dict[str, Callable[[TrainState], Iterable[torch.Tensor]]] = {
+    "weights": lambda state: state.model.parameters(),
+    "BatchNorm's statistics": lambda state: (b for b in state.model.buffers() if b.is_floating_point()),
+    "average": lambda state: state.ema.model.parameters() if state.ema else (),
+    "momentum": lambda state: (entry["momentum_buffer"] for entry in state.optimizer.state.values()),
+}
+
+
+def poisoned(part: str, step: int) -> Callable[[], None]:
+    """After that step one number of the part is none."""
+
+    def act(self: Any, finished: int) -> None:
+        if finished == step:
+            *_, tensor = PARTS[part](self.state)
+            tensor.data.view(-1)[0] = torch.nan
+
+    return lambda: before(Recorder, "advance", act)
+
+
+def poisoned_images(step: int) -> Callable[[], None]:
+    """The batch of that step has an image of NaN."""
+
+    def wrap() -> None:
+        original = Trainer.__dict__["update"]
+
+        def update(self: Trainer, model: Any, state: Any, batch: Any) -> None:
+            if state.step + 1 == step:
+                batch = batch | {"image": torch.full_like(batch["image"], torch.nan)}
+            original(self, model, state, batch)
+
+        Trainer.update = update  # type: ignore[method-assign]
+
+    return wrap
+
+
+def failing_data(error: BaseException) -> Callable[[], None]:
+    return lambda: before(Digits, "train_batches", lambda *_: fail(error)())
+
+
+def wait_for(path: Path) -> Callable[[], None]:
+    def act() -> None:
+        path.with_suffix(".here").touch()
+        while not path.exists():
+            time.sleep(0.002)
+
+    return act

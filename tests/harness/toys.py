@@ -1,0 +1,161 @@
+"""The smallest real things: a data set, a task and a model with every kind of state that a run can have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from plainloop.contracts import Batch, Facts, Split
+from plainloop.distributed import collectives
+from plainloop.loop.normalize import Normalize, to_float
+from plainloop.loop.state import EMA, TrainState
+from plainloop.loop.trainer import Trainer
+from plainloop.schedule import multistep
+from plainloop.system import rng
+from plainloop.system.preempt import Preemption
+
+NUM_TRAIN, NUM_VAL, CLASSES = 45, 13, 3
+
+
+class ToyData:
+    """45 noisy 4x4 images of 3 classes, keyed by position; batch 8, so that an epoch of 5 steps leaves a rest."""
+
+    def __init__(self, batch_size: int = 8) -> None:
+        self.batch_size = batch_size
+        generator = torch.Generator().manual_seed(7)
+        self.label = torch.arange(NUM_TRAIN + NUM_VAL) % CLASSES
+        noise = torch.randint(0, 160, (NUM_TRAIN + NUM_VAL, 1, 4, 4), generator=generator, dtype=torch.uint8)
+        self.image = noise + (self.label * 40).to(torch.uint8).view(-1, 1, 1, 1)
+
+    @classmethod
+    def facts(cls, batch_size: int = 8) -> Facts:
+        return Facts(NUM_TRAIN, NUM_VAL, tuple("abc"), (1, 4, 4), (0.4,), (0.2,))
+
+    def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
+        steps = NUM_TRAIN // self.batch_size
+        rows = self.batch_size // collectives.world_size()
+        for step in range(start, stop):
+            generator = torch.Generator().manual_seed(rng.fold(rng.ORDER, seed, step // steps))
+            order = torch.randperm(NUM_TRAIN, generator=generator)
+            first = (step % steps) * self.batch_size + collectives.rank() * rows
+            yield self._batch(order[first : first + rows])
+
+    def eval_batches(self, split: Split) -> Iterator[Batch]:
+        first, last = (0, 12) if split == "train" else (NUM_TRAIN, NUM_TRAIN + NUM_VAL)
+        mine = torch.arange(first, last)[collectives.rank() :: collectives.world_size()]
+        for part in mine.split(5):
+            yield self._batch(part)
+
+    def _batch(self, index: Tensor) -> Batch:
+        return {"image": self.image[index], "label": self.label[index], "index": index}
+
+
+class ToyNet(nn.Module):
+    """BatchNorm, dropout, a tied weight, a frozen one."""
+
+    def __init__(self, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.frozen = nn.Linear(16, 16)
+        self.frozen.requires_grad_(False)
+        self.body = nn.Linear(16, 16)
+        self.norm = nn.BatchNorm1d(16)
+        self.dropout = nn.Dropout(dropout)
+        self.again = nn.Linear(16, 16)
+        self.again.weight = self.body.weight
+        self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.body(self.frozen(image.flatten(1)))))
+        return self.head(self.again(self.dropout(x)))
+
+
+class Memory:
+    """A recorder that keeps what it is given."""
+
+    def __init__(self, folder: Path = Path("toy")) -> None:
+        self.folder = folder
+        self.rows: dict[int, dict[str, float]] = {}
+        self.saved: dict[int, dict[str, Any]] = {}
+        self.best: list[int] = []
+        self.bad: list[tuple[int, float, list[int]]] = []
+
+    def advance(self, step: int) -> None:
+        pass
+
+    def row(self, step: int, scalars: dict[str, float], *, best: bool) -> None:
+        self.rows[step] = {key: value for key, value in scalars.items() if not key.startswith("time/")}
+
+    def save(self, state: TrainState, windows: list[Any], *, best: bool, required: bool) -> None:
+        self.saved[state.step] = clone(state.state_dict(windows))
+        self.best += [state.step] if best else []
+
+    def bad_step(self, step: int, *, lr: float, samples: list[int], skipped: bool) -> str:
+        self.bad.append((step, lr, samples))
+        return f"look at step {step}"
+
+
+def toy_state(
+    *, dropout: float = 0.2, ema: float | None = 0.9, scaler: bool = False, lr: float = 0.02, seed: int = 0
+) -> TrainState:
+    torch.manual_seed(seed)
+    model = ToyNet(dropout)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [{"params": parameters[:2], "weight_decay": 0.1}, {"params": parameters[2:], "weight_decay": 0.0}],
+        lr=lr,
+        fused=True,  # the others read their step counter, which is on the host, and would hide a read of ours
+    )
+    return TrainState(
+        model=model,
+        optimizer=optimizer,
+        scaler=GradScaler("cpu", enabled=scaler, init_scale=2.0**10, growth_interval=4),
+        ema=EMA(model, ema) if ema else None,
+    )
+
+
+def toy_trainer(recorder: Any = None, *, steps: int = 12, **settings: Any) -> Trainer:
+    from plainloop.tasks.classification import Classification
+
+    given: dict[str, Any] = {
+        "task": Classification(num_classes=CLASSES),
+        "data": ToyData(),
+        "augment": (),
+        "schedule": partial(multistep, milestones=[7], gamma=0.1, total_steps=steps),
+        "prepare": to_float,
+        "normalize": Normalize(mean=(0.4,), std=(0.2,), device=torch.device("cpu")),
+        "recorder": recorder or Memory(),
+        "preemption": Preemption(),
+        "device": torch.device("cpu"),
+        "seed": 3,
+        "steps": steps,
+        "steps_per_epoch": 5,
+        "base_lr": 0.02,
+        "log_every": 4,
+        "eval_every": 5,
+    }
+    return Trainer(**given | settings)
+
+
+def clone(tree: Any) -> Any:
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, dict):
+        return {key: clone(value) for key, value in tree.items()}
+    return type(tree)(clone(value) for value in tree) if isinstance(tree, list | tuple) else tree
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Bitwise, through dictionaries and lists."""
+    if isinstance(one, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)

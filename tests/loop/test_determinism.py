@@ -1,0 +1,131 @@
+"""What watches a run, and where and how often it is written down, changes no bit of it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from plainloop.loggers.jsonl import Jsonl
+from plainloop.run_dir.journal import Journal
+from plainloop.tasks.classification import Accuracy
+from tests.harness import inject
+from tests.harness.configs import ROOT
+from tests.harness.shell import SMALL, Life, train
+
+# Everything that draws: dropout, and augmentation on the device.
+RUN = (
+    *SMALL,
+    "model.drop_rate=0.2",
+    "augment=crop_flip",
+    "augment.crop.pad=1",
+    "trainer.ema_decay=0.9",
+    "hydra.run.dir=run",
+)
+OBSERVERS: dict[str, tuple[str, ...]] = {
+    "another folder": ("hydra.run.dir=some/where/else",),
+    "logging every step": ("trainer.log_every=1",),
+    "hardly logging": ("trainer.log_every=100",),
+    "saving every step": ("trainer.save_every=1st",),
+    "never saving": ("trainer.save_every=never",),
+    "saving by the clock": ("checkpoint.every_minutes=0.0001",),
+    "never evaluating": ("trainer.eval_every=never",),
+    "evaluating every step": ("trainer.eval_every=1st",),
+    "csv": ("logger=csv",),
+    "verbose": ("hydra.verbose=true",),
+    "workers": ("data.num_workers=2",),
+}
+
+
+def weights(folder: Path, *more: str, prepare: Callable[[], Any] | None = None) -> bytes:
+    folder.mkdir(exist_ok=True)
+    ended = train(folder, *RUN, *more, prepare=prepare)
+    assert ended.code == 0, ended.err
+    (path,) = folder.rglob("last.safetensors")
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return weights(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_an_observer_changes_no_bit(observer: str, plain: bytes, tmp_path: Path) -> None:
+    assert weights(tmp_path, *OBSERVERS[observer]) == plain
+
+
+def test_ten_fresh_processes_give_the_same_bits(plain: bytes, tmp_path: Path) -> None:
+    """Each with its own interpreter, and so with its own order of sets and addresses."""
+    for number in range(10):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        command = [sys.executable, str(ROOT / "train.py"), *RUN]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert (folder / "run" / "last.safetensors").read_bytes() == plain
+
+
+def test_another_seed_changes_them(plain: bytes, tmp_path: Path) -> None:
+    """The control: the weights do depend on what is drawn."""
+    assert weights(tmp_path, "seed=1") != plain
+
+
+def test_a_progress_bar_changes_no_bit(plain: bytes, tmp_path: Path) -> None:
+    ours, its = pty.openpty()
+
+    def screen() -> None:
+        for descriptor in (1, 2):
+            os.dup2(its, descriptor)
+        os.environ["TERM"] = "xterm"
+
+    assert weights(tmp_path, prepare=screen) == plain
+    os.close(its)
+    assert b"\x1b[" in os.read(ours, 1 << 16)  # it was drawn
+    os.close(ours)
+
+
+def test_a_terminal_that_is_closed_in_between_changes_no_bit(plain: bytes, tmp_path: Path) -> None:
+    ours, its = pty.openpty()
+
+    def screen() -> None:
+        for descriptor in (1, 2):
+            os.dup2(its, descriptor)
+        os.close(its)
+        os.environ["TERM"] = "xterm"
+        inject.at_step(3, lambda: os.close(ours))()
+
+    life = Life(tmp_path, *RUN, prepare=screen)
+    os.close(its)
+    os.close(ours)  # the run has the last copy
+    assert life.wait().code == 0
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == plain
+
+
+def test_those_who_draw_from_the_global_generators_disturb_nobody(plain: bytes, tmp_path: Path) -> None:
+    """A task's metrics, a logger and whatever is called at a heartbeat."""
+
+    def draw(*_: Any) -> None:
+        torch.rand(7)
+
+    def prepare() -> None:
+        for kind, method in ((Accuracy, "update"), (Accuracy, "compute"), (Jsonl, "log"), (Journal, "running")):
+            inject.before(kind, method, draw)
+
+    assert weights(tmp_path, prepare=prepare) == plain
+
+
+def test_an_augmentation_that_draws_more_is_seen(plain: bytes, tmp_path: Path) -> None:
+    """The control: draws within a step are its own."""
+    from plainloop.loop.trainer import Trainer
+
+    def prepare() -> None:
+        inject.before(Trainer, "update", lambda *_: torch.rand(7))
+
+    assert weights(tmp_path, prepare=prepare) != plain

@@ -1,0 +1,135 @@
+"""Every optimizer of conf/optimizer: it learns, goes on after a restart with the same bits, and waits for nobody."""
+
+import copy
+import io
+from itertools import chain
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from plainloop.loop.optim import param_groups, set_rate
+from tests.harness.nets import CONF, NoHostRead, fill_grads, made, same, small_net
+
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+def train(net, optimizer, steps):
+    """Real gradients on data that follow from the step."""
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        images, labels = torch.randn(6, 3, 8, 8, generator=generator), torch.randint(5, (6,), generator=generator)
+        set_rate(optimizer, 1.0 - step / 10)
+        nn.functional.cross_entropy(net(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def weights(net):
+    return [tensor.clone() for tensor in net.state_dict().values()]
+
+
+def test_there_are_the_nine_optimizers():
+    assert NAMES == ["adadelta", "adam", "adamw", "lamb", "lion", "muon", "rmsprop", "sgd", "timm"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_step_changes_every_weight_tensor(name):
+    net = small_net()
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    train(net, made(name, net), [0])
+    assert not any(torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
+
+
+def restarted(name, net, optimizer, *, with_state=True):
+    """The same run in a new process: all that is left of the old one went through a file."""
+    file = io.BytesIO()
+    torch.save({"model": net.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True, map_location="cpu")
+    memory_format = torch.channels_last if net[0].weight.is_contiguous(memory_format=torch.channels_last) else None
+    fresh = small_net(memory_format or torch.contiguous_format)
+    fresh.load_state_dict(saved["model"])
+    optimizer = made(name, fresh)
+    if with_state:
+        optimizer.load_state_dict(saved["optimizer"])
+    return fresh, optimizer
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_restarted_optimizer_goes_on_with_the_same_bits(name, memory_format):
+    net = small_net(memory_format)
+    optimizer = made(name, net)
+    train(net, optimizer, range(3))
+    fresh, restored = restarted(name, net, optimizer)
+    forgetful, empty = restarted(name, net, optimizer, with_state=False)
+    train(net, optimizer, range(3, 6))
+    train(fresh, restored, range(3, 6))
+    train(forgetful, empty, range(3, 6))
+    assert same(weights(net), weights(fresh))
+    assert not same(weights(net), weights(forgetful))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_equal_runs_have_equal_bits(name):
+    runs = []
+    for _ in range(2):
+        net = small_net()
+        train(net, made(name, net), range(4))
+        runs.append(weights(net))
+    assert same(*runs)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_the_fused_kernel_computes_what_the_plain_one_does(name):
+    runs = []
+    for fused in (True, False):
+        net = small_net()
+        train(net, made(name, net, fused=fused), range(3))
+        runs.append(weights(net))
+    for fused, plain in zip(*runs, strict=True):  # other order of roundings
+        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_loading_brings_back_the_checkpoints_settings_and_works_in_its_tensors():
+    # Why a checkpoint goes back into the config that it was made with, and is used once.
+    old = made("adamw", net := small_net(), fused=False)
+    train(net, old, [0])
+    saved = copy.deepcopy(old.state_dict())
+    new = made("adamw", net := small_net(), fused=True, lr=123.0)
+    new.load_state_dict(saved)
+    assert [(group["fused"], group["initial_lr"]) for group in new.param_groups] == [(False, 1e-3)] * 2
+    kept = copy.deepcopy(saved["state"])
+    train(net, new, [1])
+    tensors = ([entry["exp_avg"] for entry in state.values()] for state in (kept, saved["state"]))
+    assert not same(*tensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "reads"), [("sgd", False), ("adam", False), ("adamw", False), ("rmsprop", True), ("muon", True)]
+)
+def test_a_gradient_scaler_reads_a_flag_each_step_unless_the_optimizer_is_fused(name, reads):
+    net = small_net()
+    optimizer = made(name, net)
+    scaler = torch.amp.GradScaler("cpu")
+    fill_grads(net)
+    scaler.scale(torch.ones(()))
+    scaler.unscale_(optimizer)
+    with NoHostRead():
+        if reads:
+            with pytest.raises(AssertionError, match="the host read a tensor"):
+                scaler.step(optimizer)
+        else:
+            scaler.step(optimizer)
+
+
+def test_the_groups_hold_every_trainable_parameter_exactly_once():
+    net = timm.create_model("test_vit")
+    groups = param_groups(
+        net, lr=0.1, no_decay=["norm", "bias", "model"], layer_decay=0.7, lr_scale={"head.*": 10.0, "blocks.1.*": 0.5}
+    )
+    grouped = [id(parameter) for parameter in chain.from_iterable(group["params"] for group in groups)]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in net.parameters())
+    assert len({group["name"] for group in groups}) == len(groups)

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from plainloop.errors import NonFinite, Preempted
+from plainloop.loop.micro_batches import split
+from plainloop.loop.state import TrainState, means
+from plainloop.loop.trainer import Trainer
+from tests.harness.toys import Memory, ToyData, equal, toy_state, toy_trainer
+
+
+def trained(state: TrainState, **settings: Any) -> tuple[TrainState, Memory]:
+    recorder = Memory()
+    toy_trainer(recorder, **settings).fit(state, state.model)
+    return state, recorder
+
+
+class HostRead(AssertionError):
+    pass
+
+
+class NoHostReads(TorchDispatchMode):
+    """Fails where a value leaves the device: .item(), .tolist(), bool(), a copy to the host."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default):
+            raise HostRead(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+class Watched(Trainer):
+    """Forbids host reads inside of updates; the rest of the loop meets the host only where `meets_host` says so."""
+
+    def update(self, model: nn.Module, state: TrainState, batch: Any) -> None:
+        with NoHostReads():
+            super().update(model, state, batch)
+
+
+class Careless(Watched):
+    def evaluate(self, model: nn.Module, split: Any) -> dict[str, float]:
+        return {"top1": 0.0}
+
+    def reads_norm(self, state: TrainState) -> bool:
+        state.model.head.bias.sum().item()
+        return False
+
+
+def watched(kind: type[Trainer], **settings: Any) -> Trainer:
+    trainer = toy_trainer(**settings)
+    return kind(**{field.name: getattr(trainer, field.name) for field in dataclasses.fields(trainer)})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"accumulate": 2}, {"clip_norm": 0.5, "clip_value": 0.1}, {"clip_agc": 0.01}, {"precision": torch.bfloat16}],
+    ids=str,
+)
+def test_an_update_never_waits_for_the_device(settings: dict[str, Any]) -> None:
+    state = toy_state()
+    watched(Watched, **settings).fit(state, state.model)
+    assert state.step == 12
+
+
+def test_an_update_that_reads_a_value_is_caught() -> None:
+    state = toy_state()
+    with pytest.raises(HostRead):
+        watched(Careless).fit(state, state.model)
+
+
+def test_no_value_leaves_the_device_between_log_and_agreement_steps() -> None:
+    """The whole loop, data included, under the mode; it is lifted only inside the meetings."""
+    mode, meetings = NoHostReads(), []
+
+    class Lifting(Trainer):
+        def take_stock(self, state: TrainState) -> int | None:
+            meetings.append(state.step)
+            with torch.utils._python_dispatch._disable_current_modes():
+                return super().take_stock(state)
+
+        def settle(self, state: TrainState, watch: Any, verdict: Any) -> None:
+            with torch.utils._python_dispatch._disable_current_modes():
+                super().settle(state, watch, verdict)
+
+    state = toy_state()
+    with mode:
+        watched(Lifting, log_every=6, eval_every=None).fit(state, state.model)
+    assert set(meetings) <= {1, 6, 12}
+
+
+def test_accumulation_changes_memory_not_the_update() -> None:
+    """Without BatchNorm, whose statistics are of a micro-batch; only the order of additions differs."""
+    whole, parts = (toy_state(dropout=0.0, ema=None, lr=1e-3) for _ in range(2))
+    for state, accumulate in ((whole, 1), (parts, 4)):
+        state.model.norm = nn.Identity()
+        trained(state, accumulate=accumulate)
+    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_logged_loss_is_the_mean_over_its_window() -> None:
+    _, every = trained(toy_state(), log_every=1, eval_every=None)
+    _, window = trained(toy_state(), log_every=4, eval_every=None)
+    losses = [every.rows[step]["train/loss"] for step in range(5, 9)]
+    assert window.rows[8]["train/loss"] == math.fsum(losses) / 4
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_clipping_sees_the_same_norm_with_and_without_gradient_scaling(accumulate: int) -> None:
+    _, plain = trained(toy_state(), log_every=1, clip_norm=0.3, accumulate=accumulate)
+    _, scaled = trained(toy_state(scaler=True), log_every=1, clip_norm=0.3, accumulate=accumulate)
+    for step, row in plain.rows.items():
+        # Scales are powers of two; what is left is that subnormal numbers round otherwise.
+        assert scaled.rows[step]["train/grad_norm"] == pytest.approx(row["train/grad_norm"], rel=1e-6)
+
+
+def test_the_clipped_norm_is_what_was_asked_for() -> None:
+    norms = []
+
+    class Listening(Trainer):
+        def update(self, model: nn.Module, state: TrainState, batch: Any) -> None:
+            state.optimizer.register_step_pre_hook(
+                lambda optimizer, *_: norms.append(
+                    torch.nn.utils.get_total_norm([p.grad for g in optimizer.param_groups for p in g["params"]]).item()
+                )
+            )
+            super().update(model, state, batch)
+
+    state = toy_state(scaler=True)
+    watched(Listening, clip_norm=1e-3, steps=3).fit(state, state.model)
+    assert norms and norms == pytest.approx([1e-3] * len(norms), rel=1e-3)
+
+
+def test_the_rate_of_a_step_is_the_schedule_of_the_steps_before_it() -> None:
+    _, recorder = trained(toy_state(), log_every=1, eval_every=None)
+    assert [recorder.rows[step]["train/lr"] for step in (1, 7, 8)] == [0.02, 0.02, 0.02 * 0.1]
+
+
+def test_ema_follows_its_formula() -> None:
+    state = toy_state(ema=0.9)
+    expected = state.ema.model.head.weight.clone()
+
+    class Following(Trainer):
+        def update(self, model: nn.Module, state: TrainState, batch: Any) -> None:
+            super().update(model, state, batch)
+            decay = min(0.9, (1 + state.step) / (10 + state.step))
+            expected.lerp_(state.model.head.weight.detach(), 1 - decay)
+
+    watched(Following).fit(state, state.model)
+    assert torch.equal(state.ema.model.head.weight, expected)
+    assert torch.equal(state.ema.model.norm.num_batches_tracked, state.model.norm.num_batches_tracked)
+
+
+@pytest.mark.parametrize("kind", ["plain", "accumulate", "bf16", "scaler", "clip"])
+def test_a_run_that_goes_on_from_any_step_ends_with_the_same_bits(kind: str) -> None:
+    settings: dict[str, Any] = {
+        "plain": {},
+        "accumulate": {"accumulate": 2},
+        "bf16": {"precision": torch.bfloat16},
+        "scaler": {},
+        "clip": {"clip_norm": 0.1},
+    }[kind]
+    make = lambda seed=0: toy_state(scaler=kind == "scaler", seed=seed)  # noqa: E731
+    undisturbed, recorder = trained(make(), save_every=1, **settings)
+    end = undisturbed.state_dict()
+    for step, saved in recorder.saved.items():
+        if step == undisturbed.step:
+            continue
+        again = make(seed=99)
+        again.load_state_dict(saved)
+        _, later = trained(again, save_every=1, **settings)
+        assert equal(again.state_dict(), end), f"from step {step}"
+        expected = {at: row for at, row in recorder.rows.items() if at > saved["reported"]}
+        assert later.rows == expected, f"from step {step}"
+
+
+@pytest.mark.parametrize(
+    "leaf", [name for name in toy_state(scaler=True).state_dict() if name not in ("reported", "skipped")]
+)
+def test_a_state_without_one_of_its_parts_is_noticed(leaf: str) -> None:
+    """The control of the law above: every part of the state matters to what comes after, or is refused when missing."""
+    _, recorder = trained(toy_state(scaler=True), save_every=1)
+    saved = recorder.saved[6]
+    with pytest.raises(ValueError, match=leaf):
+        toy_state(scaler=True).load_state_dict({name: part for name, part in saved.items() if name != leaf})
+
+
+def test_early_stopping_counts_evaluations_without_gain() -> None:
+    trainer = toy_trainer(patience=2, min_delta=0.1)
+    state = toy_state()
+    curve = [0.5, 0.55, 0.7, 0.75, 0.79]  # gains: first, third; the last two add less than min_delta each
+    assert [trainer.take_in(state, value) for value in curve] == [True] * 5
+    assert state.evaluations_without_gain == 2 and trainer.has_ended(state)
+    assert (state.best, state.milestone) == (0.79, 0.7)
+
+
+def test_a_metric_that_is_no_number_is_never_the_best() -> None:
+    trainer, state = toy_trainer(), toy_state()
+    curve = [math.nan, 0.2, math.inf, math.nan, 0.1]
+    assert [trainer.take_in(state, value) for value in curve] == [False, True, False, False, False]
+    assert (state.best, state.evaluations_without_gain) == (0.2, 3)
+
+
+class Poisoned(ToyData):
+    """Delivers one image of NaN at a given step."""
+
+    def __init__(self, at: tuple[int, ...], value: float = math.nan) -> None:
+        super().__init__()
+        self.at, self.value = at, value
+
+    def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Any]:
+        for step, batch in enumerate(super().train_batches(start, stop, seed), start=start + 1):
+            if step in self.at:
+                batch["image"] = batch["image"].float()
+                batch["image"][0] = self.value
+            yield batch
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_bad_number_stops_the_run_and_nothing_bad_is_saved(value: float) -> None:
+    recorder = Memory()
+    state = toy_state()
+    trainer = toy_trainer(recorder, data=Poisoned((7,), value), save_every=1)
+    with pytest.raises(NonFinite, match=r"step 7, learning rate 0\.02: the loss or a gradient is not") as error:
+        trainer.fit(state, state.model)
+    assert error.value.hint == "look at step 7"
+    ((step, lr, samples),) = recorder.bad
+    batch = next(ToyData().train_batches(6, 7, 3))
+    assert (step, lr, samples) == (7, 0.02, batch["index"].tolist())
+    assert max(recorder.saved) == 6
+
+
+def test_a_skipped_update_changes_no_weight() -> None:
+    state, recorder = trained(toy_state(), data=Poisoned((6, 7)), skip_nonfinite=True, log_every=1, save_every=1)
+    before, after = recorder.saved[5], recorder.saved[7]
+    assert equal(before["model"], after["model"])
+    assert (state.step, state.skipped, state.skipped_in_a_row) == (12, 2, 0)
+    assert recorder.rows[7]["train/skipped"] == 1.0 and "train/loss" not in recorder.rows[7]
+    assert [step for step, *_ in recorder.bad] == [6, 7]
+    assert recorder.bad[1] == (7, 0.02, next(ToyData().train_batches(6, 7, 3))["index"].tolist())
+
+
+def test_too_many_skips_in_a_row_stop_the_run() -> None:
+    state = toy_state()
+    recorder = Memory()
+    trainer = toy_trainer(recorder, data=Poisoned(tuple(range(4, 13))), skip_nonfinite=True, max_skips=3, log_every=12)
+    with pytest.raises(NonFinite, match=r"steps 4 to 7, .*: 4 updates in a row were skipped: ") as error:
+        trainer.fit(state, state.model)
+    assert state.step == 7
+    assert error.value.hint == "look at step 4"
+
+
+def test_a_requested_stop_saves_and_leaves_at_the_next_step() -> None:
+    recorder, state = Memory(), toy_state()
+    trainer = toy_trainer(recorder, log_every=100, eval_every=None)
+
+    class Signalling(ToyData):
+        def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Any]:
+            for step, batch in enumerate(super().train_batches(start, stop, seed), start=start + 1):
+                trainer.preemption.requested = "SIGTERM" if step == 5 else trainer.preemption.requested
+                yield batch
+
+    with pytest.raises(Preempted, match="stopped after step 5"):
+        dataclasses.replace(trainer, data=Signalling()).fit(state, state.model)
+    assert max(recorder.saved) == 5
+
+
+def test_a_stop_during_an_evaluation_is_taken_up_there() -> None:
+    """The state is saved before the evaluation, which is then done again: the log is that of an undisturbed run."""
+    undisturbed = trained(toy_state())[1]
+
+    class Signalling(ToyData):
+        def eval_batches(self, split: Any) -> Iterator[Any]:
+            for batch in super().eval_batches(split):
+                trainer.preemption.requested = "SIGTERM"
+                yield batch
+
+    first, state = Memory(), toy_state()
+    trainer = toy_trainer(first, data=Signalling())
+    with pytest.raises(Preempted):
+        trainer.fit(state, state.model)
+    again = toy_state(seed=9)
+    again.load_state_dict(first.saved[5])
+    _, second = trained(again)
+    assert first.rows | second.rows == undisturbed.rows
+
+
+def test_means_weigh_micro_batches_by_their_share() -> None:
+    rows = [
+        {"step": 1, "share": 0.25, "loss": 4.0},
+        {"step": 1, "share": 0.75, "loss": 0.0},
+        {"step": 2, "share": 1.0, "loss": 3.0, "top1": 0.5},
+    ]
+    assert means(rows) == {"loss": 2.0, "top1": 0.5}
+
+
+def test_split_keeps_every_sample_in_order() -> None:
+    batch = {"image": torch.arange(24).view(8, 3), "label": torch.arange(8)}
+    parts = split(batch, 4)
+    assert len(parts) == 4 and all(torch.equal(torch.cat([p[k] for p in parts]), batch[k]) for k in batch)

@@ -1,0 +1,118 @@
+"""One process at a time trains in a folder, whatever ended the one before."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plainloop.errors import Locked
+from plainloop.run_dir.journal import Journal, read_status
+from plainloop.system import lock
+from tests.harness.runs import child, dead, trains
+
+
+def race(folder: Path, results: int, gate: int, *, flock: Any) -> None:
+    os.read(gate, 1)
+    word = "no word"
+    try:
+        with lock.holding(folder, flock=flock):
+            os.write(results, f"{os.getpid()} trains\n".encode())
+            time.sleep(3 * lock.READER_S)
+        return
+    except Locked as error:
+        word = str(error).replace("\n", " ")
+    os.write(results, f"{os.getpid()} {word}\n".encode())
+
+
+def no_flock(descriptor: int, operation: int) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def free_for_all(descriptor: int, operation: int) -> None:
+    """A broken lock."""
+
+
+def winners(folders: list[Path], flock: Any) -> list[tuple[int, int]]:
+    """(how many trained, how many named the one who does) for two that start at once in each folder."""
+    for folder in folders:
+        folder.mkdir()
+    read, write = os.pipe()
+    gate, opened = os.pipe()
+    racers = {folder: [child(lambda: race(folder, write, gate, flock=flock)) for _ in range(2)] for folder in folders}  # noqa: B023
+    os.write(opened, b"." * 2 * len(folders))
+    for pids in racers.values():
+        for pid in pids:
+            os.waitpid(pid, 0)
+    os.close(write)
+    said = dict(line.split(" ", 1) for line in os.fdopen(read).read().splitlines())
+    found = []
+    for pids in racers.values():
+        won = [pid for pid in pids if said[str(pid)] == "trains"]
+        named = [
+            pid
+            for pid in pids
+            if won and "trains in " in said[str(pid)] and f": pid {won[0]} on {socket.gethostname()}" in said[str(pid)]
+        ]
+        found.append((len(won), len(named)))
+    return found
+
+
+@pytest.mark.parametrize("flock", [lock.fcntl.flock, no_flock], ids=["flock", "lease"])
+def test_of_two_that_start_at_once_one_trains_and_the_other_names_it(tmp_path: Path, flock: Any) -> None:
+    folders = [tmp_path / str(number) for number in range(20)]
+    assert winners(folders, flock) == [(1, 1)] * 20
+
+
+def test_a_broken_lock_lets_both_train(tmp_path: Path) -> None:
+    assert winners([tmp_path / "run"], free_for_all) == [(2, 0)]
+
+
+@pytest.mark.parametrize("flock", [lock.fcntl.flock, no_flock], ids=["flock", "lease"])
+def test_a_dead_holder_does_not_hold(tmp_path: Path, flock: Any) -> None:
+    def hold(folder: Path, ready: Callable[[], None]) -> None:
+        with Journal(folder, flock=flock).hold():
+            ready()
+            time.sleep(60)
+
+    with trains(tmp_path, hold), pytest.raises(Locked, match=r"another process trains in .*: pid \d+ on .* since 20"):
+        Journal(tmp_path, flock=flock).hold().__enter__()
+    dead(tmp_path, hold)
+    with Journal(tmp_path, flock=flock).hold():
+        assert read_status(tmp_path).state == "RUNNING"
+
+
+def test_a_lease_that_nobody_renews_is_void(tmp_path: Path) -> None:
+    lease = tmp_path / "run.lease"
+    lease.write_text(json.dumps({"pid": 1, "host": "node17", "boot_id": "x", "since": 0}))
+    os.utime(lease, (time.time() - lock.LEASE_S / 2,) * 2)
+    with pytest.raises(Locked, match="pid 1 on node17"):
+        Journal(tmp_path, flock=no_flock).hold().__enter__()
+    os.utime(lease, (time.time() - lock.LEASE_S * 2,) * 2)
+    with Journal(tmp_path, flock=no_flock).hold():
+        Journal(tmp_path, flock=no_flock).running(1, 2)
+        assert json.loads(lease.read_text())["pid"] == os.getpid()
+    assert not lease.exists()
+
+
+def test_a_forked_worker_does_not_keep_the_lock_of_its_dead_trainer(tmp_path: Path) -> None:
+    def with_a_worker(folder: Path, ready: Callable[[], None]) -> None:
+        with Journal(folder).hold():
+            worker = child(lambda: time.sleep(30))
+            (folder / "worker").write_text(str(worker))
+            ready()
+            time.sleep(60)
+
+    dead(tmp_path, with_a_worker)
+    worker = int((tmp_path / "worker").read_text())
+    os.kill(worker, 0)
+    with Journal(tmp_path).hold():
+        os.kill(worker, signal.SIGKILL)
