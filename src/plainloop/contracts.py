@@ -1,7 +1,7 @@
 """Every seam on one page: what a task, a data source, an augmentation, a schedule and a logger have to offer.
 
-Anything, in any package, with these methods is one; a YAML file with its `_target_` makes it ours. Nothing here imports
-torch, so that configurations can be checked before it is loaded.
+An object with these methods can be plugged in, whatever its package; a YAML file names it by `_target_`. Methods that a
+part may also have stand at the end. Nothing here imports torch, so that a config can be checked before torch is loaded.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Facts:
     image_shape: tuple[int, int, int]  # (C, H, W) that the model sees
     mean: tuple[float, ...]  # per channel, of images in [0, 1]
     std: tuple[float, ...]
+    class_counts: tuple[int, ...] | None = None  # training samples of each class; None: not known
 
     @property
     def num_classes(self) -> int:
@@ -108,7 +109,7 @@ class Data(Protocol):
 
 
 class Logger(Protocol):
-    """Receives what is logged. Lives on rank 0."""
+    """Receives what is logged. Exists on rank 0 only."""
 
     def start(self, folder: Path, config: Mapping[str, Any], step: int) -> None:
         """Opens. Lines after `step` that an earlier attempt left are void and are removed."""
@@ -121,3 +122,41 @@ class Logger(Protocol):
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Closes; called at the end and when the run stops early, then with the summary so far."""
         ...
+
+
+# Optional methods. Each is looked up by name; a part without it works, and only that one service is missing.
+
+
+class GivesExampleBatch(Protocol):
+    """A data source whose batches can be tried on the other parts before any file is read."""
+
+    @classmethod
+    def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:
+        """A batch as `train_batches` gives it, on the meta device (shapes and types, no values).
+
+        facts: the config's node `facts`: the fields of `Facts` and `num_classes`.
+        """
+        ...
+
+
+class ChecksOutput(Protocol):
+    """A task that can say whether a model fits it."""
+
+    def output_problem(self, output: Any, batch: Batch) -> str:
+        """What is wrong with a model's output for this batch, in one sentence; "" if nothing is. Reads shapes only."""
+        ...
+
+
+class DescribesData(Protocol):
+    """A data source that adds its own lines to the plan."""
+
+    @classmethod
+    def plan_lines(cls, **arguments: Any) -> list[str]:
+        """Takes the constructor's arguments. Says which folders and files are used, and which are not."""
+        ...
+
+
+class HarmlessArguments(Protocol):
+    """A part of which some arguments may have other values when a run is resumed."""
+
+    changes_no_result: tuple[str, ...]  # names or patterns (fnmatch) of its own arguments: "timeout", "*num_workers"

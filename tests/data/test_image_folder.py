@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from torchvision.transforms import v2
 
 from plainloop.augment.crop import RandomResizedCrop
+from plainloop.data.digits import Digits
 from plainloop.data.image_folder import ImageFolder
 from plainloop.errors import BadData, RunError
 from plainloop.system import rng
@@ -237,3 +238,15 @@ def test_the_yaml_builds_the_source(root):
         config = compose("data/image_folder", overrides=[f"data.root={root}", "data.batch_size=4", "+device=cpu"])
     data = instantiate(config.data, image_size=16, num_workers=0, train={}, val={}, test={}, _convert_="all")
     assert next(data.train_batches(0, 1, seed=0))["image"].shape == (4, 3, 16, 16)
+
+
+@pytest.mark.parametrize("name", ["digits", "image_folder"])
+def test_the_example_batch_is_a_training_batch_without_values(name, root):
+    data = source(root, num_workers=0) if name == "image_folder" else Digits(batch_size=4, device="cpu")
+    shape = (3, 16, 16) if name == "image_folder" else (1, 8, 8)
+    example = data.example_batch({"image_shape": shape}, 4)
+    batch = next(iter(data.train_batches(0, 1, seed=0)))
+    assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
+        n: (x.shape, x.dtype) for n, x in example.items()
+    }
+    assert all(tensor.is_meta for tensor in example.values())

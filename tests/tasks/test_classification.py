@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -310,10 +311,14 @@ def test_a_setting_that_cannot_be_is_refused(settings: dict[str, Any], match: st
         Classification(**{"num_classes": CLASSES} | settings)
 
 
-def test_a_model_with_another_number_of_classes_is_named() -> None:
-    match = r"the model gives \(8, 7\) for a batch of 8 images, expected \(8, 10\): set model\.num_classes="
+@pytest.mark.parametrize(("output", "got"), [(torch.zeros(8, 7), r"\(8, 7\)"), ([torch.zeros(8, 10)], "a list")])
+def test_an_output_that_is_not_logits_of_all_classes_is_named(output: Any, got: str) -> None:
+    task, model = Classification(num_classes=10), lambda image: output
+    match = f"the model gives {got} for a batch of 8 images, expected logits \\(8, 10\\); type model.num_classes="
+    assert task.output_problem(torch.zeros(8, 10, device="meta"), batch_of(8)) == ""
+    assert re.match(match, task.output_problem(output, batch_of(8)))
     with pytest.raises(ValueError, match=match):
-        Classification(num_classes=10).loss(Logits(), batch_of(8))
+        task.loss(model, batch_of(8))
 
 
 def test_the_yaml_takes_its_classes_from_the_data() -> None:

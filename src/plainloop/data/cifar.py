@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from plainloop.contracts import Batch, Facts, Split
-from plainloop.data.checks import channel_statistics
+from plainloop.data.images import channel_statistics, example_batch
 from plainloop.data.loaders import INHERIT, Loader, check_settings, loaders
 from plainloop.data.places import cache_folder, download_once
 from plainloop.errors import BadData
@@ -71,6 +71,8 @@ class CIFAR:
     Raises BadData when files are missing or damaged.
     """
 
+    changes_no_result = ("root", "download", "*num_workers")
+
     def __init__(
         self,
         *,
@@ -108,6 +110,10 @@ class CIFAR:
             folder(published, root)
         mean, std = channel_statistics(mean or published.mean, std or published.std, channels=3)
         return Facts(50_000, 10_000, published.classes, (3, 32, 32), mean, std)
+
+    @classmethod
+    def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:
+        return example_batch(facts, batch_size)
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
         return self._memory.train_batches(start, stop, seed)

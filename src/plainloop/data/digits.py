@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from plainloop.contracts import Batch, Facts, Split
-from plainloop.data.checks import channel_statistics
+from plainloop.data.images import channel_statistics, example_batch
 from plainloop.data.loaders import INHERIT, Loader, check_settings, loaders
 from plainloop.errors import BadData
 
@@ -22,6 +22,8 @@ class Digits:
     Args:
         num_workers: taken so that one command fits every source; a set in memory needs no workers.
     """
+
+    changes_no_result = ("*num_workers",)
 
     def __init__(
         self,
@@ -59,6 +61,10 @@ class Digits:
         check_settings(settings)
         mean, std = channel_statistics(mean, std, channels=1)
         return Facts(1438, 359, tuple("0123456789"), (1, 8, 8), mean, std)
+
+    @classmethod
+    def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:
+        return example_batch(facts, batch_size)
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
         return self._memory.train_batches(start, stop, seed)

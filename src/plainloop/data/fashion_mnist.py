@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 from plainloop.contracts import Batch, Facts, Split
-from plainloop.data.checks import channel_statistics
+from plainloop.data.images import channel_statistics, example_batch
 from plainloop.data.loaders import INHERIT, Loader, check_settings, loaders
 from plainloop.data.places import cache_folder, download_once
 from plainloop.errors import BadData
@@ -43,6 +43,8 @@ class FashionMNIST:
 
     Raises BadData when files are missing or damaged.
     """
+
+    changes_no_result = ("root", "download", "*num_workers")
 
     def __init__(
         self,
@@ -102,6 +104,10 @@ class FashionMNIST:
         num_train, height, width = shape(locate(found, "train", "images"))
         num_val, *_ = shape(locate(found, "val", "images"))
         return Facts(num_train, num_val, CLASSES, (1, height, width), mean, std)
+
+    @classmethod
+    def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:
+        return example_batch(facts, batch_size)
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
         return self._memory.train_batches(start, stop, seed)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from plainloop.contracts import Batch, Facts, Split
-from plainloop.data.checks import channel_statistics
+from plainloop.data.images import channel_statistics, example_batch
 from plainloop.data.loaders import INHERIT, Loader, check_settings, loaders
 from plainloop.data.loading.listing import Listings, list_splits
 from plainloop.errors import BadData
@@ -30,6 +30,8 @@ class ImageFolder:
 
     Raises BadData for folders that cannot be trained on; batches raise it for a damaged file.
     """
+
+    changes_no_result = ("root", "timeout", "*num_workers", "*prefetch")
 
     def __init__(
         self,
@@ -86,6 +88,10 @@ class ImageFolder:
         listings = checked(root, image_size, crop_fraction, val_fraction, timeout)
         shape = (3, image_size, image_size)
         return Facts(listings.num_train, listings.num_val, listings.train.class_names, shape, mean, std)
+
+    @classmethod
+    def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:
+        return example_batch(facts, batch_size)
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
         from plainloop.data.loading.workers import TrainKeys, batches

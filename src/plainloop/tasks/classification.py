@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -95,12 +95,19 @@ class Classification:
     def predict(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits (B, num_classes), as the model gives them."""
         logits: Tensor = model(batch["image"])
-        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
-            raise ValueError(
-                f"the model gives {tuple(logits.shape)} for a batch of {len(batch['image'])} images, expected "
-                f"{(len(batch['image']), self.num_classes)}: set model.num_classes=${{facts.num_classes}}"
-            )
+        if problem := self.output_problem(logits, batch):
+            raise ValueError(problem)
         return logits
+
+    def output_problem(self, output: Any, batch: Batch) -> str:
+        expected = (len(batch["image"]), self.num_classes)
+        if isinstance(output, Tensor) and output.shape == expected:
+            return ""
+        got = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        return (
+            f"the model gives {got} for a batch of {expected[0]} images, expected logits {expected}; "
+            "type model.num_classes='${facts.num_classes}' if only the number of classes differs"
+        )
 
     def metrics(self) -> Accuracy:
         return Accuracy(self.num_classes, loss_function=self.loss_function, names=self.names)

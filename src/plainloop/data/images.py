@@ -1,8 +1,11 @@
-"""What every source asks of its settings."""
+"""What all sources of labelled images share: the check of mean and std, and an example batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plainloop.contracts import Batch
 
 
 def channel_statistics(
@@ -15,3 +18,13 @@ def channel_statistics(
     if not all(value > 0 for value in std):
         raise ValueError(f"data.std={list(std)} must be above 0 everywhere")
     return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def example_batch(facts: Mapping[str, Any], batch_size: int) -> Batch:
+    """image (B, C, H, W) uint8, label (B,) int64 and index (B,) int64 on the meta device."""
+    import torch
+
+    with torch.device("meta"):
+        numbers = torch.empty(batch_size, dtype=torch.int64)
+        image = torch.empty(batch_size, *facts["image_shape"], dtype=torch.uint8)
+        return {"image": image, "label": numbers, "index": torch.empty_like(numbers)}
