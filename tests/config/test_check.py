@@ -328,9 +328,10 @@ def test_bf16_on_a_processor_without_it_is_warned_of(capability: str, slow: bool
         "trainer.clip_norm=0", "trainer.clip_value=-1", "trainer.clip_agc=0", "trainer.ema_decay=1",
         "trainer.ema_decay=0",
         "trainer.accumulate=0", "optimizer.lr=0", "optimizer.lr=-0.1", "optimizer.weight_decay=-1", "data.batch_size=0",
-        "task.label_smoothing=1", "checkpoint.keep_last=0", "checkpoint.every_minutes=0", "scheduler.min_lr=-1",
+        "task.label_smoothing=1", "checkpoint.keep_last=1", "checkpoint.every_minutes=0", "scheduler.min_lr=-1",
         "trainer.early_stop.patience=0", "trainer.max_skips=0", "seed=-1", "trainer.devices=0", "trainer.devices=[]",
         "trainer.devices=[0,0]", "trainer.param_groups.layer_decay=1.5", "optimizer.lr=.inf",
+        "threads=0", "resume_step=-1", "trainer.bucket_cap_mb=0",
     ],
 )  # fmt: skip
 def test_numbers_lie_where_they_mean_something(override: str) -> None:

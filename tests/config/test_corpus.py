@@ -40,7 +40,7 @@ _VALUES = """
     trainer.param_groups.no_decay=[norm,bias] trainer.param_groups.no_decay=[model] trainer.timeout_s=30
     trainer.find_unused_parameters=true trainer.static_graph=true trainer.on_nonfinite=skip trainer.max_skips=1
     seed=1 seed=123456789 name=a name=run-1_b.c device=cpu device=auto data.batch_size=32 data.batch_size=1
-    data.batch_size=1438 data.val.batch_size=7 data.train.batch_size=128 data.num_workers=2 checkpoint.keep_last=1
+    data.batch_size=1438 data.val.batch_size=7 data.train.batch_size=128 data.num_workers=2 checkpoint.keep_last=3
     checkpoint.save_best=false checkpoint.every_minutes=10 checkpoint.every_minutes=null task.label_smoothing=0.1
     task.loss=bce task.class_weights=[1,1,1,1,1,1,1,1,1,2] model.width=8 model.drop_rate=0.5 optimizer.lr=1e-4
     optimizer.lr=1 optimizer.weight_decay=0 optimizer.betas=[0.8,0.9] optimizer.amsgrad=true optimizer.fused=false
@@ -94,7 +94,7 @@ _WRONG = """
     trainer.on_nonfinite=ignore trainer.max_skips=0 trainer.sync_batchnorm=2 seed=-1 seed=x seed=1.5 seed=null
     name=../x name=a/b name= name=.a name=null device=gpu device=mps device=cuda device=0 data.batch_size=0
     data.batch_size=-64 data.batch_size=x data.batch_size=1439 data.batch_size=1.5 data.val.batch_size=0
-    data.num_workers=-1 data.num_workers=x checkpoint.keep_last=0 checkpoint.keep_last=all checkpoint.save_best=7
+    data.num_workers=-1 data.num_workers=x checkpoint.keep_last=1 checkpoint.keep_last=all checkpoint.save_best=7
     checkpoint.every_minutes=0 checkpoint.every_minutes=x task.label_smoothing=1 task.label_smoothing=-0.1
     task.label_smoothing=x task.loss=mse task.class_weights=[1,2] task.class_weights=x model.width=wide model.width=1.5
     model.num_classes=7 model.in_chans=3 optimizer.lr=0 optimizer.lr=-1 optimizer.lr=abc optimizer.lr=.inf

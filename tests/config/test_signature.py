@@ -7,9 +7,10 @@ from typing import Literal
 import pytest
 import torch
 
-from plainloop.config.settings import SETTINGS
+from plainloop.config.settings import SETTINGS, later_keys, with_later_keys
 from plainloop.config.types import fields_of, misfit, signature_of
 from plainloop.contracts import Steps
+from tests.harness.commands import passed
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,11 @@ def test_signatures_tell_what_the_run_gives_from_what_the_config_gives() -> None
 @pytest.mark.parametrize("kind", SETTINGS.values())
 def test_every_setting_says_its_type(kind: type) -> None:
     assert all(field.annotation is not None for field in fields_of(kind).values())
+
+
+def test_a_config_saved_before_a_key_existed_has_it_as_conf_gives_it() -> None:
+    now = passed().config
+    assert later_keys()["trainer.early_stop.monitor"] is None
+    old = {key: value for key, value in now.items() if key != "threads"}
+    old |= {"checkpoint": {key: value for key, value in now["checkpoint"].items() if key not in ("monitor", "mode")}}
+    assert with_later_keys(old) == now

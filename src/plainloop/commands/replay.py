@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from plainloop.config.build import build_checked, settings
 from plainloop.config.durations import Clock, clock_of
-from plainloop.config.settings import CheckpointSettings, TrainerSettings
+from plainloop.config.settings import CheckpointSettings, TrainerSettings, with_later_keys
 from plainloop.contracts import Batch, Task
 from plainloop.distributed import process_group
 from plainloop.errors import BadConfig, Unresumable
@@ -71,7 +71,7 @@ def replay(folder: Path, step: int, *, plugins: Sequence[str] = ()) -> Findings:
     path = folder / "config.yaml"
     if not path.is_file():
         raise BadConfig(f"{folder} has no config.yaml: it is no run directory")
-    config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) | {"plugins": list(plugins)}
+    config = with_later_keys(yaml.safe_load(path.read_text(encoding="utf-8"))) | {"plugins": list(plugins)}
     clock = clock_of(config)
     if not 1 <= step <= clock.total_steps:
         raise BadConfig(f"the run in {folder} has steps 1 to {clock.total_steps}, and not step {step}")

@@ -12,6 +12,7 @@ import yaml
 from plainloop.config import compare
 from plainloop.config.build import build
 from plainloop.config.durations import clock_of
+from plainloop.config.settings import with_later_keys
 from plainloop.contracts import Schedule
 from plainloop.distributed import collectives
 from plainloop.errors import BadConfig
@@ -51,7 +52,7 @@ def settle_config(config: Mapping[str, Any], journal: Journal, *, step: int) -> 
     """Writes config.yaml, or holds the config against the one that is there. Raises BadConfig."""
     path = journal.folder / "config.yaml"
     if path.exists():
-        saved = yaml.safe_load(path.read_text())
+        saved = with_later_keys(yaml.safe_load(path.read_text()))
         found = compare.differences(saved, plain(config))
         total = clock_of(config).total_steps
         if step > total:

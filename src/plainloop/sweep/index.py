@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from plainloop.config import compare
+from plainloop.config.settings import later_keys
 from plainloop.sweep.paths import folder_problem
 from plainloop.system import storage
 
@@ -51,7 +52,12 @@ def config_hash(config: Mapping[str, Any]) -> str:
     """
     kept = {key: value for key, value in config.items() if key not in _NOT_OF_THE_JOB}
     rows = compare.differences({}, kept)
-    told = [[row.key, row.now] for row in rows if not compare.harmless(row.key)]
+    later = later_keys()  # at their defaults they change nothing: a sweep begun before they existed keeps its hashes
+    told = [
+        [row.key, row.now]
+        for row in rows
+        if not compare.harmless(row.key) and not (row.key in later and row.now == later[row.key])
+    ]
     return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
 
 

@@ -14,8 +14,8 @@ from plainloop.config.check import disk
 from plainloop.config.check.findings import Case, Finding, Rule, Warned
 from plainloop.config.durations import train_batch_size
 from plainloop.config.explain.problems import Problem
-from plainloop.config.ranges import ranges
 from plainloop.config.resolve import leaves
+from plainloop.config.settings import ranges
 from plainloop.system import storage
 from plainloop.system.secrets import looks_secret
 
@@ -24,6 +24,15 @@ _AT_LEAST_ONE_STEP = (
     *(f"scheduler.{key}" for key in ("every", "step_size", "step_size_up", "step_size_down")),
 )
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,79}")
+
+
+def numbers_are_in_range(case: Case) -> Iterator[Finding]:
+    for key, allowed in ranges().items():
+        value = case.get(key)
+        if key.endswith(".batch_size") and key != "data.batch_size" and value == case.get("data.batch_size"):
+            continue  # it follows from that one
+        if allowed.excludes(value):
+            yield case.problem(key, "out of range", got=str(value), expected=allowed.expected)
 
 
 def name_is_a_slug(case: Case) -> Iterator[Finding]:
@@ -86,12 +95,8 @@ def duration_is_absolute(case: Case) -> Iterator[Finding]:
 
 def devices_are_some(case: Case) -> Iterator[Finding]:
     devices = case.get("trainer.devices")
-    wrong = (
-        devices < 1
-        if isinstance(devices, int)
-        else isinstance(devices, list) and len(set(devices)) != max(1, len(devices))
-    )
-    if wrong:
+    twice_or_none = isinstance(devices, list) and len(set(map(str, devices))) != max(1, len(devices))
+    if twice_or_none or (isinstance(devices, int) and devices < 1):
         yield case.problem(
             "trainer.devices",
             "names no devices, or one twice",
@@ -248,7 +253,8 @@ def the_lowest_rate_is_below_the_base_rate(case: Case) -> Iterator[Finding]:
 
 
 def model_and_data_have_the_same_classes(case: Case) -> Iterator[Finding]:
-    classes = case.config["facts"]["num_classes"]
+    names = case.config["facts"]["class_names"]
+    classes, shown = len(names), ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     for key in ("model.num_classes", "task.num_classes"):
         value = case.get(key)
         if isinstance(value, int) and value != classes:
@@ -256,7 +262,7 @@ def model_and_data_have_the_same_classes(case: Case) -> Iterator[Finding]:
                 key,
                 "differs from the classes of the data",
                 got=str(value),
-                expected=f"{classes}: {_names(case)}",
+                expected=f"{classes}: {shown}",
                 instead=f"leave {key} out, it is ${{facts.num_classes}}",
             )
     weights = case.get("task.class_weights")
@@ -265,7 +271,7 @@ def model_and_data_have_the_same_classes(case: Case) -> Iterator[Finding]:
             "task.class_weights",
             "needs one weight per class",
             got=f"{len(weights)} weights",
-            expected=f"{classes}: {_names(case)}",
+            expected=f"{classes}: {shown}",
         )
 
 
@@ -287,13 +293,8 @@ def _milestones(case: Case) -> list[int]:
     return [case.clock.steps(m) for m in given] if isinstance(given, list) else []
 
 
-def _names(case: Case) -> str:
-    names = case.config["facts"]["class_names"]
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
 EARLY: tuple[Rule, ...] = (
-    ranges,
+    numbers_are_in_range,
     name_is_a_slug,
     no_secrets,
     disk.folder_can_be_written,

@@ -15,7 +15,7 @@ from plainloop.config.compose.composer import Composer
 from plainloop.config.compose.origin import Origin
 from plainloop.config.explain.problems import InvalidConfig, Problem, invalid_run
 from plainloop.config.resolve import leaves, resolve
-from plainloop.config.settings import SETTINGS
+from plainloop.config.settings import SETTINGS, with_later_keys
 from plainloop.run_dir.journal import read_status
 
 # What no run keeps: it is said anew at each start.
@@ -35,7 +35,7 @@ def saved_config(folder: Path) -> dict[str, Any]:
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise invalid_run([Problem("resume", f"{path} holds no config")], [])
-    return found
+    return with_later_keys(found)
 
 
 def continued(
