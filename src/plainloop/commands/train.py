@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
 import sys
 import traceback
 from dataclasses import replace
@@ -36,6 +35,7 @@ from plainloop.config.explain.problems import InvalidConfig, Problem, invalid_ru
 from plainloop.distributed import ranks
 from plainloop.distributed.failures import RankFailed
 from plainloop.errors import LostPeer, Preempted, RunError
+from plainloop.run_dir.status import command_to_continue
 from plainloop.sweep.check import check_sweep
 from plainloop.sweep.paths import unreadable
 from plainloop.system import storage
@@ -230,11 +230,10 @@ def tell(error: RunError) -> int:
 def tell_stopped(stopped: Preempted, command: Command) -> int:
     """The last line of a stopped run is the command that continues it."""
     if ranks.rank() == 0:
-        sys.stderr.write(f"{stopped}; to go on:\n{command_to_continue(stopped.folder, command)}\n")
+        sys.stderr.write(f"{stopped}; to go on:\n{_command_to_continue(stopped.folder, command)}\n")
     return stopped.code
 
 
-def command_to_continue(folder: Path, command: Command) -> str:
+def _command_to_continue(folder: Path, command: Command) -> str:
     plugins = command.value_of("plugins")
-    more = [f"plugins={plugins}"] if plugins else []
-    return " ".join(["python", shlex.quote(sys.argv[0]), *(shlex.quote(word) for word in (f"resume={folder}", *more))])
+    return command_to_continue(folder, overrides=[f"plugins={plugins}"] if plugins else [], script=sys.argv[0])

@@ -19,6 +19,7 @@ from plainloop.errors import BadConfig
 from plainloop.run.parts import build_schedule
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.journal import Journal
+from plainloop.run_dir.status import command_to_continue
 from plainloop.system import storage
 
 log = logging.getLogger("plainloop")
@@ -56,9 +57,10 @@ def settle_config(config: Mapping[str, Any], journal: Journal, *, step: int) -> 
         found = compare.differences(saved, plain(config))
         total = clock_of(config).total_steps
         if step > total:
+            again = command_to_continue(journal.folder, plugins=config["plugins"])
             raise BadConfig(
                 f"{step} steps are done already, and trainer.duration={config['trainer']['duration']} is {total}",
-                hint=f"type resume={journal.folder} alone to go on as it was, or a longer trainer.duration",
+                hint=f"type a longer trainer.duration, or continue it as it was: {again}",
             )
         compare.check(found, step=step, schedules=lambda: (schedule_of(saved), schedule_of(config)))
         if not found:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from plainloop.errors import BadConfig, Preempted, RunError
-from plainloop.run_dir.journal import Journal, command_to_continue
+from plainloop.run_dir.journal import Journal
+from plainloop.run_dir.status import command_to_continue
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def attempt(folder: Path, plugins: Sequence[str] = ()) -> Iterator[Journal]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(folder, plugins=plugins)
-    go_on = command_to_continue(folder, ",".join(plugins))
+    go_on = command_to_continue(folder, plugins=plugins)
     with journal.hold():
         try:
             yield journal

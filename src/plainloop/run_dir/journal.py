@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from plainloop.errors import CannotWrite, Locked, NoProgress
+from plainloop.run_dir.status import command_to_continue
 from plainloop.system import lock, storage
 from plainloop.system.secrets import redact, redact_tree
 
@@ -217,17 +218,8 @@ def read_status(folder: Path, *, stale_after: float = STALE_S) -> Status:
     reason = _lost(status, row, folder, stale_after) if status.state == "RUNNING" else ""
     if not reason:
         return status
-    hint = status.hint or command_to_continue(folder, status.plugins)
+    hint = status.hint or command_to_continue(folder, plugins=status.plugins.split(",") if status.plugins else [])
     return Status(**{**vars(status), "state": "LOST", "reason": reason, "hint": hint})
-
-
-def command_to_continue(folder: Path, plugins: str) -> str:
-    """Plugins are the person's own to allow, at each start.
-
-    >>> command_to_continue(Path("outputs/a"), ""), command_to_continue(Path("b"), "mine")
-    ('python train.py resume=outputs/a', "python train.py resume=b 'plugins=[mine]'")
-    """
-    return shlex.join(["python", "train.py", f"resume={folder}", *([f"plugins=[{plugins}]"] if plugins else [])])
 
 
 def end_for_the_dead(folder: Path, *, pid: int, message: str, **words: Any) -> None:

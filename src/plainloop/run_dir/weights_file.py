@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from plainloop.run_dir.status import command_to_continue
+
 IN_A_RUN = ("best.safetensors", "last.safetensors")
 SAFE = ".safetensors"
 PICKLED = (".pt", ".pth", ".bin", ".tar", ".ckpt")
@@ -17,7 +19,8 @@ def weights_file(source: Path) -> Path:
                 return source / name
         raise ValueError(
             f"init_from={source} holds neither {' nor '.join(IN_A_RUN)}: a run writes them at its first best "
-            f"evaluation and at its end; type init_from=<a weights file>, or resume={source} to continue that run"
+            f"evaluation and at its end; type init_from=<a weights file>, or continue that run: "
+            f"{command_to_continue(source)}"
         )
     if not source.is_file():
         raise ValueError(f"init_from={source} does not exist; type a run directory or a weights file")

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from plainloop.config.compose.composer import Composer
 from plainloop.errors import Locked, Preempted, RunError
+from plainloop.run_dir.status import command_to_continue
 from plainloop.sweep import outcome, table
 from plainloop.sweep.check import Job as CheckedJob
 from plainloop.sweep.check import Sweep, check_late
@@ -68,7 +69,7 @@ def start(sweep: Sweep, composer: Composer, typed: Sequence[str]) -> int:
         else:
             launched = search(plugin, list(master.hydra.overrides.task))
         context.callbacks.on_multirun_end(config=master, config_name=composer.config_name)
-    return tell(root, [job.number for job in task.jobs], launched, again=command_to_continue(root, typed))
+    return tell(root, [job.number for job in task.jobs], launched, again=sweep_command(root, typed))
 
 
 def search(sweeper: Any, overrides: list[str]) -> Launched:
@@ -141,9 +142,10 @@ def say(lines: Sequence[str]) -> None:
     sys.stdout.flush()
 
 
-def command_to_continue(root: Path, typed: Sequence[str], *, train: str = "") -> str:
+def sweep_command(root: Path, typed: Sequence[str], *, train: str = "") -> str:
+    """The line that continues a sweep."""
     kept = [word for word in typed if not word.lstrip("+").startswith(("resume=", "hydra.sweep.dir="))]
-    return shlex.join(["python", train or sys.argv[0], *kept, f"hydra.sweep.dir={_shown(root)}"])
+    return command_to_continue(_shown(root), overrides=kept, key="hydra.sweep.dir", script=train or sys.argv[0])
 
 
 def tool(verb: str, root: Path) -> str:

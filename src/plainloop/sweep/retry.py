@@ -100,7 +100,7 @@ def _job(row: Row, sweep: Path, master: DictConfig) -> Job:
 def _again(sweep: Path, master: DictConfig, train: Path) -> str:
     typed = [*master.hydra.overrides.task, *master.hydra.overrides.hydra]
     kept = [text for text in typed if not text.startswith("hydra.mode=")]
-    return driver.command_to_continue(sweep, ["-m", *kept], train=str(train))
+    return driver.sweep_command(sweep, ["-m", *kept], train=str(train))
 
 
 def _no_more(overrides: tuple[str, ...]) -> Job:

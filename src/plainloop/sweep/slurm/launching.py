@@ -12,6 +12,7 @@ from typing import Any
 
 from plainloop.config.compose.resume import is_finished
 from plainloop.config.explain.problems import Problem, invalid_run
+from plainloop.run_dir.status import command_to_continue
 from plainloop.sweep.slurm import client, ledger, orphans, outcome, site
 from plainloop.sweep.slurm.submission import Submission, folder_of, known_keys
 from plainloop.sweep.slurm.task import Task
@@ -109,7 +110,7 @@ def tell_how_to_come_back(root: Path, ids: Mapping[int, str]) -> None:
     log.info("cancel:    python %s", shlex.join([tool, "cancel", str(root)]))
     if not retried:
         again = [word for word in rest if not word.startswith(("hydra.sweep.dir=", "hydra.launcher.wait="))]
-        log.info("come back: python %s", shlex.join([typed, *again, f"hydra.sweep.dir={root}"]))
+        log.info("come back: %s", command_to_continue(root, overrides=again, key="hydra.sweep.dir", script=typed))
 
 
 def spans(jobs: Iterable[str]) -> str:

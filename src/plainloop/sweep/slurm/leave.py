@@ -11,6 +11,7 @@ from typing import Any
 
 from plainloop.errors import NoProgress, Preempted
 from plainloop.run_dir.journal import ATTEMPTS, read_status
+from plainloop.run_dir.status import command_to_continue
 from plainloop.sweep.slurm import client
 from plainloop.system import storage
 
@@ -51,7 +52,8 @@ def leave(folder: Path) -> int:
         log.info("stopped at the time limit after step %d, saved and requeued (Slurm job %s)", step, job)
         return Preempted.code
     if ended == "CANCELLED":
-        hint = f"python train.py resume={folder}"
+        plugins = read_status(folder).plugins
+        hint = command_to_continue(folder, plugins=plugins.split(",") if plugins else [])
         note(folder, state="CANCELLED", reason="scancel", hint=hint, exit_code=Preempted.code)
     log.info("stopped after step %d and saved; Slurm says %s: job %s does not come back", step, ended, job)
     return Preempted.code
