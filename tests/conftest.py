@@ -37,6 +37,8 @@ socket.socket.connect = _connect_here  # type: ignore[method-assign]
 def _clear_hydra() -> None:
     if "hydra.core.global_hydra" in sys.modules:
         sys.modules["hydra.core.global_hydra"].GlobalHydra.instance().clear()
+    if "hydra.core.hydra_config" in sys.modules:  # its `clear` wants a config that is there
+        sys.modules["hydra.core.hydra_config"].HydraConfig.instance().cfg = None
 
 
 @pytest.fixture(autouse=True)
