@@ -142,7 +142,7 @@ def _check_job(
     seen: Seen,
     earlier: list[Job],
 ) -> Job:
-    composed = composer.explain([*hydra_overrides, *overrides])
+    composed = composer.compose_or_explain([*hydra_overrides, *overrides])
     config = composed.config
     if config is None:
         raise invalid_run(composed.problems, overrides)

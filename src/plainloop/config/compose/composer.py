@@ -33,6 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from plainloop.config.compose.copies import Copies
 from plainloop.config.explain.problems import Problem
 from plainloop.config.explain.unknown_keys import Library, unknown
 from plainloop.config.explain.wrong_options import by, needs_multirun, wrong_option
@@ -82,6 +83,11 @@ class Composer:
         return found
 
     @cached_property
+    def copies(self) -> Copies:
+        """Composes as `compose` does, in a fiftieth of its time once it knows the groups."""
+        return Copies(self.compose, self.repository)
+
+    @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Every group with its options, Hydra's own included."""
         options = {name: self.repository.get_group_options(name, ObjectType.CONFIG) for name in self._subgroups("")}
@@ -113,6 +119,7 @@ class Composer:
             before, self._search = self._search, search
             self.__dict__.pop("repository", None)
             self.__dict__.pop("groups", None)
+            self.__dict__.pop("copies", None)
             try:
                 _ = self.repository
             except _BROKEN:  # no list of folders: told when it is applied
@@ -136,7 +143,8 @@ class Composer:
     def compose_or_explain(self, overrides: Sequence[str]) -> Composed:
         """One run's config, or the same without the overrides that are wrong, each explained."""
         try:
-            config = self.compose(overrides)
+            self._look_where(overrides)
+            config = self.copies.compose(overrides)
             # Hydra merges optimizer=[sgd,adamw] into one optimizer without a word, and takes ~optimizer for a wish.
             keys = [text.partition("=")[0] for text in overrides if "=[" in text or text.startswith("~")]
             explained = self.explain(overrides) if any("." not in key for key in keys) else None
