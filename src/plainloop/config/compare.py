@@ -41,7 +41,7 @@ class Difference:
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """Every leaf that differs, in the order of its name.
+    """Every leaf that differs, in the order of its name. A fact that earlier code did not save is not compared.
 
     >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
     [Difference(key='a.c', saved=2, now=3), Difference(key='d', saved='(absent)', now=4)]
@@ -49,7 +49,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differ
     before, after = dict(_leaves(saved)), dict(_leaves(now))
     keys = sorted(before.keys() | after.keys())
     pairs = [Difference(key, before.get(key, "(absent)"), after.get(key, "(absent)")) for key in keys]
-    return [pair for pair in pairs if pair.saved != pair.now]
+    return [p for p in pairs if p.saved != p.now and not (p.key.startswith("facts.") and p.saved == "(absent)")]
 
 
 def check(found: Sequence[Difference], *, step: int, schedules: Callable[[], tuple[Schedule, Schedule]]) -> None:
