@@ -16,7 +16,7 @@ from plainloop.distributed import collectives
 from plainloop.errors import NonFinite
 from plainloop.loop.trainer import Trainer
 from plainloop.run_dir.checkpoints import Checkpoints
-from plainloop.run_dir.journal import read_status
+from plainloop.run_dir.status import read_status
 from plainloop.system import rng, storage
 from plainloop.tasks.classification import Classification
 from tests.distributed.test_one_process_would_say_the_same import wrap

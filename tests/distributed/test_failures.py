@@ -11,7 +11,7 @@ import pytest
 
 from plainloop.distributed.failures import RankFailed
 from plainloop.run import launch
-from plainloop.run_dir.journal import read_status
+from plainloop.run_dir.status import read_status
 from tests.harness.configs import checked
 
 TIMEOUT_S = 3.0

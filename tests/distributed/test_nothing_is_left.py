@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from plainloop.run_dir.journal import read_status
+from plainloop.run_dir.status import read_status
 from tests.distributed.test_ways_to_start import TRAIN, environment, finish, start
 from tests.harness import leftovers, rank_runs, ranks
 from tests.harness.configs import checked

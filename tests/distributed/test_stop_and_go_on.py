@@ -19,7 +19,7 @@ from plainloop.contracts import Batch
 from plainloop.distributed import collectives
 from plainloop.errors import BadConfig, Preempted
 from plainloop.loop import trainer
-from plainloop.run_dir.journal import read_status
+from plainloop.run_dir.status import read_status
 from plainloop.system import storage
 from tests.harness import rank_runs, ranks
 from tests.harness.configs import ROOT, checked

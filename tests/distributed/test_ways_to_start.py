@@ -17,7 +17,7 @@ import pytest
 from plainloop.config.compose.resume import saved_config
 from plainloop.distributed import ranks
 from plainloop.errors import BadConfig, Preempted
-from plainloop.run_dir.journal import read_status
+from plainloop.run_dir.status import read_status
 from tests.harness import leftovers
 from tests.harness.configs import ROOT
 from tests.harness.kill import differences, remains

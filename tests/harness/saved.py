@@ -37,6 +37,11 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def best_of(checkpoints: Checkpoints) -> int | None:
+    """The step that is marked best, as the manifests have it."""
+    return next((entry.step for entry in checkpoints._entries() if entry.ours and entry.row["best"]), None)
+
+
 def two_saved(folder: Path) -> Checkpoints:
     """A folder with the checkpoints 1 and 2."""
     checkpoints = Checkpoints(folder)

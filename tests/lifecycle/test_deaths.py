@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from plainloop.errors import BadData
-from plainloop.run_dir.journal import read_status
+from plainloop.run_dir.status import read_status
 from tests.harness import inject
 from tests.harness.kill import differences, remains
 from tests.harness.shell import SMALL, Life, files, lines, status, train

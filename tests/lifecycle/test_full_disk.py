@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from plainloop.run_dir.checkpoints import Checkpoints
-from plainloop.run_dir.journal import read_status
+from plainloop.run_dir.status import read_status
 from tests.harness import inject
 from tests.harness.kill import differences, remains
 from tests.harness.shell import SMALL, Ended, lines, train

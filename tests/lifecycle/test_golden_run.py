@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from plainloop.run_dir.environment import environment, fingerprint
-from plainloop.run_dir.journal import read_status
+from plainloop.run_dir.status import read_status
 from tests.harness.kill import differences
 from tests.harness.shell import Ended, files, lines, train
 

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from plainloop.loop.trainer import Trainer
-from plainloop.run_dir.journal import read_status
 from plainloop.run_dir.recorder import Recorder
+from plainloop.run_dir.status import read_status
 from plainloop.system.preempt import Preemption
 from plainloop.system.signals import SIGNALS
 from tests.harness import inject

@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from plainloop.errors import NoProgress
-from plainloop.run_dir.journal import Journal, read_status
+from plainloop.run_dir.journal import Journal
+from plainloop.run_dir.status import read_status
 from plainloop.system import storage
 from tests.harness.runs import Life, dead, trains
 
 
 def train(folder: Path, ready: Callable[[], None]) -> None:
     journal = Journal(folder)
-    with journal.hold():
+    with journal.locked():
         journal.begin(0, 100)
         journal.running(40, 100, checkpoint="step_00000030.pt")
         ready()
@@ -29,14 +30,14 @@ def train(folder: Path, ready: Callable[[], None]) -> None:
 
 
 def start_up(folder: Path, ready: Callable[[], None]) -> None:
-    with Journal(folder).hold():
+    with Journal(folder).locked():
         ready()
         time.sleep(60)
 
 
 def leave_without_a_word(folder: Path, ready: Callable[[], None]) -> None:
     journal = Journal(folder)
-    with journal.hold():
+    with journal.locked():
         journal.begin(0, 100)
         journal.running(40, 100, checkpoint="step_00000030.pt")
     ready()
@@ -48,11 +49,11 @@ def ending(state: Any, reason: str, hint: str, exit_code: int, *, full: bool = F
 
     def life(folder: Path, ready: Callable[[], None]) -> None:
         journal = Journal(folder)
-        with journal.hold():
+        with journal.locked():
             journal.begin(0, 100)
             journal.running(40, 100, checkpoint="step_00000030.pt")
-            journal._os = Full() if full else os
-            journal.end(state, reason=reason, hint=hint, step=40, exit_code=exit_code)
+            storage.os = Full() if full else os  # in a process of its own
+            journal.end(state, reason=reason, hint=hint, exit_code=exit_code)
         ready()
 
     return life
@@ -62,7 +63,7 @@ def stop_when_asked(folder: Path, ready: Callable[[], None]) -> None:
     asked = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
     journal = Journal(folder)
-    with journal.hold():
+    with journal.locked():
         journal.begin(0, 100)
         journal.running(30, 100)
         ready()
@@ -216,7 +217,7 @@ def test_a_new_start_is_running_from_its_first_moment(tmp_path: Path) -> None:
 
 def test_a_heartbeat_is_no_faster_than_one_a_second(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    with journal.hold():
+    with journal.locked():
         journal.begin(0, 100)
         for step in range(50):
             journal.running(step, 100)
@@ -228,14 +229,14 @@ def test_a_heartbeat_is_no_faster_than_one_a_second(tmp_path: Path) -> None:
 def attempt(folder: Path, step: int, end: tuple[str, str] | None) -> None:
     """One that starts at a durable step, and ends so, or is killed."""
     journal = Journal(folder)
-    with journal.hold():
+    with journal.locked():
         try:
             journal.begin(step, 100)
         except NoProgress as error:
             journal.end("FAILED", reason=error.reason, hint=error.hint, exit_code=error.code)
             raise
         if end:
-            journal.end(end[0], reason=end[1], hint="", exit_code=70)  # type: ignore[arg-type]
+            journal.end(end[0], reason=end[1], exit_code=70)  # type: ignore[arg-type]
 
 
 def test_the_fourth_attempt_without_progress_is_refused_and_the_fifth_is_a_new_chance(tmp_path: Path) -> None:

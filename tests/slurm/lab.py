@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from plainloop.run_dir.journal import Status, read_status
+from plainloop.run_dir.status import Status, read_status
 from plainloop.sweep.slurm import client, ledger
 from plainloop.system import storage
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from plainloop.system import storage
+
 FOLDER = Path("/disk")
 
 
@@ -98,7 +100,8 @@ class Disk:
 
 
 @pytest.fixture
-def new_disk() -> type[Disk]:
+def new_disk(monkeypatch: pytest.MonkeyPatch) -> type[Disk]:
+    monkeypatch.setattr(storage, "os", os)  # a test sets it to such a disk
     return Disk
 
 

@@ -8,7 +8,8 @@ import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import pytest
 
 from plainloop.errors import CannotWrite
 from plainloop.run_dir.checkpoints import Checkpoints
-from plainloop.run_dir.journal import Journal, read_status
+from plainloop.run_dir.journal import Journal
+from plainloop.run_dir.status import read_status
 from plainloop.system import storage
+from tests.harness.saved import best_of
 
 OPERATIONS = {"close", "fsync", "ftruncate", "listdir", "lseek", "makedirs", "open", "pread", "read", "rename"}
 OPERATIONS |= {"statvfs", "unlink", "write"}
@@ -58,8 +61,18 @@ def encode(state: dict[str, Any]) -> bytes:
     return json.dumps(state).encode()
 
 
-def checkpoints(run: Path, system: Any = os) -> Checkpoints:
-    return Checkpoints(run / "checkpoints", serialise=encode, parse=json.loads, os=system)
+def checkpoints(run: Path) -> Checkpoints:
+    return Checkpoints(run / "checkpoints", serialise=encode, parse=json.loads)
+
+
+@contextmanager
+def using(system: Any) -> Iterator[None]:
+    """Storage calls this instead of the module os."""
+    storage.os = system
+    try:
+        yield
+    finally:
+        storage.os = os
 
 
 def state(step: int) -> dict[str, Any]:
@@ -73,25 +86,26 @@ def before(folder: Path) -> Path:
     for step in (1, 2, 3):
         checkpoints(run).save(state(step), step=step, best=step == 1, metric="val/top1", value=0.5)
     journal = Journal(run)
-    with journal.hold():
+    with journal.locked():
         journal.begin(3, total=9)
     return run
 
 
 def save_4(run: Path, system: Any) -> bool:
     """What surrounds a save that is the best one and makes two others superfluous; whether it succeeded."""
-    journal = Journal(run, os=system)
+    journal = Journal(run)
     journal._row = dict(storage.read_json(run / "status.json") or {})
     failure = None
-    try:
-        checkpoints(run, system).save(state(4), step=4, best=True, metric="val/top1", value=0.6)
-    except CannotWrite as error:
-        failure = error
-        journal.event("save_failed", why=str(error))
-    assert failure is None or f"({errno.errorcode[failure.__cause__.errno]})" in str(failure)
-    journal.running(4, 9, checkpoint="step_00000004.pt")
-    journal.event("saved", step=4)
-    journal.end("PREEMPTED", reason="preempted", hint="python train.py resume=x", step=4, exit_code=75)
+    with using(system):
+        try:
+            checkpoints(run).save(state(4), step=4, best=True, metric="val/top1", value=0.6)
+        except CannotWrite as error:
+            failure = error
+            journal.event("save_failed", why=str(error))
+        assert failure is None or f"({errno.errorcode[failure.__cause__.errno]})" in str(failure)
+        journal.running(4, 9, checkpoint="step_00000004.pt")
+        journal.event("saved", step=4)
+        journal.end("PREEMPTED", reason="preempted", hint="python train.py resume=x", exit_code=75)
     return failure is None
 
 
@@ -135,15 +149,14 @@ def test_a_fault_at_any_operation_leaves_the_last_or_the_new_state(before: Path,
         assert found is not None
         assert found.state == state(found.step)
         assert found.step in ((4,) if done else (3, 4))
-        best = checkpoints(run).best()
-        assert best is not None
-        assert best[0] == (4 if found.step == 4 else 1)
+        best = best_of(checkpoints(run))
+        assert best == (4 if found.step == 4 else 1)
         assert read_status(run).state in (("PREEMPTED",) if done else ("PREEMPTED", "LOST", "RUNNING"))
 
         again = checkpoints(run)
         again.sweep()
         again.save(state(5), step=5)
-        assert sorted(path.name for path in (run / "checkpoints").iterdir()) == names(best[0], found.step, 5)
+        assert sorted(path.name for path in (run / "checkpoints").iterdir()) == names(best, found.step, 5)
         shutil.rmtree(run)
     assert sum(hits.values()) >= {"short": 5, "torn": 5}.get(fault, 45), hits
 
@@ -176,8 +189,8 @@ def test_a_full_disk_is_said_with_numbers(folder: Path) -> None:
         def statvfs(self, path: Path) -> Any:
             return type("Found", (), {"f_blocks": 9, "f_bavail": 300, "f_frsize": 1000})
 
-    with pytest.raises(CannotWrite, match=r"disk full: 1\.2 MB needed, 300\.0 kB free at .* \(ENOSPC\)"):
-        storage.write_whole(folder / "file", bytes(1_200_000), os=Full())
+    with using(Full()), pytest.raises(CannotWrite, match=r"disk full: 1\.2 MB needed, 300\.0 kB free at .* \(ENOSPC\)"):
+        storage.write_whole(folder / "file", bytes(1_200_000))
     assert list(folder.iterdir()) == []
 
 
@@ -188,11 +201,12 @@ def test_saving_works_again_when_there_is_room_again(before: Path) -> None:
 
     system = Sometimes(-1, "none")
     system.full = True
-    kept = checkpoints(before, system)
-    with pytest.raises(CannotWrite):
-        kept.save(state(4), step=4)
-    system.full = False
-    kept.save(state(5), step=5)
+    kept = checkpoints(before)
+    with using(system):
+        with pytest.raises(CannotWrite):
+            kept.save(state(4), step=4)
+        system.full = False
+        kept.save(state(5), step=5)
     newest = checkpoints(before).newest()
     assert newest is not None
     assert (newest.step, newest.skipped) == (5, ())
@@ -207,11 +221,11 @@ def test_the_last_words_need_no_room(before: Path) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     journal = Journal(before)
-    with journal.hold():
+    with journal.locked():
         journal.begin(3, 9)
-        journal._os = NoNewFiles(0, "none")
-        journal.running(7, 9, checkpoint="step_00000003.pt")
-        journal.end("FAILED", reason="cannot_write", hint="make room", step=7, exit_code=73)
+        with using(NoNewFiles(0, "none")):
+            journal.running(7, 9, checkpoint="step_00000003.pt")
+            journal.end("FAILED", reason="cannot_write", hint="make room", exit_code=73)
     status = read_status(before)
     assert (status.state, status.reason, status.step, status.exit_code) == ("FAILED", "cannot_write", 7, 73)
 
@@ -221,7 +235,7 @@ def test_nobody_else_may_write_what_a_run_writes(folder: Path, umask: int) -> No
     run, old = folder / "run", os.umask(umask)
     try:
         run.mkdir()
-        with Journal(run).hold():
+        with Journal(run).locked():
             checkpoints(run).save(state(1), step=1, best=True)
             Journal(run).event("saved")
     finally:
@@ -237,7 +251,8 @@ def test_disk_use_stays_within_bounds_over_100_kills(folder: Path) -> None:
     while kills < 100:
 
         def life(first: int = step + 1, n: int = 10 + kills * 7 % 83) -> None:
-            kept = checkpoints(run, Faulty(n, "kill"))
+            storage.os = Faulty(n, "kill")  # in a process that is killed
+            kept = checkpoints(run)
             kept.newest()
             kept.sweep()
             for number in range(first, first + 9):

@@ -17,7 +17,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from plainloop.config.explain.problems import InvalidConfig
-from plainloop.run_dir.journal import read_status
+from plainloop.run_dir.status import read_status
 from plainloop.sweep.job import Job
 from plainloop.sweep.local.launch import places, settle_end
 from plainloop.sweep.local.pool import Pool

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from plainloop.errors import Locked
-from plainloop.run_dir.journal import Journal, read_status
+from plainloop.run_dir.journal import Journal
+from plainloop.run_dir.status import read_status
 from plainloop.system import lock
 from tests.harness.runs import child, dead, trains
 
@@ -79,14 +80,14 @@ def test_a_broken_lock_lets_both_train(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flock", [lock.fcntl.flock, no_flock], ids=["flock", "lease"])
 def test_a_dead_holder_does_not_hold(tmp_path: Path, flock: Any) -> None:
     def hold(folder: Path, ready: Callable[[], None]) -> None:
-        with Journal(folder, flock=flock).hold():
+        with Journal(folder, flock=flock).locked():
             ready()
             time.sleep(60)
 
     with trains(tmp_path, hold), pytest.raises(Locked, match=r"another process trains in .*: pid \d+ on .* since 20"):
-        Journal(tmp_path, flock=flock).hold().__enter__()
+        Journal(tmp_path, flock=flock).locked().__enter__()
     dead(tmp_path, hold)
-    with Journal(tmp_path, flock=flock).hold():
+    with Journal(tmp_path, flock=flock).locked():
         assert read_status(tmp_path).state == "RUNNING"
 
 
@@ -95,9 +96,9 @@ def test_a_lease_that_nobody_renews_is_void(tmp_path: Path) -> None:
     lease.write_text(json.dumps({"pid": 1, "host": "node17", "boot_id": "x", "since": 0}))
     os.utime(lease, (time.time() - lock.LEASE_S / 2,) * 2)
     with pytest.raises(Locked, match="pid 1 on node17"):
-        Journal(tmp_path, flock=no_flock).hold().__enter__()
+        Journal(tmp_path, flock=no_flock).locked().__enter__()
     os.utime(lease, (time.time() - lock.LEASE_S * 2,) * 2)
-    with Journal(tmp_path, flock=no_flock).hold():
+    with Journal(tmp_path, flock=no_flock).locked():
         Journal(tmp_path, flock=no_flock).running(1, 2)
         assert json.loads(lease.read_text())["pid"] == os.getpid()
     assert not lease.exists()
@@ -105,7 +106,7 @@ def test_a_lease_that_nobody_renews_is_void(tmp_path: Path) -> None:
 
 def test_a_forked_worker_does_not_keep_the_lock_of_its_dead_trainer(tmp_path: Path) -> None:
     def with_a_worker(folder: Path, ready: Callable[[], None]) -> None:
-        with Journal(folder).hold():
+        with Journal(folder).locked():
             worker = child(lambda: time.sleep(30))
             (folder / "worker").write_text(str(worker))
             ready()
@@ -114,5 +115,5 @@ def test_a_forked_worker_does_not_keep_the_lock_of_its_dead_trainer(tmp_path: Pa
     dead(tmp_path, with_a_worker)
     worker = int((tmp_path / "worker").read_text())
     os.kill(worker, 0)
-    with Journal(tmp_path).hold():
+    with Journal(tmp_path).locked():
         os.kill(worker, signal.SIGKILL)

@@ -29,7 +29,7 @@ from plainloop.config.check.machine import ranks_of
 from plainloop.distributed import failures, ranks
 from plainloop.distributed.failures import Failure, RankFailed
 from plainloop.errors import LostPeer, Preempted
-from plainloop.run_dir import journal
+from plainloop.run_dir.status import write_end_of_dead_process
 from plainloop.system import storage
 from plainloop.system.signals import SIGNALS, signals_blocked
 
@@ -228,7 +228,7 @@ def result(workers: list[Worker], meeting: Path, folder: Path) -> dict[str, Any]
         first = notes[0]
         error = RankFailed(first)
         words = {"reason": error.reason, "hint": error.hint, "exit_code": error.code}
-        journal.end_for_the_dead(folder, pid=workers[0].process.pid, message=str(error), **words)
+        write_end_of_dead_process(folder, pid=workers[0].process.pid, message=str(error), **words)
         raise error
     if endings[0]["ending"] == "preempted":
         raise Preempted(endings[0]["step"], Path(endings[0]["folder"]))

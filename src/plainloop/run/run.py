@@ -20,9 +20,8 @@ from plainloop.loop.trainer import Trainer
 from plainloop.run import backend
 from plainloop.run.parts import base_rate, build_data, build_loggers, build_model, build_schedule, build_state
 from plainloop.run.resume import take_up
-from plainloop.run_dir.attempt import attempt
 from plainloop.run_dir.checkpoints import Checkpoints
-from plainloop.run_dir.journal import Journal
+from plainloop.run_dir.journal import Journal, attempt
 from plainloop.run_dir.recorder import Recorder, Silent
 from plainloop.system.preempt import Preemption
 

@@ -86,9 +86,7 @@ def state_from_bytes(data: bytes) -> dict[str, Any]:
     return state
 
 
-def describe(
-    data: bytes | memoryview, *, step: int, finite: bool, final: bool, best: dict[str, Any] | None
-) -> dict[str, Any]:
+def describe(data: bytes | memoryview, *, step: int, final: bool, best: dict[str, Any] | None) -> dict[str, Any]:
     """The manifest's row, still without `file`."""
     return {
         "format": FORMAT,
@@ -96,7 +94,7 @@ def describe(
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
         "crc32": [zlib.crc32(data[start : start + BLOCK]) for start in range(0, len(data), BLOCK)],
-        "finite": finite,
+        "finite": True,  # a state that is not finite is never saved
         "final": final,
         "best": best,
         "torch": version("torch"),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +48,9 @@ class Checkpoints:
     """The checkpoints in one folder (`<run dir>/checkpoints`). Used by rank 0 alone, under the run's lock.
 
     Args:
-        keep_last: how many of the newest finite ones are kept; at least 2, so that a damaged one has another behind it.
+        keep_last: how many of the newest are kept; at least 2, so that a damaged one has another behind it.
         save_best: whether the one marked best is kept besides.
-        serialise, parse, os: what tests replace.
+        serialise, parse: what tests replace.
     """
 
     def __init__(
@@ -62,7 +61,6 @@ class Checkpoints:
         save_best: bool = True,
         serialise: Callable[[dict[str, Any]], bytes | memoryview] = state_to_bytes,
         parse: Callable[[bytes], dict[str, Any]] = state_from_bytes,
-        os: Any = os,
     ) -> None:
         if keep_last < 2:
             raise ValueError(
@@ -72,7 +70,7 @@ class Checkpoints:
         self.folder = folder
         self._keep_last = keep_last
         self._save_best = save_best
-        self._serialise, self._parse, self._os = serialise, parse, os
+        self._serialise, self._parse = serialise, parse
         self._sound: dict[str, str] = {}  # file -> SHA-256 of what this process wrote there or has verified
 
     def save(
@@ -81,7 +79,6 @@ class Checkpoints:
         *,
         step: int,
         best: bool = False,
-        finite: bool = True,
         final: bool = False,
         metric: str = "",
         value: float | None = None,
@@ -89,48 +86,46 @@ class Checkpoints:
         """Commits the state, then deletes what need not be kept. Gives the checkpoint's path.
 
         A step that is there already is written again only if its bytes differ, and then replaced in one move. The
-        folder never holds more than keep_last + the best + one unfinished file. (`finite=False`, which is never the
-        best and never resumed from, is one more, kept to be looked at until a finite one is newer.)
+        folder never holds more than keep_last + the best + one unfinished file.
         Raises CannotWrite; then what was committed still is, and saving can be tried again.
 
         Args:
             best: this is the best so far, by `metric`, with `value`.
-            finite: whether every number in the state is one.
             final: nothing comes after it.
         """
         data = self._serialise(state)
-        good = finite and self._save_best and (value is None or math.isfinite(value))
-        mark = {"metric": metric, "value": value} if best and good else None
-        row = describe(data, step=step, finite=finite, final=final, best=mark)
+        may_be_best = self._save_best and (value is None or math.isfinite(value))
+        mark = {"metric": metric, "value": value} if best and may_be_best else None
+        row = describe(data, step=step, final=final, best=mark)
         path = self.folder / f"step_{step:08d}.pt"
-        storage.make_folder(self.folder, os=self._os)
+        storage.make_folder(self.folder)
         try:
             entries = self._entries()
             self._remove_orphans(entries)
             old = next((entry for entry in entries if entry.step == step and entry.ours), None)
-            if old is not None and good and mark is None:
+            if old is not None and may_be_best and mark is None:
                 row["best"] = old.row["best"]  # the same weights, saved once more
             if old is not None and old.row["sha256"] == row["sha256"] and self._flaw(old) is None:
                 path = self.folder / old.file
             else:
                 if old is not None and old.file == path.name:  # valid until the manifest's rename makes the new one so
                     path = path.with_suffix(".b.pt")
-                storage.write_whole(path, data, os=self._os)
+                storage.write_whole(path, data)
             row["file"] = path.name
             if old is None or old.row != row:
-                storage.write_whole(path.with_name(f"step_{step:08d}.json"), manifest_to_bytes(row), os=self._os)
+                storage.write_whole(path.with_name(f"step_{step:08d}.json"), manifest_to_bytes(row))
         except (OSError, CannotWrite) as error:
             with contextlib.suppress(OSError):
                 self._remove_orphans(self._entries())
             if isinstance(error, OSError):
-                raise storage.cannot_write(path, len(data), error, os=self._os) from error
+                raise storage.cannot_write(path, len(data), error) from error
             raise
         self._sound[path.name] = row["sha256"]
         self._tidy()
         return path
 
     def newest(self) -> Loaded | None:
-        """The newest state that is finite and verified; None where nothing was ever committed.
+        """The newest verified state; None where nothing was ever committed.
 
         A damaged one is renamed to *.bad and the one before it is taken, with a warning that names file and reason.
         Raises Unresumable when there were checkpoints and none of them can be used, or when the newest has a format
@@ -147,8 +142,6 @@ class Checkpoints:
                     hint="continue with the version that wrote it, or start a new run with init_from=<weights file>",
                 )
             try:
-                if entry.ours and not entry.row["finite"]:
-                    raise Unreadable("it holds numbers that are not finite")
                 return Loaded(self._parse(self._read(entry)), entry.step, self.folder / entry.file, tuple(skipped))
             except BadBytes as flaw:
                 skipped.append((entry.file, str(flaw)))
@@ -165,16 +158,12 @@ class Checkpoints:
             )
         return None
 
-    def best(self) -> tuple[int, float, Path] | None:
-        """(step, value, path) of the best; None where none was marked. NaN for a value that was not given."""
-        entry = next((entry for entry in self._entries() if entry.ours and entry.row["best"]), None)
-        if entry is None:
-            return None
-        value = entry.row["best"]["value"]
-        return entry.step, math.nan if value is None else float(value), self.folder / entry.file
+    def steps(self) -> dict[int, Path]:
+        """The file of each committed step, oldest first. Reads no file but the manifests."""
+        return {entry.step: self.folder / entry.file for entry in reversed(self._entries()) if entry.ours}
 
     def load(self, path: Path) -> dict[str, Any]:
-        """The verified state of one checkpoint here, such as `best` names; renames nothing. Raises Unresumable."""
+        """The verified state of one checkpoint here; renames nothing. Raises Unresumable."""
         entry = next((entry for entry in self._entries() if entry.ours and entry.file == path.name), None)
         try:
             if entry is None:
@@ -203,8 +192,8 @@ class Checkpoints:
             logger.warning("the checkpoints in %s are safe, but not in order: %s", self.folder, error)
 
     def _retain(self, entries: list[Entry]) -> Entry | None:
-        """Deletes, oldest first, all but the best, which it gives, and the newest `keep_last` finite, verified ones."""
-        sound, odd_found = 0, False
+        """Deletes, oldest first, all but the best, which it returns, and the newest `keep_last` verified ones."""
+        sound = 0
         best: Entry | None = None
         old: list[Entry] = []
         for entry in entries:
@@ -215,11 +204,7 @@ class Checkpoints:
                 logger.warning("checkpoint %s is damaged: %s", entry.file, flaw)
                 self._set_aside(entry, flaw)
                 continue
-            if not entry.row["finite"]:
-                if sound or odd_found:
-                    old.append(entry)
-                odd_found = True
-            elif sound < self._keep_last:
+            if sound < self._keep_last:
                 sound += 1
             elif best or not entry.row["best"]:
                 old.append(entry)
@@ -228,7 +213,7 @@ class Checkpoints:
         for entry in reversed(old):
             self._unlink(entry.manifest)
         if old:  # a manifest without file would look like damage; a file without manifest is nothing, and swept
-            storage.sync_folder(self.folder, os=self._os)
+            storage.sync_folder(self.folder)
         for entry in reversed(old):
             self._unlink(entry.file)
         return best
@@ -238,8 +223,8 @@ class Checkpoints:
             self._unlink("best.json")
             return
         row = {"step": best.step, **best.row["best"], "file": best.file}
-        if storage.read_json(self.folder / "best.json", os=self._os) != row:
-            storage.write_json(self.folder / "best.json", row, os=self._os)
+        if storage.read_json(self.folder / "best.json") != row:
+            storage.write_json(self.folder / "best.json", row)
 
     def _entries(self) -> list[Entry]:
         """Everything that has a manifest, newest first."""
@@ -275,7 +260,7 @@ class Checkpoints:
 
     def _bytes(self, name: str) -> bytes:
         try:
-            return storage.read_whole(self.folder / name, os=self._os)
+            return storage.read_whole(self.folder / name)
         except FileNotFoundError as error:
             raise BadBytes("the file is gone") from error
         except OSError as error:
@@ -291,7 +276,7 @@ class Checkpoints:
         files = [entry.file] if entry.row else [entry.file, entry.file.replace(".pt", ".b.pt")]
         for name in (*files, entry.manifest):  # the manifest last: a file without one would be swept
             with contextlib.suppress(OSError):  # where nothing can be renamed it is found damaged again
-                storage.again(self._os.rename, self.folder / name, self.folder / (name + tail))
+                storage.retry_interrupted(storage.os.rename, self.folder / name, self.folder / (name + tail))
 
     def _orphans(self, entries: list[Entry]) -> list[str]:
         """Files that no manifest names and that no damaged one may have named."""
@@ -310,10 +295,10 @@ class Checkpoints:
     def _unlink(self, name: str) -> None:
         self._sound.pop(name, None)
         with contextlib.suppress(FileNotFoundError):
-            storage.again(self._os.unlink, self.folder / name)
+            storage.retry_interrupted(storage.os.unlink, self.folder / name)
 
     def _names(self) -> list[str]:
         try:
-            return sorted(storage.again(self._os.listdir, self.folder))
+            return sorted(storage.retry_interrupted(storage.os.listdir, self.folder))
         except FileNotFoundError:
             return []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from plainloop.errors import Preempted, RunError
-from plainloop.run_dir.journal import Status, read_status
+from plainloop.run_dir.status import Status, read_status
 from plainloop.sweep import index
 from plainloop.system import storage
 

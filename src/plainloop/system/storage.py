@@ -1,7 +1,7 @@
 """Bytes that reach the disk whole or not at all, and lines of JSON that a torn tail cannot spoil.
 
-Every file operation goes through the argument `os`, so that a test can record each one, or make it fail. Only one
-process writes in a folder at a time (journal.py holds the lock). Nothing here imports torch.
+Every file operation goes through this module's name `os`, so that a test can record each one, or make it fail. Only
+one process writes in a folder at a time (journal.py holds the lock). Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOLDER_MODE = 0o755
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_whole(path: Path, data: bytes | memoryview, *, os: Any = os) -> None:
+def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Puts `data` at `path` so that after a crash at any moment the old file or the new one is there, whole.
 
     Temporary name, write, fsync, rename, fsync of the folder. When it returns, the new file survives a power cut.
@@ -34,28 +34,28 @@ def write_whole(path: Path, data: bytes | memoryview, *, os: Any = os) -> None:
     left = memoryview(data).cast("B")
     size = left.nbytes
     try:
-        _need_space(path.parent, size, os)
-        descriptor = _create(temporary, os)
+        _need_space(path.parent, size)
+        descriptor = _create(temporary)
         try:
-            _write_all(descriptor, left, os)
-            again(os.fsync, descriptor)
+            _write_all(descriptor, left)
+            retry_interrupted(os.fsync, descriptor)
         finally:
-            # An interrupted close has closed on Linux; closing again could hit a descriptor that somebody else opened.
+            # An interrupted close has closed on Linux; closing it twice could hit one that another thread opened.
             with contextlib.suppress(InterruptedError):
                 os.close(descriptor)
-        again(os.rename, temporary, path)
-        sync_folder(path.parent, os=os)
+        retry_interrupted(os.rename, temporary, path)
+        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        raise cannot_write(path, size, error, os=os) from error
+        raise cannot_write(path, size, error) from error
 
 
-def sync_folder(folder: Path, *, os: Any = os) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes the folder's entries (new, renamed and deleted files) survive a power cut."""
-    descriptor = again(os.open, folder, os.O_RDONLY)
+    descriptor = retry_interrupted(os.open, folder, os.O_RDONLY)
     try:
-        again(os.fsync, descriptor)
+        retry_interrupted(os.fsync, descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # what file systems answer that cannot sync a folder, and need not
             raise
@@ -64,22 +64,22 @@ def sync_folder(folder: Path, *, os: Any = os) -> None:
             os.close(descriptor)
 
 
-def make_folder(folder: Path, *, os: Any = os) -> None:
+def make_folder(folder: Path) -> None:
     """Creates it with its parents, durably; does nothing where it is. Raises CannotWrite."""
     try:
         if not os.path.isdir(folder):
-            again(lambda: os.makedirs(folder, FOLDER_MODE, exist_ok=True))
-            sync_folder(folder.parent, os=os)
+            retry_interrupted(lambda: os.makedirs(folder, FOLDER_MODE, exist_ok=True))
+            sync_folder(folder.parent)
     except OSError as error:
-        raise cannot_write(folder, 0, error, os=os) from error
+        raise cannot_write(folder, 0, error) from error
 
 
-def read_whole(path: Path, *, os: Any = os) -> bytes:
+def read_whole(path: Path) -> bytes:
     """The file's bytes. Raises OSError."""
-    descriptor = again(os.open, path, os.O_RDONLY)
+    descriptor = retry_interrupted(os.open, path, os.O_RDONLY)
     try:
         parts = []
-        while part := again(os.read, descriptor, 1 << 26):
+        while part := retry_interrupted(os.read, descriptor, 1 << 26):
             parts.append(part)
     finally:
         with contextlib.suppress(InterruptedError):
@@ -87,33 +87,33 @@ def read_whole(path: Path, *, os: Any = os) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def write_json(path: Path, row: Mapping[str, Any], *, os: Any = os) -> None:
+def write_json(path: Path, row: Mapping[str, Any]) -> None:
     """Writes one object, whole or not at all. NaN and infinities, which JSON lacks, become null. Raises CannotWrite."""
-    write_whole(path, (to_json(row, indent=1) + "\n").encode(), os=os)
+    write_whole(path, (to_json(row, indent=1) + "\n").encode())
 
 
-def read_json(path: Path, *, os: Any = os) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file; None where there is no file, or where its bytes are not one JSON object."""
     try:
-        row = json.loads(read_whole(path, os=os))
+        row = json.loads(read_whole(path))
     except (OSError, ValueError):
         return None
     return row if isinstance(row, dict) else None
 
 
-def append_line(path: Path, row: Mapping[str, Any], *, os: Any = os) -> None:
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
     """Adds one object as a line, durably, with one write; first cuts off what a killed writer left half written.
 
     Raises CannotWrite; then the file is as it was.
     """
     line = (to_json(row) + "\n").encode()
     try:
-        descriptor = again(os.open, path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE)
+        descriptor = retry_interrupted(os.open, path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE)
         try:
-            size = _end_of_whole_lines(descriptor, os)
+            size = _end_of_whole_lines(descriptor)
             try:
-                _write_all(descriptor, memoryview(line), os)
-                again(os.fsync, descriptor)
+                _write_all(descriptor, memoryview(line))
+                retry_interrupted(os.fsync, descriptor)
             except OSError:
                 with contextlib.suppress(OSError):
                     os.ftruncate(descriptor, size)
@@ -122,7 +122,7 @@ def append_line(path: Path, row: Mapping[str, Any], *, os: Any = os) -> None:
             with contextlib.suppress(InterruptedError):
                 os.close(descriptor)
     except OSError as error:
-        raise cannot_write(path, len(line), error, os=os) from error
+        raise cannot_write(path, len(line), error) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -155,7 +155,7 @@ def readable_size(num_bytes: int) -> str:
     return f"{num_bytes} bytes"
 
 
-def cannot_write(path: Path, size: int, error: OSError, *, os: Any = os) -> CannotWrite:
+def cannot_write(path: Path, size: int, error: OSError) -> CannotWrite:
     """The error for the person: what was to be written where, what the system answered, what there is room for."""
     name = errno.errorcode.get(error.errno or 0, "unknown error")
     if error.errno not in FULL:
@@ -163,46 +163,46 @@ def cannot_write(path: Path, size: int, error: OSError, *, os: Any = os) -> Cann
             f"cannot write {path}: {error.strerror or error} ({name})",
             hint=f"look for room and rights in {path.parent}",
         )
-    free = _free_space(path.parent, os)
+    free = _free_space(path.parent)
     what = "disk full" if error.errno == errno.ENOSPC else "disk quota used up"
     room = "" if free is None else f", {readable_size(free)} free"
     message = f"{what}: {readable_size(size)} needed{room} at {path.parent} ({name})"
     return CannotWrite(message, hint=f"make room in {path.parent}")
 
 
-def _need_space(folder: Path, size: int, os: Any) -> None:
-    free = _free_space(folder, os)
+def _need_space(folder: Path, size: int) -> None:
+    free = _free_space(folder)
     if free is not None and free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _free_space(folder: Path, os: Any) -> int | None:
+def _free_space(folder: Path) -> int | None:
     """Bytes that we may use; None where the file system does not say."""
     try:
-        found = again(os.statvfs, folder)
+        found = retry_interrupted(os.statvfs, folder)
     except OSError:
         return None  # only the write itself can tell
     return found.f_bavail * found.f_frsize if found.f_blocks else None
 
 
-def _create(temporary: Path, os: Any) -> int:
+def _create(temporary: Path) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
-        return int(again(os.open, temporary, flags, FILE_MODE))
+        return int(retry_interrupted(os.open, temporary, flags, FILE_MODE))
     except FileExistsError:  # of a killed process that had our number, as in containers, where it is often the same
-        again(os.unlink, temporary)
-        return int(again(os.open, temporary, flags, FILE_MODE))
+        retry_interrupted(os.unlink, temporary)
+        return int(retry_interrupted(os.open, temporary, flags, FILE_MODE))
 
 
-def _write_all(descriptor: int, left: memoryview, os: Any) -> None:
+def _write_all(descriptor: int, left: memoryview) -> None:
     while left:
-        written = again(os.write, descriptor, left)
+        written = retry_interrupted(os.write, descriptor, left)
         if written == 0:
             raise OSError(errno.EIO, "nothing written")
         left = left[written:]
 
 
-def again(operation: Callable[..., Any], *arguments: Any) -> Any:
+def retry_interrupted(operation: Callable[..., Any], *arguments: Any) -> Any:
     """Repeats a system call that a signal interrupted."""
     while True:
         try:
@@ -211,17 +211,17 @@ def again(operation: Callable[..., Any], *arguments: Any) -> Any:
             continue
 
 
-def _end_of_whole_lines(descriptor: int, os: Any) -> int:
+def _end_of_whole_lines(descriptor: int) -> int:
     """Repairs the tail, and gives the size from which to append."""
-    size = int(again(os.lseek, descriptor, 0, os.SEEK_END))
-    if size == 0 or again(os.pread, descriptor, 1, size - 1) == b"\n":
+    size = int(retry_interrupted(os.lseek, descriptor, 0, os.SEEK_END))
+    if size == 0 or retry_interrupted(os.pread, descriptor, 1, size - 1) == b"\n":
         return size
-    content = again(os.pread, descriptor, size, 0)
+    content = retry_interrupted(os.pread, descriptor, size, 0)
     start = content.rfind(b"\n") + 1
     if _object(content[start:]) is None:
-        again(os.ftruncate, descriptor, start)
+        retry_interrupted(os.ftruncate, descriptor, start)
         return start
-    _write_all(descriptor, memoryview(b"\n"), os)  # the line is whole, only its end is missing
+    _write_all(descriptor, memoryview(b"\n"))  # the line is whole, only its end is missing
     return size + 1
 
 

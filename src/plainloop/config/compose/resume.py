@@ -16,7 +16,7 @@ from plainloop.config.compose.origin import Origin
 from plainloop.config.explain.problems import InvalidConfig, Problem, invalid_run
 from plainloop.config.resolve import leaves, resolve
 from plainloop.config.settings import SETTINGS, with_later_keys
-from plainloop.run_dir.journal import read_status
+from plainloop.run_dir.status import read_status
 
 # What no run keeps: it is said anew at each start.
 _OF_THE_START = ("resume", "check")

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from plainloop.config.explain.problems import invalid_run
-from plainloop.run_dir.journal import Journal, read_status
+from plainloop.run_dir.journal import Journal
+from plainloop.run_dir.status import read_status
 from plainloop.sweep.job import Job, Launched, run_as_hydra_job
 from plainloop.sweep.local.gpu_pool import pool_problems
 from plainloop.sweep.local.pool import Pool
@@ -91,7 +92,7 @@ def settle_end(job: Job, code: int, attempt: int) -> None:
     if code == 0 or status.attempt > attempt:
         return
     journal = Journal(job.folder)
-    with journal.hold():
+    with journal.locked():
         said = f"ended with exit code {code} before the run began: {_last_line(job.log_file)}"
         state = "CANCELLED" if code in (130, 143) else "FAILED"
         journal.end(state, reason="start", message=said, hint=said, exit_code=code)  # type: ignore[arg-type]

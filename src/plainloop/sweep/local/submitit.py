@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plainloop.config.explain.problems import Problem, invalid_run
-from plainloop.run_dir.journal import read_status
+from plainloop.run_dir.status import read_status
 from plainloop.sweep.slurm import outcome, site
 from plainloop.sweep.slurm.submission import folder_of, make_private, no_umask_of_zero, outside_of_a_job
 from plainloop.sweep.slurm.task import Task

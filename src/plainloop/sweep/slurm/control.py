@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from plainloop.errors import Preempted
-from plainloop.run_dir.journal import read_status
+from plainloop.run_dir.status import read_status, write_end
 from plainloop.sweep.slurm import client, ledger, orphans
-from plainloop.sweep.slurm.leave import note
 
 
 def was_submitted(sweep: Path) -> bool:
@@ -31,5 +30,5 @@ def cancel(sweep: Path, folders: Mapping[int, Path]) -> dict[int, str]:
         if read_status(folders[number]).state in ("PENDING", "PREEMPTED"):  # nobody else is there to say it
             folders[number].mkdir(parents=True, exist_ok=True)
             hint = f"python scripts/sweep.py retry {sweep}"
-            note(folders[number], state="CANCELLED", reason="scancel", hint=hint, exit_code=Preempted.code)
+            write_end(folders[number], "CANCELLED", reason="scancel", hint=hint, exit_code=Preempted.code)
     return found

@@ -7,11 +7,10 @@ import os
 import re
 import signal
 from pathlib import Path
-from typing import Any
 
 from plainloop.errors import NoProgress, Preempted
-from plainloop.run_dir.journal import ATTEMPTS, read_status
-from plainloop.run_dir.status import command_to_continue
+from plainloop.run_dir.journal import ATTEMPTS
+from plainloop.run_dir.status import command_to_continue, read_status, write_end
 from plainloop.sweep.slurm import client
 from plainloop.system import storage
 
@@ -33,7 +32,7 @@ def leave(folder: Path) -> int:
     if vain >= ATTEMPTS:
         error = NoProgress(f"{vain} attempts in a row were stopped at step {step}, where they had begun: not requeued")
         hint = "give it more time (hydra.launcher.timeout_min, signal_delay_s), then start the same command again"
-        note(folder, state="FAILED", reason=error.reason, message=str(error), hint=hint, exit_code=error.code)
+        write_end(folder, "FAILED", reason=error.reason, message=str(error), hint=hint, exit_code=error.code)
         log.error("%s; %s", error, hint)
         return error.code
     shown = client.show(job)
@@ -54,7 +53,7 @@ def leave(folder: Path) -> int:
     if ended == "CANCELLED":
         plugins = read_status(folder).plugins
         hint = command_to_continue(folder, plugins=plugins.split(",") if plugins else [])
-        note(folder, state="CANCELLED", reason="scancel", hint=hint, exit_code=Preempted.code)
+        write_end(folder, "CANCELLED", reason="scancel", hint=hint, exit_code=Preempted.code)
     log.info("stopped after step %d and saved; Slurm says %s: job %s does not come back", step, ended, job)
     return Preempted.code
 
@@ -79,9 +78,3 @@ def in_vain(folder: Path) -> int:
             break
         count += 1
     return count
-
-
-def note(folder: Path, **words: Any) -> None:
-    """Last words that only Slurm could tell, over those of the run itself, which has ended."""
-    path = folder / "status.json"
-    storage.write_json(path, {**(storage.read_json(path) or {}), **words})

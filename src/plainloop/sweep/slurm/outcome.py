@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from plainloop.errors import Preempted, RunError
-from plainloop.run_dir.journal import Status, read_status
+from plainloop.run_dir.status import Status, read_status
 from plainloop.sweep.slurm import client, ledger
 from plainloop.sweep.slurm.client import Seen
 
