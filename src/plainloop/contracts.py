@@ -147,6 +147,12 @@ class ChecksOutput(Protocol):
         ...
 
 
+class ChoosesEvalSplits(Protocol):
+    """A data source that decides what each evaluation measures; without it ("val", "train")."""
+
+    eval_splits: tuple[Split, ...]  # "val" at least
+
+
 class DescribesData(Protocol):
     """A data source that adds its own lines to the plan."""
 

@@ -105,4 +105,6 @@ def test_settings_out_of_range_are_refused(photos, settings, message):
 
 def test_a_batch_larger_than_the_data_is_refused(photos):
     with pytest.raises(BadData, match=r"data.batch_size=9 .* 8 training samples; type data.batch_size=8 or less"):
-        ImageFolder(root=str(photos({"cat": 10})), batch_size=9, device="cpu")
+        next(
+            ImageFolder(root=str(photos({"cat": 10})), batch_size=9, num_workers=0, device="cpu").train_batches(0, 1, 0)
+        )

@@ -120,14 +120,15 @@ def test_two_processes_share_out_what_one_would_see():
 
 def test_digits_are_split_in_the_same_proportion_for_each_class():
     data = Digits(batch_size=64, device="cpu")
-    train, val = (data._memory.splits[split][1].bincount() for split in ("train", "val"))
+    train, val = (data.memory.splits[split][1].bincount() for split in ("train", "val"))
     assert torch.equal(val, ((train + val) * 0.2).round().long())
 
 
 def test_digits_facts_agree_with_the_data():
     data, facts = Digits(batch_size=64, device="cpu"), Digits.facts(batch_size=64, device="cpu")
-    (images, _), (val_images, _) = data._memory.splits["train"], data._memory.splits["val"]
+    (images, _), (val_images, _) = data.memory.splits["train"], data.memory.splits["val"]
     assert (facts.num_train, facts.num_val, facts.image_shape) == (len(images), len(val_images), images.shape[1:])
+    assert facts.class_counts == tuple(data.memory.splits["train"][1].bincount().tolist())
     assert (images.min(), images.max()) == (0, 255)
     pixels = images.double() / 255
     assert facts.mean == (round(pixels.mean().item(), 4),)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-from plainloop.contracts import Batch, Facts, Split
-from plainloop.data.images import channel_statistics, example_batch
-from plainloop.data.loaders import INHERIT, Loader, check_settings, loaders
-from plainloop.data.places import cache_folder, download_once
+from plainloop.contracts import Facts, Split
+from plainloop.data.loading.download import cache_folder, download_once
+from plainloop.data.small_set import SmallSet
 from plainloop.errors import BadData
 
 if TYPE_CHECKING:
-    from plainloop.data.memory import InMemory
+    from torch import Tensor
 
 CLASSES_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 NAMES_100 = """
@@ -58,72 +57,55 @@ PUBLISHED = {
 }
 
 
-class CIFAR:
+@dataclass(kw_only=True, eq=False)
+class CIFAR(SmallSet):
     """50,000 images to train on, the official 10,000 test images to validate on; held on the device.
 
     Args:
         classes: CIFAR-10, or CIFAR-100 with its fine classes.
         root: folder that holds cifar-10-batches-py (cifar-100-python), or that folder itself. None: the user's cache.
-        download: fetches it when it is not there.
-        num_workers: taken so that one command fits every source; a set in memory needs no workers.
-        mean, std: per channel, of images in [0, 1]. None: those of the training images.
+        download: downloads it if it is missing.
 
     Raises BadData when files are missing or damaged.
     """
 
-    changes_no_result = ("root", "download", "*num_workers")
+    classes: Literal[10, 100]
+    root: str | None = None
+    download: bool = False
 
-    def __init__(
-        self,
-        *,
-        classes: Literal[10, 100],
-        batch_size: int,
-        root: str | None = None,
-        download: bool = False,
-        num_workers: int | Literal["auto"] = 0,
-        train_eval_samples: int = 2000,
-        device: str = "auto",
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        train: Mapping[str, Any] = INHERIT,
-        val: Mapping[str, Any] = INHERIT,
-        test: Mapping[str, Any] = INHERIT,
-    ) -> None:
-        resolved = loaders(Loader(batch_size, num_workers), train=train, val=val, test=test)
-        self._memory = load(PUBLISHED[classes], root, download, resolved, device, train_eval_samples)
-        self.batch_size = self._memory.batch_size
+    def known(self) -> Facts:
+        published = PUBLISHED[self.classes]
+        mean, std = self.statistics(published.mean, published.std)
+        if not self.download:
+            folder(published, self.root)
+        counts = (50_000 // self.classes,) * self.classes
+        return Facts(50_000, 10_000, published.classes, (3, 32, 32), mean, std, counts)
 
-    @classmethod
-    def facts(
-        cls,
-        *,
-        classes: Literal[10, 100],
-        root: str | None = None,
-        download: bool = False,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        **settings: Any,
-    ) -> Facts:
-        check_settings(settings)
-        published = PUBLISHED[classes]
-        if not download:
-            folder(published, root)
-        mean, std = channel_statistics(mean or published.mean, std or published.std, channels=3)
-        return Facts(50_000, 10_000, published.classes, (3, 32, 32), mean, std)
+    def read(self) -> Mapping[Split, tuple[Tensor, Tensor]]:
+        import torch
+        from torchvision import datasets
 
-    @classmethod
-    def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:
-        return example_batch(facts, batch_size)
-
-    def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
-        return self._memory.train_batches(start, stop, seed)
-
-    def eval_batches(self, split: Split) -> Iterator[Batch]:
-        return self._memory.eval_batches(split)
+        published = PUBLISHED[self.classes]
+        dataset = getattr(datasets, published.name)
+        parent = parent_of(published, self.root)
+        if self.download:  # torchvision downloads only what is missing or damaged
+            download_once(lambda: dataset(str(parent), download=True), parent)
+        folder(published, self.root)
+        splits: dict[Split, tuple[Tensor, Tensor]] = {}
+        for split in cast(tuple[Split, ...], ("train", "val")):
+            try:
+                # Compares checksums before it unpickles, so that only the published files are ever executed.
+                part = dataset(str(parent), train=split == "train")
+            except RuntimeError as error:
+                raise BadData(
+                    f"{parent / published.folder} is incomplete or damaged; delete it and unpack it again"
+                ) from error
+            splits[split] = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
+        return splits
 
 
 def parent_of(published: Published, root: str | None) -> Path:
-    """The folder that holds, or is to hold, the one that the archive unpacks to."""
+    """The folder in which the archive is, or will be, unpacked."""
     base = cache_folder() if root is None else Path(root).expanduser()
     return base.parent if base.name == published.folder else base
 
@@ -137,34 +119,3 @@ def folder(published: Published, root: str | None) -> Path:
             f"{published.folder}>, or let it be downloaded with data.download=true",
         )
     return parent
-
-
-def load(
-    published: Published,
-    root: str | None,
-    download: bool,
-    resolved: Mapping[Split, Loader],
-    device: str,
-    train_eval_samples: int,
-) -> InMemory:
-    import torch
-    from torchvision import datasets
-
-    from plainloop.data.memory import InMemory
-
-    dataset = getattr(datasets, published.name)
-    parent = parent_of(published, root)
-    if download:  # which keeps what is there and whole
-        download_once(lambda: dataset(str(parent), download=True), parent)
-    folder(published, root)
-    splits: dict[Split, tuple[torch.Tensor, torch.Tensor]] = {}
-    for split in cast(tuple[Split, ...], ("train", "val")):
-        try:
-            # Compares checksums before it unpickles, so that nothing but the published files is ever executed.
-            part = dataset(str(parent), train=split == "train")
-        except RuntimeError as error:
-            raise BadData(
-                f"{parent / published.folder} is incomplete or damaged; delete it and unpack it again"
-            ) from error
-        splits[split] = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
-    return InMemory(splits, loaders=resolved, device=device, train_eval_samples=train_eval_samples)

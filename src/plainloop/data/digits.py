@@ -2,79 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
-from plainloop.contracts import Batch, Facts, Split
-from plainloop.data.images import channel_statistics, example_batch
-from plainloop.data.loaders import INHERIT, Loader, check_settings, loaders
+from plainloop.contracts import Facts, Split
+from plainloop.data.small_set import SmallSet
 from plainloop.errors import BadData
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 VAL_FRACTION = 0.2
-MEAN, STD = (0.3053,), (0.3759,)
+TRAIN_COUNTS = (142, 146, 142, 146, 145, 146, 145, 143, 139, 144)  # images of each digit
 
 
-class Digits:
-    """Fixed stratified split, 1438 to train on and 359 to validate on; held on the device.
+class Digits(SmallSet):
+    """Fixed stratified split: 1438 images to train on, 359 to validate on; held on the device."""
 
-    Args:
-        num_workers: taken so that one command fits every source; a set in memory needs no workers.
-    """
+    def known(self) -> Facts:
+        mean, std = self.statistics((0.3053,), (0.3759,))
+        return Facts(sum(TRAIN_COUNTS), 359, tuple("0123456789"), (1, 8, 8), mean, std, TRAIN_COUNTS)
 
-    changes_no_result = ("*num_workers",)
-
-    def __init__(
-        self,
-        *,
-        batch_size: int,
-        num_workers: int | Literal["auto"] = 0,
-        train_eval_samples: int = 2000,
-        device: str = "auto",
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
-        train: Mapping[str, Any] = INHERIT,
-        val: Mapping[str, Any] = INHERIT,
-        test: Mapping[str, Any] = INHERIT,
-    ) -> None:
+    def read(self) -> Mapping[Split, tuple[Tensor, Tensor]]:
         import numpy as np
         import torch
 
         from plainloop.data.loading.stratify import stratified_split
-        from plainloop.data.memory import InMemory
 
         table = np.loadtxt(_file(), delimiter=",")  # 64 pixels of 0 to 16, then the digit
         images = torch.from_numpy(np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
         labels = torch.from_numpy(table[:, -1].astype(np.int64))
         kept, held_out = map(torch.from_numpy, stratified_split(labels.numpy(), fraction=VAL_FRACTION))
-        self._memory = InMemory(
-            {"train": (images[kept], labels[kept]), "val": (images[held_out], labels[held_out])},
-            loaders=loaders(Loader(batch_size, num_workers), train=train, val=val, test=test),
-            device=device,
-            train_eval_samples=train_eval_samples,
-        )
-        self.batch_size = self._memory.batch_size
-
-    @classmethod
-    def facts(cls, *, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, **settings: Any) -> Facts:
-        check_settings(settings)
-        mean, std = channel_statistics(mean, std, channels=1)
-        return Facts(1438, 359, tuple("0123456789"), (1, 8, 8), mean, std)
-
-    @classmethod
-    def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:
-        return example_batch(facts, batch_size)
-
-    def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
-        return self._memory.train_batches(start, stop, seed)
-
-    def eval_batches(self, split: Split) -> Iterator[Batch]:
-        return self._memory.eval_batches(split)
+        return {"train": (images[kept], labels[kept]), "val": (images[held_out], labels[held_out])}
 
 
 def _file() -> Path:
-    """Where scikit-learn keeps them. Looked up, not imported: that takes longer than to train. Raises BadData."""
+    """Where scikit-learn keeps them. It is not imported, which takes longer than to train. Raises BadData."""
     package = find_spec("sklearn")
     for folder in (package.submodule_search_locations or ()) if package else ():
         path = Path(folder) / "datasets" / "data" / "digits.csv.gz"

@@ -6,23 +6,24 @@ import gzip
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
-from plainloop.contracts import Batch, Facts, Split
-from plainloop.data.images import channel_statistics, example_batch
-from plainloop.data.loaders import INHERIT, Loader, check_settings, loaders
-from plainloop.data.places import cache_folder, download_once
+from plainloop.contracts import Facts, Split
+from plainloop.data.loading.download import cache_folder, download_once
+from plainloop.data.small_set import SmallSet
 from plainloop.errors import BadData
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-MEAN, STD = (0.2860,), (0.3530,)
 
 FILES: dict[tuple[Split, str], str] = {
     ("train", "images"): "train-images-idx3-ubyte",
@@ -33,44 +34,40 @@ FILES: dict[tuple[Split, str], str] = {
 DIMENSIONS = {"images": 3, "labels": 1}
 
 
-class FashionMNIST:
+@dataclass(kw_only=True, eq=False)
+class FashionMNIST(SmallSet):
     """60,000 images to train on, the official 10,000 test images to validate on; held on the device.
 
     Args:
-        root: folder of the four idx files, plain or .gz. None: where Debian's package puts them, else a download.
-        download: fetches them when they are not there, into `root` or the user's cache.
-        num_workers: taken so that one command fits every source; a set in memory needs no workers.
+        root: folder of the four idx files, plain or .gz. None: that of Debian's package, else that of the download.
+        download: downloads them if they are missing, into `root` or the user's cache.
 
     Raises BadData when files are missing or damaged.
     """
 
-    changes_no_result = ("root", "download", "*num_workers")
+    root: str | None = None
+    download: bool = False
 
-    def __init__(
-        self,
-        *,
-        batch_size: int,
-        root: str | None = None,
-        download: bool = False,
-        num_workers: int | Literal["auto"] = 0,
-        train_eval_samples: int = 2000,
-        device: str = "auto",
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
-        train: Mapping[str, Any] = INHERIT,
-        val: Mapping[str, Any] = INHERIT,
-        test: Mapping[str, Any] = INHERIT,
-    ) -> None:
+    def known(self) -> Facts:
+        mean, std = self.statistics((0.2860,), (0.3530,))
+        if self.download and find(self.root) is None:
+            return Facts(60_000, 10_000, CLASSES, (1, 28, 28), mean, std, (6000,) * 10)
+        found = folder(self.root)
+        num_train, height, width = shape(locate(found, "train", "images"))
+        num_val, *_ = shape(locate(found, "val", "images"))
+        labels = Counter(parse(locate(found, "train", "labels"), whole=True)[1])
+        counts = tuple(labels[number] for number in range(len(CLASSES)))
+        return Facts(num_train, num_val, CLASSES, (1, height, width), mean, std, counts)
+
+    def read(self) -> Mapping[Split, tuple[Tensor, Tensor]]:
         import numpy as np
         import torch
 
-        from plainloop.data.memory import InMemory
-
-        if download:
-            into = cache_folder() if root is None else Path(root).expanduser()
-            download_once(lambda: fetch(root, into), into)
-        found = folder(root)
-        splits: dict[Split, tuple[torch.Tensor, torch.Tensor]] = {}
+        if self.download:
+            into = cache_folder() if self.root is None else Path(self.root).expanduser()
+            download_once(lambda: fetch(self.root, into), into)
+        found = folder(self.root)
+        splits: dict[Split, tuple[Tensor, Tensor]] = {}
         for split in cast(tuple[Split, ...], ("train", "val")):
             images, labels = (read(locate(found, split, part)) for part in ("images", "labels"))
             if len(images) != len(labels) or (labels >= len(CLASSES)).any():
@@ -78,42 +75,7 @@ class FashionMNIST:
                     f"{found}: the {split} files hold {len(images)} images and {len(labels)} labels of 10 classes"
                 )
             splits[split] = torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
-        self._memory = InMemory(
-            splits,
-            loaders=loaders(Loader(batch_size, num_workers), train=train, val=val, test=test),
-            device=device,
-            train_eval_samples=train_eval_samples,
-        )
-        self.batch_size = self._memory.batch_size
-
-    @classmethod
-    def facts(
-        cls,
-        *,
-        root: str | None = None,
-        download: bool = False,
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
-        **settings: Any,
-    ) -> Facts:
-        check_settings(settings)
-        mean, std = channel_statistics(mean, std, channels=1)
-        if download and find(root) is None:
-            return Facts(60_000, 10_000, CLASSES, (1, 28, 28), mean, std)
-        found = folder(root)
-        num_train, height, width = shape(locate(found, "train", "images"))
-        num_val, *_ = shape(locate(found, "val", "images"))
-        return Facts(num_train, num_val, CLASSES, (1, height, width), mean, std)
-
-    @classmethod
-    def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:
-        return example_batch(facts, batch_size)
-
-    def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
-        return self._memory.train_batches(start, stop, seed)
-
-    def eval_batches(self, split: Split) -> Iterator[Batch]:
-        return self._memory.eval_batches(split)
+        return splits
 
 
 def find(root: str | None) -> Path | None:

@@ -2,127 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from plainloop.contracts import Batch, Facts, Split
-from plainloop.data.images import channel_statistics, example_batch
-from plainloop.data.loaders import INHERIT, Loader, check_settings, loaders
-from plainloop.data.loading.listing import Listings, list_splits
+from plainloop.data.images import LabelledImages
+from plainloop.data.loading.listing import list_splits
 from plainloop.errors import BadData
+
+if TYPE_CHECKING:
+    from plainloop.data.loading.samples import Images
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class ImageFolder:
+@dataclass(kw_only=True, eq=False)
+class ImageFolder(LabelledImages):
     """`root` holds train/, val/ and perhaps test/ of class folders, or class folders alone; then each class is split.
 
     Args:
-        num_workers: processes of each rank; `auto` is four, or fewer where fewer CPUs are granted. Changes no bit.
-        prefetch: batches that each worker holds ready.
+        num_workers: `auto` is four, or fewer where fewer CPUs are granted.
         timeout: seconds; a batch that takes longer ends the run.
         image_size: pixels, of the square that the model sees.
         crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction and cuts out the centre;
             so does training, unless `sample_transforms` have given the image its size.
         val_fraction: the share of each class to validate on where `root` has no val/; the same images for every seed.
-        train_eval_samples: how many training samples are measured without augmentation.
         sample_transforms: image (3, H, W) uint8 of any size -> the same; for training only, in order.
 
     Raises BadData for folders that cannot be trained on; batches raise it for a damaged file.
     """
 
-    changes_no_result = ("root", "timeout", "*num_workers", "*prefetch")
+    root: str
+    num_workers: int | Literal["auto"] = "auto"
+    timeout: float = 300
+    cache: Literal["none"] = "none"
+    image_size: int = 224
+    crop_fraction: float = 0.875
+    val_fraction: float = 0.2
+    sample_transforms: Sequence[Callable[[Any], Any]] = ()
 
-    def __init__(
-        self,
-        *,
-        root: str,
-        batch_size: int,
-        num_workers: int | Literal["auto"] = "auto",
-        prefetch: int = 2,
-        timeout: float = 300,
-        cache: Literal["none"] = "none",
-        image_size: int = 224,
-        crop_fraction: float = 0.875,
-        val_fraction: float = 0.2,
-        train_eval_samples: int = 2000,
-        device: str = "auto",
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        train: Mapping[str, Any] = INHERIT,
-        val: Mapping[str, Any] = INHERIT,
-        test: Mapping[str, Any] = INHERIT,
-        sample_transforms: Sequence[Callable[[Any], Any]] = (),
-    ) -> None:
-        from plainloop.data.loading import sampler
-        from plainloop.data.loading.samples import split_images
-        from plainloop.distributed import process_group
+    changes_no_result: ClassVar[tuple[str, ...]] = ("root", "timeout", "*num_workers", "*prefetch")
 
-        self.loaders = loaders(Loader(batch_size, num_workers, prefetch), train=train, val=val, test=test)
-        self.batch_size = self.loaders["train"].batch_size
-        self.timeout = timeout
-        self.pin_memory = process_group.pick_device(device).type == "cuda"
-        self.sample_transforms = tuple(sample_transforms)
-        listings = checked(root, image_size, crop_fraction, val_fraction, timeout)
-        self.images = split_images(listings, image_size=image_size, crop_fraction=crop_fraction)
-        sampler.steps_per_epoch(len(self.images["train"]), self.batch_size)
-        self.shard = sampler.Shard.here()
-        self.shard.rows_of(self.batch_size)
-        self.slice_of_train = sampler.slice_of_train(len(self.images["train"]), train_eval_samples)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size < 1:
+            raise ValueError(f"data.image_size={self.image_size} must be at least 1 pixel")
+        if not 0 < self.crop_fraction <= 1:
+            raise ValueError(f"data.crop_fraction={self.crop_fraction} must be above 0 and at most 1, such as 0.875")
+        if self.timeout <= 0:
+            raise ValueError(f"data.timeout={self.timeout} must be above 0 seconds")
 
-    @classmethod
-    def facts(
-        cls,
-        *,
-        root: str,
-        timeout: float = 300,
-        image_size: int = 224,
-        crop_fraction: float = 0.875,
-        val_fraction: float = 0.2,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        **settings: Any,
-    ) -> Facts:
-        check_settings(settings)
-        mean, std = channel_statistics(mean, std, channels=3)
-        listings = checked(root, image_size, crop_fraction, val_fraction, timeout)
-        shape = (3, image_size, image_size)
+    def known(self) -> Facts:
+        mean, std = self.statistics(IMAGENET_MEAN, IMAGENET_STD)
+        listings = list_splits(self.root, val_fraction=self.val_fraction)
+        shape = (3, self.image_size, self.image_size)
         return Facts(listings.num_train, listings.num_val, listings.train.class_names, shape, mean, std)
 
-    @classmethod
-    def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:
-        return example_batch(facts, batch_size)
+    @cached_property
+    def images(self) -> dict[Split, Images]:
+        from plainloop.data.loading.samples import split_images
+
+        listings = list_splits(self.root, val_fraction=self.val_fraction)
+        return split_images(listings, image_size=self.image_size, crop_fraction=self.crop_fraction)
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
-        from plainloop.data.loading.workers import TrainKeys, batches
+        from plainloop.data.loading.sampler import Shard
+        from plainloop.data.loading.workers import TrainKeys
 
         images = self.images["train"].augmented(self.sample_transforms, seed)
         where = {"num_samples": len(images), "batch_size": self.batch_size}
-        keys = TrainKeys(start, stop, **where, seed=seed, shard=self.shard)
-        return batches(images, keys, loader=self.loaders["train"], timeout=self.timeout, pin_memory=self.pin_memory)
+        return self._batches(images, TrainKeys(start, stop, **where, seed=seed, shard=Shard.here()), "train")
 
     def eval_batches(self, split: Split) -> Iterator[Batch]:
-        from plainloop.data.loading import sampler
-        from plainloop.data.loading.workers import batches
+        from plainloop.data.loading.sampler import Shard, eval_rows, slice_of_train
 
         if split not in self.images:
             raise BadData(
                 f"this data set has no {split} split; it has {' and '.join(self.images)}",
                 hint="make test/ in data.root",
             )
-        images, loader = self.images[split], self.loaders[split]
-        among = self.slice_of_train if split == "train" else range(len(images))
-        rows = sampler.eval_rows(len(among), batch_size=loader.batch_size, shard=self.shard)
-        keys = [[(0, int(among[position])) for position in row] for row in rows]
-        return batches(images, keys, loader=loader, timeout=self.timeout, pin_memory=self.pin_memory)
+        images, shard = self.images[split], Shard.here()
+        among = slice_of_train(len(images), self.train_eval_samples) if split == "train" else range(len(images))
+        rows = eval_rows(len(among), rank_batch=self.loaders[split].eval_batch(shard.world_size), shard=shard)
+        return self._batches(images, [[(0, int(among[position])) for position in row] for row in rows], split)
 
+    def _batches(self, images: Images, keys: Any, split: Split) -> Iterator[Batch]:
+        from plainloop.data.loading.workers import batches
+        from plainloop.distributed.process_group import pick_device
 
-def checked(root: str, image_size: int, crop_fraction: float, val_fraction: float, timeout: float) -> Listings:
-    """Lists the folder once the settings are known to be right."""
-    if image_size < 1:
-        raise ValueError(f"data.image_size={image_size} must be at least 1 pixel")
-    if not 0 < crop_fraction <= 1:
-        raise ValueError(f"data.crop_fraction={crop_fraction} must be above 0 and at most 1, such as 0.875")
-    if timeout <= 0:
-        raise ValueError(f"data.timeout={timeout} must be above 0 seconds")
-    return list_splits(root, val_fraction=val_fraction)
+        pin_memory = pick_device(self.device).type == "cuda"
+        return batches(images, keys, loader=self.loaders[split], timeout=self.timeout, pin_memory=pin_memory)

@@ -1,30 +1,70 @@
-"""What all sources of labelled images share: the check of mean and std, and an example batch."""
+"""What all sources of labelled images share: arguments, facts, and an example batch.
 
-from __future__ import annotations
+This module has no `from __future__ import annotations`: the check reads these types in the signatures of subclasses.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
-from plainloop.contracts import Batch
-
-
-def channel_statistics(
-    mean: Sequence[float], std: Sequence[float], *, channels: int
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, of images in [0, 1]; raises ValueError where they cannot be that."""
-    for key, values in (("mean", mean), ("std", std)):
-        if len(values) != channels:
-            raise ValueError(f"data.{key}={list(values)} must have one value for each of the {channels} channels")
-    if not all(value > 0 for value in std):
-        raise ValueError(f"data.std={list(std)} must be above 0 everywhere")
-    return tuple(map(float, mean)), tuple(map(float, std))
+from plainloop.contracts import Batch, Facts
+from plainloop.data.loaders import Loader, eval_splits, loaders
 
 
-def example_batch(facts: Mapping[str, Any], batch_size: int) -> Batch:
-    """image (B, C, H, W) uint8, label (B,) int64 and index (B,) int64 on the meta device."""
-    import torch
+@dataclass(kw_only=True, eq=False)
+class LabelledImages:
+    """A subclass adds its own arguments, `known`, `train_batches` and `eval_batches`.
 
-    with torch.device("meta"):
-        numbers = torch.empty(batch_size, dtype=torch.int64)
-        image = torch.empty(batch_size, *facts["image_shape"], dtype=torch.uint8)
-        return {"image": image, "label": numbers, "index": torch.empty_like(numbers)}
+    Args:
+        num_workers, prefetch: processes of each rank that decode, and batches that each of them holds ready; accepted
+            but not used by data sets in memory.
+        train_eval_samples: how many training samples are measured without augmentation, at most all; 0: none.
+        mean, std: per channel, of images in [0, 1]. None: those of the data set.
+    """
+
+    batch_size: int
+    num_workers: int | Literal["auto"] = 0
+    prefetch: int = 2
+    train_eval_samples: int = 2000
+    device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    train: Mapping[str, Any] = field(default_factory=dict)
+    val: Mapping[str, Any] = field(default_factory=dict)
+    test: Mapping[str, Any] = field(default_factory=dict)
+
+    changes_no_result: ClassVar[tuple[str, ...]] = ("root", "download", "*num_workers")
+
+    def __post_init__(self) -> None:
+        shared = Loader(self.batch_size, self.num_workers, self.prefetch)
+        self.loaders = loaders(shared, train=self.train, val=self.val, test=self.test)
+        self.batch_size = self.loaders["train"].batch_size
+        self.eval_splits = eval_splits(self.train_eval_samples)
+
+    def known(self) -> Facts:
+        """The facts, without torch and without decoding an image."""
+        raise NotImplementedError
+
+    def statistics(self, mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """mean and std of the arguments, else these; raises ValueError where they are impossible."""
+        own = {"mean": mean if self.mean is None else self.mean, "std": std if self.std is None else self.std}
+        for key, values in own.items():
+            if len(values) != len(mean):
+                raise ValueError(f"data.{key}={list(values)} must have one value for each of the {len(mean)} channels")
+        if not all(value > 0 for value in own["std"]):
+            raise ValueError(f"data.std={list(own['std'])} must be above 0 everywhere")
+        return tuple(map(float, own["mean"])), tuple(map(float, own["std"]))
+
+    @classmethod
+    def facts(cls, **arguments: Any) -> Facts:
+        return cls(**({"batch_size": 1} | arguments)).known()
+
+    @classmethod
+    def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:
+        """image (B, C, H, W) uint8, label (B,) int64 and index (B,) int64 on the meta device."""
+        import torch
+
+        with torch.device("meta"):
+            image = torch.empty(batch_size, *facts["image_shape"], dtype=torch.uint8)
+            label, index = torch.empty(2, batch_size, dtype=torch.int64)
+        return {"image": image, "label": label, "index": index}

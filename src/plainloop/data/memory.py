@@ -1,4 +1,4 @@
-"""A whole data set on the device as bytes, indexed there: no worker, no copy, no wait."""
+"""A whole data set on the device as bytes. Batches are indexed there, without workers, copies or waits."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from plainloop.errors import BadData
 
 
 class InMemory:
-    """Batches of small sets. A source holds one and hands its two streams on.
+    """Batches of small sets. A source has one and passes its `train_batches` and `eval_batches` on.
 
     Args:
         splits: "train", "val" and perhaps "test"; each image (N, C, H, W) uint8 and label (N,) int64.
         device: `auto`, `cuda`, `cpu` or `mps`.
-        train_eval_samples: how many training samples `eval_batches("train")` gives.
+        train_eval_samples: how many training samples `eval_batches("train")` gives, at most all; 0: none.
     """
 
     def __init__(
@@ -47,8 +47,9 @@ class InMemory:
             self.eval_indices[split] = self._in_batches(split, np.arange(len(splits[split][0])))
 
     def _in_batches(self, split: Split, samples: Indices) -> list[Tensor]:
-        """This rank's share of some samples of a split, on the device from the start: evaluating copies nothing."""
-        rows = sampler.eval_rows(len(samples), batch_size=self.loaders[split].batch_size, shard=self.shard)
+        """This rank's share of these samples, put on the device once: evaluating copies nothing."""
+        rank_batch = self.loaders[split].eval_batch(self.shard.world_size)
+        rows = sampler.eval_rows(len(samples), rank_batch=rank_batch, shard=self.shard)
         return [torch.from_numpy(samples[row]).to(self.device) for row in rows]
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
@@ -61,7 +62,7 @@ class InMemory:
                 yield {"image": images.index_select(0, index), "label": labels.index_select(0, index), "index": index}
 
     def _upload(self, epoch: int, seed: int) -> Tensor:
-        """This rank's order of an epoch, on its way to the device: (steps per epoch, rank's batch size)."""
+        """Starts the copy of this rank's order of an epoch to the device: (steps per epoch, rank's batch size)."""
         where = {"batch_size": self.batch_size, "seed": seed, "epoch": epoch}
         rows = torch.tensor(sampler.epoch_rows(self.num_train, **where, shard=self.shard))
         if self.device.type == "cuda":

@@ -23,7 +23,7 @@ from plainloop.loop.stopwatch import Stopwatch
 from plainloop.system import rng
 from plainloop.system.preempt import Preemption
 
-SPLITS: tuple[Split, ...] = ("val", "train")  # what each evaluation measures
+SPLITS: tuple[Split, ...] = ("val", "train")  # what each evaluation measures, unless the data have `eval_splits`
 
 
 class Recorder(Protocol):
@@ -202,12 +202,13 @@ class Trainer:
         if self.is_due(state.step, self.eval_every):
             collectives.share_buffers(state.evaluated)
             try:
-                val, train = (self.evaluate(state.evaluated, split) for split in SPLITS)
+                splits = getattr(self.data, "eval_splits", SPLITS)
+                measured = {split: self.evaluate(state.evaluated, split) for split in splits}
             except Interrupted:
                 self.save(state, required=True)
                 raise Preempted(state.step, self.recorder.folder) from None
-            row |= {f"val/{key}": value for key, value in val.items()}
-            row |= {f"train_eval/{key}": value for key, value in train.items()}
+            for split, values in measured.items():
+                row |= {f"{'train_eval' if split == 'train' else split}/{key}": value for key, value in values.items()}
             best = self.take_in(state, row[f"val/{self.task.monitor}"])
         state.window.clear()
         state.reported = state.step

@@ -79,16 +79,13 @@ def step_rows(step: int, *, num_samples: int, batch_size: int, seed: int, shard:
     return epoch, epoch_rows(num_samples, batch_size=batch_size, seed=seed, epoch=epoch, shard=shard)[position]
 
 
-def eval_rows(num_samples: int, *, batch_size: int, shard: Shard) -> Iterator[Indices]:
+def eval_rows(num_samples: int, *, rank_batch: int, shard: Shard) -> Iterator[Indices]:
     """This rank's share of a split in batches: every sample once over all ranks, so ranks may differ by one."""
     mine = np.arange(shard.rank, num_samples, shard.world_size)
-    rank_batch = max(1, batch_size // shard.world_size)
     for first in range(0, len(mine), rank_batch):
         yield mine[first : first + rank_batch]
 
 
 def slice_of_train(num_samples: int, size: int) -> Indices:
     """Training samples to measure without augmentation: the same for every seed, in rising order."""
-    if size < 1:
-        raise ValueError(f"data.train_eval_samples={size} must be at least 1")
     return np.sort(np.random.default_rng(fold(SPLIT, num_samples)).permutation(num_samples)[:size])

@@ -1,4 +1,4 @@
-"""Where data sets lie, and how they get there."""
+"""Downloads of published data sets."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from plainloop.errors import BadData
 
 
 def cache_folder() -> Path:
-    """Where downloads go when data.root names no place."""
+    """Where downloads are kept if data.root is not given."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "plainloop"
 
 
 def download_once(fetch: Callable[[], object], into: Path) -> None:
-    """Lets rank 0 fetch while the others wait; `fetch` does nothing where all is there. Collective."""
+    """Rank 0 calls `fetch`, which downloads what is missing; the other ranks wait. Collective. Raises BadData."""
     from plainloop.distributed import collectives
 
     failed = ""

@@ -1,0 +1,37 @@
+"""What the data sets that are held on the device share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from plainloop.contracts import Batch, Split
+from plainloop.data.images import LabelledImages
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from plainloop.data.memory import InMemory
+
+
+class SmallSet(LabelledImages):
+    """A data set that is read whole, at the first batch. A subclass adds its own arguments, `known` and `read`."""
+
+    def read(self) -> Mapping[Split, tuple[Tensor, Tensor]]:
+        """Each split's images (N, C, H, W) uint8 and labels (N,) int64. Raises BadData for missing or damaged files."""
+        raise NotImplementedError
+
+    @cached_property
+    def memory(self) -> InMemory:
+        from plainloop.data.memory import InMemory
+
+        return InMemory(
+            self.read(), loaders=self.loaders, device=self.device, train_eval_samples=self.train_eval_samples
+        )
+
+    def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
+        return self.memory.train_batches(start, stop, seed)
+
+    def eval_batches(self, split: Split) -> Iterator[Batch]:
+        return self.memory.eval_batches(split)
