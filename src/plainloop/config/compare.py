@@ -26,6 +26,7 @@ SAFE = (
     "trainer.tuned.*",
     "data.*num_workers",
     "data.*prefetch",
+    "data.*batch_size_per_device",  # of evaluation: what is measured does not depend on it
     "data.timeout",
     "data.root",  # the facts of what lies there are compared instead
 )
