@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from plainloop import errors
-from plainloop.config.explain.other_codes import ours
+from plainloop.config.explain.other_codes import lookup
 from tests.harness.commands import ROOT, passed
 from tests.test_layers import LAYERS
 
@@ -66,7 +66,7 @@ def test_every_exit_code_is_listed() -> None:
 def test_words_of_other_codes_are_known() -> None:
     for there, _ in rows("docs/coming_from.md", "there"):
         for name in quoted(there):
-            assert ours(name) is not None, f"{name}: config/explain/other_codes.py does not know it"
+            assert lookup(name) is not None, f"{name}: config/explain/other_codes.py does not know it"
 
 
 @pytest.mark.parametrize("command", sorted(set(CHECKED)))

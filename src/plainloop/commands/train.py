@@ -98,7 +98,7 @@ def register_launchers(conf_dir: Path) -> None:
 
 def start_run(command: Command, composer: Composer) -> int:
     composed = composer.compose_or_explain(command.overrides)
-    known = [*command.problems, *composed.problems]
+    known = [*composer.wrong_flags(command.flags), *composed.problems]
     config, origin = composed.config, Origin(command.overrides, composer=composer)
     if config is None:
         raise invalid_run(known, command.overrides)
@@ -157,7 +157,7 @@ def start_sweep(command: Command, composer: Composer) -> int:
         )
         raise invalid_run([problem], command.overrides)
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # CUDA stays asleep here, so that jobs can be forked
-    sweep = check_sweep(composer, command.overrides, command.problems)
+    sweep = check_sweep(composer, command.overrides, composer.wrong_flags(command.flags))
     if sweep.jobs and sweep.jobs[0].checked.config["check"]:
         for number, job in enumerate(sweep.jobs):
             tell_plan(f"job {number} of {len(sweep.jobs)}   ({' '.join(job.overrides)})\n{job.checked.plan}")

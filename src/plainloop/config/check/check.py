@@ -17,8 +17,8 @@ from plainloop.config.check.probe import Probed, probe
 from plainloop.config.check.trial import Tried, trial
 from plainloop.config.compose.origin import Origin
 from plainloop.config.durations import clock_of
-from plainloop.config.explain.names import nearest_key
 from plainloop.config.explain.problems import EVERYWHERE, Problem, invalid_run
+from plainloop.config.explain.suggest import nearest_key
 from plainloop.config.explain.wrong_options import chosen_twice
 from plainloop.config.facts import Cache, facts_of
 from plainloop.config.resolve import PENDING, Resolved, leaves, resolve

@@ -8,8 +8,8 @@ from typing import Any
 
 from plainloop.config.build import RESERVED
 from plainloop.config.compose.origin import Origin
-from plainloop.config.explain.names import nearest
 from plainloop.config.explain.problems import Problem
+from plainloop.config.explain.suggest import nearest
 from plainloop.config.resolve import leaves
 
 # What code raises for arguments that it cannot use, and for want of a package or a file of theirs.

@@ -13,8 +13,8 @@ from plainloop.config.build import build
 from plainloop.config.check.constructor_errors import REFUSALS, first_line, refused
 from plainloop.config.compose.origin import Origin
 from plainloop.config.durations import Clock
-from plainloop.config.explain.names import nearest
 from plainloop.config.explain.problems import Problem
+from plainloop.config.explain.suggest import nearest
 
 _TIMM = "timm.create_model"
 # Reading weights is the run's business; what the arguments mean can be seen without.

@@ -11,10 +11,9 @@ from typing import Any
 from plainloop.config import targets
 from plainloop.config.build import RESERVED
 from plainloop.config.compose.origin import Origin
-from plainloop.config.explain.names import nearest
-from plainloop.config.explain.other_codes import ours
+from plainloop.config.explain.other_codes import lookup
 from plainloop.config.explain.problems import Problem, listing
-from plainloop.config.explain.remedy import meant_by
+from plainloop.config.explain.suggest import nearest, suggest_value
 from plainloop.config.resolve import PENDING
 from plainloop.config.settings import annotation_of
 from plainloop.config.types import (
@@ -167,7 +166,7 @@ def _follows_a_wrong_one(value: Any, key: str, origin: Origin) -> bool:
 
 def _in_its_place(value: Any, annotation: Any, key: str, origin: Origin) -> str:
     """What was meant, else what our YAML has there."""
-    found = meant_by(value, annotation)
+    found = suggest_value(value, annotation)
     if isinstance(value, int) and found.endswith("ep"):
         return f"{key}={found}, or {key}={found[:-2]}st"
     if found or not origin.override_of(key):
@@ -198,7 +197,7 @@ def _type_of_written(origin: Origin, key: str) -> Any:
 def _unknown(path: str, key: str, names: Sequence[str], origin: Origin, target: Any = None) -> Problem:
     full = _join(path, key)
     near = [] if looks_secret(key) else nearest(key, names)
-    foreign = ours(full) if not near else None
+    foreign = lookup(full) if not near else None
     text = origin.override_of(full)
     value = text.partition("=")[2] if text.lstrip("+").startswith(f"{full}=") else ""
     instead = foreign.instead(value) if foreign else f"leave {full} out" if text else ""

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from plainloop.config.explain.other_codes import ours
-from plainloop.config.explain.problems import Problem, for_hydra
+from plainloop.config.explain.problems import for_hydra
 
 # Hydra answers these itself, without a run.
 INFORMATION = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
@@ -24,19 +23,16 @@ class Command:
     information: bool = False
     config_name: str = "train"
     config_dir: Path | None = None
-    problems: list[Problem] = field(default_factory=list)
+    flags: list[tuple[str, str]] = field(default_factory=list)  # that are not Hydra's, with their values
 
     def value_of(self, key: str) -> str | None:
         """The text given for a root key, the last one; None when it was not given."""
         found = [text.partition("=")[2] for text in self.overrides if text.partition("=")[0].lstrip("+") == key]
         return found[-1] if found else None
 
-    def without(self, *keys: str) -> list[str]:
-        return [text for text in self.overrides if text.partition("=")[0].lstrip("+") not in keys]
-
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Reads a command line. `--local_rank` of old launchers is dropped; flags that are not Hydra's are problems."""
+    """Reads a command line. `--local_rank` of old launchers is dropped; flags that are not Hydra's are set aside."""
     command, rest = Command(), list(arguments)
     command.information = any(argument.split("=")[0] in INFORMATION for argument in rest)
     while rest:
@@ -58,8 +54,7 @@ def parse(arguments: Sequence[str]) -> Command:
             elif flag in _CONFIG_DIR:
                 command.config_dir = Path(given)
         elif not command.information:
-            given = value if equals else _values(rest)
-            command.problems.append(_flag(flag, given))
+            command.flags.append((flag, value if equals else _values(rest)))
     return command
 
 
@@ -80,20 +75,3 @@ def _values(rest: list[str]) -> str:
     while rest and not rest[0].startswith("-") and "=" not in rest[0]:
         values.append(rest.pop(0))
     return ",".join(values)
-
-
-def _flag(flag: str, value: str) -> Problem:
-    name = flag.lstrip("-").replace("-", "_")
-    found = ours(name)
-    typed = f"{flag} {value}".strip()
-    if found is None:
-        return Problem(
-            flag, "is no flag here", typed, "overrides, key=value without dashes", instead=f"{name}={value or '...'}"
-        )
-    return Problem(
-        flag,
-        f"here that is `{found.key}`, an override without dashes" if found.key else "is not needed here",
-        typed,
-        instead=found.instead(value),
-        notes=(found.note,) if found.note else (),
-    )

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,20 @@ from yaml import YAMLError
 
 from plainloop.config.compose.copies import Copies
 from plainloop.config.explain.problems import Problem
-from plainloop.config.explain.unknown_keys import Library, unknown
-from plainloop.config.explain.wrong_options import by, needs_multirun, wrong_option
+from plainloop.config.explain.unknown_keys import unknown
+from plainloop.config.explain.wrong_options import Library, by, needs_multirun, wrong_option
 from plainloop.config.nodes import key_paths, node_at
+from plainloop.config.settings import annotation_of
 
 _SEARCH = "hydra.searchpath="
 _NAN = re.compile(r"(?<![^\[,])(nan|inf)(?![^\],])")  # whole, alone or in a list
 
 # What composing may raise for something that a person wrote.
 _BROKEN = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
+
+
+# From the config that options compose, and the values that will be applied: the config that takes them.
+Base = Callable[[DictConfig, Sequence[Override]], DictConfig]
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,10 @@ class Composer:
         """Every group with its options, Hydra's own included."""
         options = {name: self.repository.get_group_options(name, ObjectType.CONFIG) for name in self._subgroups("")}
         return {name: sorted(set(found)) for name, found in options.items() if found}
+
+    @property
+    def library(self) -> Library:
+        return Library(self.groups, self.written)
 
     def _subgroups(self, parent: str) -> list[str]:
         found = []
@@ -145,57 +154,76 @@ class Composer:
         try:
             self._look_where(overrides)
             config = self.copies.compose(overrides)
-            # Hydra merges optimizer=[sgd,adamw] into one optimizer without a word, and takes ~optimizer for a wish.
-            keys = [text.partition("=")[0] for text in overrides if "=[" in text or text.startswith("~")]
-            explained = self.explain(overrides) if any("." not in key for key in keys) else None
+            # Hydra says nothing when optimizer=[sgd,adamw] mixes two optimizers, ~optimizer leaves one out, or
+            # trainer.early_stop=5 replaces the keys below it.
+            keys = [(text.partition("=")[0], "=[" in text or text.startswith("~")) for text in overrides]
+            silent = any((listed and "." not in key) or is_dataclass(annotation_of(key)) for key, listed in keys)
+            explained = self.explain(overrides) if silent else None
             return explained if explained and explained.problems else Composed(config, [], list(overrides))
         except _BROKEN as error:
             composed = self.explain(overrides)
             return composed if composed.problems else Composed(None, [_unexplained(error)], list(overrides))
 
-    def explain(self, overrides: Sequence[str]) -> Composed:
-        """Applies one override after the other. What was composed for the same groups before is used again: jobs of a
-        sweep differ in values more than in groups."""
-        self._look_where(overrides)
+    def explain(self, overrides: Sequence[str], *, base: Base | None = None) -> Composed:
+        """Applies one override after the other, and explains those that are wrong.
+
+        Args:
+            base: what values are applied to, made from the config that the groups compose; by default that config.
+        """
         problems: list[Problem] = []
+        groups, values = self.sorted_out(overrides, problems)
+        try:
+            config = copy.deepcopy(self._composed(groups, problems))
+        except _BROKEN as error:
+            return Composed(None, [*problems, _unexplained(error)], list(overrides))
+        if base is not None:
+            config = base(config, values)
+        found = [self._apply(override, config) for override in values]
+        return Composed(config, [*problems, *(problem for problem in found if problem)], list(overrides))
+
+    def sorted_out(self, overrides: Sequence[str], problems: list[Problem]) -> tuple[list[str], list[Override]]:
+        """Choices of options, and values for keys; adds what is wrong with the choices to `problems`."""
+        self._look_where(overrides)
         groups, values = list(self._search), []
         for text in overrides:
             override = _parse(text, problems)
             if override is None or text in self._search:
                 continue
-            if self._is_group(override):
-                problem = self._wrong_option(override, groups)
-                problems.append(problem) if problem else groups.append(text)
-            else:
+            if override.key_or_group not in self.groups or isinstance(override.value(), dict):
                 values.append(override)
-        try:
-            base = self._base(tuple(groups), problems)
-        except _BROKEN as error:
-            return Composed(None, [*problems, _unexplained(error)], list(overrides))
-        config = copy.deepcopy(base)
-        for override in values:
-            problem = self._apply(override, config)
-            if problem:
-                problems.append(problem)
-        return Composed(config, problems, list(overrides))
+                continue
+            before = [t.partition("=")[2] for t in groups if t.startswith(f"{override.key_or_group}=")]
+            chosen = before[-1] if before else self._defaults.get(override.key_or_group, "")
+            problem = wrong_option(override, self.library, defaults=self._defaults, chosen=chosen)
+            problems.append(problem) if problem else groups.append(text)
+        return groups, values
+
+    def wrong_flags(self, flags: Sequence[tuple[str, str]]) -> list[Problem]:
+        """What to type instead of flags such as `--epochs 90`: each is explained as the override of its name."""
+        problems = []
+        for flag, value in flags:
+            text = f"{flag.lstrip('-').replace('-', '_')}={value or 'true'}"
+            told = next(iter(self.explain([text]).problems), Problem(flag, "is no flag here", instead=text))
+            got, instead = f"{flag} {value}".strip(), told.instead
+            if instead.startswith("leave "):
+                instead = f"leave {flag} out"
+            expected = "overrides: key=value without dashes"
+            problems.append(replace(told, key=flag, got=got, expected=expected, given_by="", instead=instead))
+        return problems
 
     def defaults(self, overrides: Sequence[str]) -> list[ResultDefault]:
         """The files that a config consists of, the later over the earlier."""
-        self._look_where(overrides)
-        groups = list(self._search)
-        for text in overrides:
-            override = _parse(text, [])
-            if override is not None and self._is_group(override) and self._wrong_option(override, groups) is None:
-                groups.append(text)
+        groups, _ = self.sorted_out(overrides, [])
         return list(self.loader.compute_defaults_list(self.config_name, groups, RunMode.RUN).defaults)
 
-    def _base(self, groups: tuple[str, ...], problems: list[Problem]) -> DictConfig:
-        if groups not in self._bases:
-            accepted: list[str] = []
+    def _composed(self, groups: list[str], problems: list[Problem]) -> DictConfig:
+        """What the options compose. Jobs of a sweep differ in values more than in options, so each is composed once."""
+        key = tuple(groups)
+        if key not in self._bases:
             try:
-                config = self.compose(groups)
+                self._bases[key] = self.compose(groups)
             except _BROKEN:
-                config = self.compose(self._search)
+                accepted, config = list[str](), self.compose(self._search)
                 for text in groups:
                     try:
                         config = self.compose([*accepted, text])
@@ -203,16 +231,7 @@ class Composer:
                     except _BROKEN as error:
                         problems.append(Problem(text.partition("=")[0], _first_line(error), given_by=by(text)))
                 return config
-            self._bases[groups] = config
-        return self._bases[groups]
-
-    def _is_group(self, override: Override) -> bool:
-        return override.key_or_group in self.groups and not isinstance(override.value(), dict)
-
-    def _wrong_option(self, override: Override, before: Sequence[str]) -> Problem | None:
-        group = override.key_or_group
-        typed = [text.partition("=")[2] for text in before if text.startswith(f"{group}=")]
-        return wrong_option(override, options=self.groups[group], defaults=self._defaults, chosen=typed)
+        return self._bases[key]
 
     @cached_property
     def _defaults(self) -> dict[str, str | None]:
@@ -220,23 +239,23 @@ class Composer:
         return dict(self.compose(()).hydra.runtime.choices)
 
     def _apply(self, override: Override, config: DictConfig) -> Problem | None:
-        key = override.key_or_group
+        key, value = override.key_or_group, override.value()
+        adds, node = override.is_add() or override.is_force_add(), node_at(config, key)
+        is_new = node is None and not (override.is_delete() and key in self.groups)
+        if is_new and (not adds or ("." not in key and not isinstance(value, dict))):
+            return unknown(override, config, self.library)
         if override.is_sweep_override():
             return needs_multirun(override)
-        adds = override.is_add() or override.is_force_add()
-        if not adds and node_at(config, key) is None and not (override.is_delete() and key in self.groups):
-            return unknown(override, config, Library(self.groups, self.written))
-        if adds and "." not in key and key not in config and not isinstance(override.value(), dict):
-            return unknown(override, config, Library(self.groups, self.written))
+        if isinstance(node, DictConfig) and node and not isinstance(value, dict) and not override.is_delete():
+            return unknown(override, config, self.library)
         try:
             ConfigLoaderImpl._apply_overrides_to_config([override], config)
         except _BROKEN as error:
             instead = f"leave {override.input_line} out" if override.is_delete() else ""
             what = _first_line(error.__cause__ or error)
             return Problem(key, what, given_by=by(override.input_line), instead=instead)
-        (config.hydra.overrides.hydra if override.is_hydra_override() else config.hydra.overrides.task).append(
-            override.input_line
-        )
+        applied = config.hydra.overrides
+        (applied.hydra if override.is_hydra_override() else applied.task).append(override.input_line)
         return None
 
 
@@ -252,16 +271,19 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
-        key = text.partition("=")[0]
+        key, _, value = text.partition("=")
+        what, instead = f"does not parse: {_first_line(error)}", f"'{key}=\"{value}\"'"
         if "=" not in text:
             problems.append(Problem(text, "is no override", expected="key=value, as in trainer.duration=90ep"))
-        elif re.search(r"(^|,)\s*(,|$)", text.partition("=")[2]):
-            values = [value for value in text.partition("=")[2].split(",") if value.strip()]
-            what, fix = "has an empty value in its list", f"{key}={','.join(values) or '...'}"
-            problems.append(Problem(key, what, given_by=by(text), instead=fix))
-        else:
-            fix = f"'{key}=\"{text.partition('=')[2]}\"'"
-            problems.append(Problem(key, f"does not parse: {_first_line(error, 1)}", given_by=by(text), instead=fix))
+            return None
+        if re.fullmatch(r"\(.*\)", value):
+            what, instead = "is no list: lists are written with [ ]", f"{key}=[{value[1:-1]}]"
+        elif value.startswith("{") and '"' in value:
+            what, instead = "has keys in quotes, which Hydra does not read", f"'{key}={value.replace(chr(34), '')}'"
+        elif re.search(r"(^|,)\s*(,|$)", value):
+            what = "has an empty value in its list"
+            instead = f"{key}={','.join(item for item in value.split(',') if item.strip()) or '...'}"
+        problems.append(Problem(key, what, given_by=by(text), instead=instead))
         return None
 
 

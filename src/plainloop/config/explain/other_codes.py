@@ -1,228 +1,194 @@
-"""What other training codes call the things that have a name here."""
+"""What other training codes call the things that have a name here, and what they have that is not here."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import PurePath
+from dataclasses import dataclass
+from functools import cache
 
-from plainloop.config.explain.names import distance
+from plainloop.config.explain.suggest import is_one_edit, nearest
+
+# One row: their words | what to type here | a note. `{}` stands for the given value, `[{}ep]` for each item of a list.
+# `value value: form` says what to type for these values; nothing behind the colon: leave the key out. A word with a
+# dot is looked for with the part before it. Names whose last part is the same here need no row.
+# The words are those of PaddleX, PaddleClas, PaddleSeg, MMOCR, timm, Lightning and common argparse scripts.
+_KEYS = """
+num_epochs epochs epoch total_epochs max_epochs | trainer.duration={}ep
+iters steps max_steps max_iters total_iters | trainer.duration={}st
+learning_rate base_lr init_lr | optimizer.lr={}
+opt optimizer_name optimizer.type optimizer.name | optimizer={}
+l2_decay wd | optimizer.weight_decay={}
+momentum | optimizer=sgd optimizer.momentum={}
+sched lr_scheduler lr_policy lr_config.policy scheduler.type scheduler.name | scheduler={}
+lr_decay_epochs decay_epochs decay_milestones | scheduler=multistep scheduler.milestones=[{}ep]
+lr_decay_gamma decay_rate lr_gamma | scheduler=multistep scheduler.gamma={}
+warmup_steps warmup_iters | scheduler.warmup={}st
+warmup_epochs warmup_epoch | scheduler.warmup={}ep
+warmup_lr warmup_init_lr | scheduler.warmup_start_lr={}
+eta_min end_lr | scheduler.min_lr={}
+train_batch_size global_batch_size | data.batch_size={} | the sum over all devices and micro-batches
+batch_size samples_per_gpu | data.batch_size_per_device={} | data.batch_size is the sum over all devices
+validation_batch_size val_batch_size eval_batch_size | data.val.batch_size={}
+workers_per_gpu workers | data.num_workers={}
+data_dir data_path data_root dataset_root dataset_dir root | data=image_folder data.root={}
+train_val_test_split | data=image_folder data.val_fraction=0.2 | the share of each class to validate on
+dataset | data={}
+mc_config | : | data.root is a folder; there is no memcached client
+arch backbone net network model_type model_name | model={}
+num_classes | : | it follows from the data
+drop | +model.drop_rate={} | for models that take it
+drop_path | +model.drop_path_rate={} | for models that take it
+pretrain_weights pretrained_weights load_from initial_checkpoint finetune | init_from={}; \
+imagenet coco cityscapes true default: model.pretrained=true; false none null: | weights only; resume continues a run
+resume_model resume_from ckpt_path resume_from_checkpoint | resume={}; \
+true 1 last latest auto: resume=auto; false 0 none null: | a run directory; weights alone are init_from
+config config_file cfg | experiment={} | a recipe is a file in conf/experiment; --config-dir adds a folder of them
+cfg_options opts | : | overrides are written as they are, without a flag
+save_dir work_dir output output_dir log_dir out_dir | hydra.run.dir={} | name=... is the folder below outputs/; \
+a sweep takes hydra.sweep.dir
+experiment_name task_name exp_name run_name | name={}
+save_interval save_freq checkpoint_interval | trainer.save_every={}st
+save_interval_epochs every_n_epochs checkpoint_config.interval checkpoint_config | trainer.save_every={}ep
+keep_checkpoint_max checkpoint_hist save_top_k save_last max_to_keep save_total_limit | checkpoint.keep_last={}; \
+true false -1 0 1: checkpoint.keep_last=2 | the best one is kept beside them: checkpoint.save_best
+log_iters log_interval log_every_n_steps print_freq logging_steps log_config.interval | trainer.log_every={}st
+val_check_interval eval_interval eval_iters eval_steps | trainer.eval_every={}st
+check_val_every_n_epoch eval_epochs evaluation.interval evaluation | trainer.eval_every={}ep
+no_validate noval skip_validation | trainer.eval_every=never; false 0: | validation is on unless this is never
+do_eval | : ; false 0: trainer.eval_every=never | validation is on unless this is never
+use_vdl use_visualdl log_wandb wandb use_wandb | logger=wandb; false 0: | metrics.jsonl is always written
+early_stop early_stopping early_stop_patience | trainer.early_stop.patience={}; \
+true: trainer.early_stop.patience=10; false 0: trainer.early_stop.patience=null | evaluations without improvement
+monitor metric_for_best_model eval_metric | : | the task says what is monitored (classification: top1)
+ls_epsilon smoothing ls | task.label_smoothing={}; true: task.label_smoothing=0.1; false: task.label_smoothing=0.0
+grad_clip clip_grad clip_grad_norm max_grad_norm gradient_clip_val gradient_clip_norm | trainer.clip_norm={}; \
+true: trainer.clip_norm=1.0; false 0 none: trainer.clip_norm=null
+clip_mode | trainer.clip_norm=1.0; value: trainer.clip_value=1.0; agc: trainer.clip_agc=0.01
+model_ema ema use_ema | trainer.ema_decay={}; \
+true 1: trainer.ema_decay=0.999; false 0: trainer.ema_decay=null | a decay switches it on
+model_ema_decay | trainer.ema_decay={}
+amp use_amp amp_dtype mixed_precision half | trainer.precision=bf16; false 0 no fp32 none: trainer.precision=fp32; \
+fp16 float16 o1 o2: trainer.precision=fp16 | bf16, or fp16 with a gradient scaler
+fp16 | trainer.precision=fp16; false 0: trainer.precision=fp32
+bf16 | trainer.precision=bf16; false 0: trainer.precision=fp32
+sync_bn syncbn | trainer.sync_batchnorm={}
+grad_accum_steps accumulate_grad_batches gradient_accumulation_steps iters_to_accumulate | trainer.accumulate={}
+torchcompile | trainer.compile=true; false 0: trainer.compile=false
+random_seed manual_seed | seed={}
+gpus num_gpus nproc_per_node | trainer.devices={}; all -1: trainer.devices=auto | or torchrun --nproc-per-node=N
+gpu_ids device_ids gpu | trainer.devices=[{}]; all -1: trainer.devices=auto
+accelerator | device={}; gpu: device=cuda; tpu ddp: device=auto | auto, cpu, cuda, mps
+no_cuda | device=cpu; false 0: device=auto
+use_gpu use_cuda | device=cuda; false 0: device=cpu
+launcher | : ; slurm submitit: hydra/launcher=submitit_slurm | ranks are found by themselves, under torchrun and Slurm
+local_rank rank world_size dist_url dist_backend strategy | : | it is read from the environment
+fast_dev_run sanity_check | debug=one_batch; false 0:
+overfit_batches overfit | debug=overfit; false 0:
+dry_run | check=true; false 0:
+mode | : ; eval test val: ? | train.py trains; a run evaluates as it goes, and writes val/... to metrics.jsonl
+evaluate eval eval_only test test_only do_test validate | ? | a run evaluates as it goes, \
+and writes val/... to metrics.jsonl and the best to summary.json
+predict do_predict infer inference | ? | the nearest is best.safetensors: timm.create_model(..., checkpoint_path=...)
+export onnx export_onnx torchscript jit | ? | the nearest is best.safetensors, plain weights for torch.onnx.export
+lr_find find_lr auto_lr_find lr_finder range_test | ? | the nearest is a sweep: -m optimizer.lr=1e-4,1e-3,1e-2
+tune optuna hpo sweep_id | ? | the nearest is a grid: -m optimizer.lr=1e-3,1e-2 seed=0,1, or search=lr_x_seeds
+freeze freeze_backbone frozen_stages freeze_layers freeze_at freeze_batchnorm | ? | the nearest is a small rate: \
+trainer.param_groups.lr_scale={stem*:0.01}
+kfold k_fold folds num_folds fold cross_validation | ? | the nearest is one data.root for each fold: -m data.root=a,b,c
+tensorboard use_tensorboard tb visualdl mlflow comet neptune clearml | ? | the nearest are logger=csv and logger=wandb
+mixup mixup_alpha cutmix cutmix_alpha auto_augment aa randaugment rand_augment trivialaugment reprob random_erasing \
+color_jitter colorjitter | ? | the nearest are augment=crop_flip and augment=standard
+profile profiler | ? | the nearest are the keys under time/ in metrics.jsonl
+teacher distill distillation | ? | the nearest is a task of your own: conf/task
+segmentation detection ocr instance_segmentation | ? | the nearest is a task of your own: conf/task
+auto_scale_batch_size find_batch_size | ? | the nearest is check=true: it shows the memory that a batch takes
+"""
+
+# Group | our option: their words, in small letters and digits alone.
+_OPTIONS = """
+scheduler | polynomial: poly polynomiallr polynomialdecay polylr polydecay
+scheduler | multistep: piecewise piecewisedecay multisteplr multistepdecay
+scheduler | cosine: cosineannealinglr cosineannealingdecay cosineannealing cosinelr cosinedecay
+scheduler | cosine_warmup: warmupcosine cosinewithwarmup linearwarmupcosine
+scheduler | step: steplr stepdecay
+scheduler | exponential: exponentiallr exponentialdecay exp
+scheduler | onecycle: onecyclelr 1cycle superconvergence
+scheduler | cyclic: cycliclr triangular
+scheduler | linear: linearlr lineardecay linearwithwarmup
+scheduler | constant: constantlr none fixed null
+optimizer | sgd: momentum nesterov
+optimizer | adamw: adamweightdecay
+data | image_folder: imagenet imagenet1k ilsvrc2012 folder imagefolder
+model | mobilenetv3_small_100: mobilenetv3
+model | vit_small_patch16_224: vit
+model | convnext_tiny: convnext
+augment | crop_flip: flip crop
+augment | standard: randomresizedcrop
+augment | none: off
+logger | wandb: weightsandbiases wb
+logger | none: off
+hydra/launcher | submitit_slurm: slurm submitit sbatch
+hydra/launcher | gpu_pool: gpu gpus pool joblib
+"""
 
 
 @dataclass(frozen=True)
-class Ours:
-    """What to type instead. `{}` stands for the given value, `[{}ep]` for each item of a given list."""
-
-    key: str  # "": nothing here is like it
-    form: str = ""  # of an override; "" is "key={}"
+class Equivalent:
+    forms: Mapping[str, str]  # given value, in small letters -> what to type; that of "" is for all others
     note: str = ""
-    words: Mapping[str, str] = field(default_factory=dict)  # their value -> ours; that of "" is for all others
+
+    @property
+    def absent(self) -> bool:
+        """Whether this version has nothing like it."""
+        return self.forms[""] == "?"
+
+    @property
+    def key(self) -> str:
+        """Our key; "" where there is none."""
+        return self.forms[""].split(" ")[-1].partition("=")[0].lstrip("+?")
 
     def instead(self, value: str) -> str:
-        """The override with its value; "" where there is nothing to type.
+        """The overrides to type; "" where there is nothing to type.
 
-        >>> FOREIGN["lr_decay_epochs"].instead("[30,60]"), FOREIGN["num_epochs"].instead("90")
+        >>> lookup("lr_decay_epochs").instead("[30,60]"), lookup("num_epochs").instead("90")
         ('scheduler=multistep scheduler.milestones=[30ep,60ep]', 'trainer.duration=90ep')
-        >>> FOREIGN["accelerator"].instead("gpu"), FOREIGN["config"].instead("configs/mine.yml")
-        ('device=cuda', 'experiment=mine')
+        >>> lookup("accelerator").instead("gpu"), lookup("no_validate").instead("false")
+        ('device=cuda', '')
         """
-        if not self.key and not self.form:
-            return ""
-        form = self.form or f"{self.key}={{}}"
-        value = self.words.get(value.lower(), self.words.get("", value)) or "..."
-        if self.key == "experiment":
-            value = PurePath(value).stem or "..."
-        found = re.search(r"\[\{\}(\w*)\]", form)
-        if found is None:
-            return form.replace("{}", value)
+        form = self.forms.get(value.lower(), self.forms[""]).replace("?", "")
+        listed = re.search(r"\[\{\}(\w*)\]", form)
+        if listed is None:
+            return form.replace("{}", value or "...")
         items = [item.strip() for item in value.strip("[]() ").split(",")]
-        return form.replace(found[0], "[" + ",".join(item + found[1] for item in items if item) + "]")
+        return form.replace(listed[0], f"[{','.join(item + listed[1] for item in items if item)}]")
 
 
-_EPOCHS = Ours("trainer.duration", "trainer.duration={}ep")
-_STEPS = Ours("trainer.duration", "trainer.duration={}st")
-_SAVE = Ours("trainer.save_every", "trainer.save_every={}st", "how many are kept is checkpoint.keep_last")
-_EVAL_OFF = Ours("trainer.eval_every", "trainer.eval_every=never")
-_PER_DEVICE = Ours("data.batch_size_per_device", note="data.batch_size is the sum over all devices")
-_GLOBAL = Ours("data.batch_size", note="global: over all devices and micro-batches")
-_CLIP = Ours("trainer.clip_norm")
-_DECAY = {"true": "0.999", "1": "0.999", "false": "null", "0": "null"}
-_EMA = Ours("trainer.ema_decay", note="a decay switches it on: trainer.ema_decay=0.999", words=_DECAY)
-_HALF = {"": "bf16", "false": "fp32", "0": "fp32", "fp16": "fp16", "float16": "fp16", "o1": "fp16", "o2": "fp16"}
-_AMP = Ours("trainer.precision", note="bf16, or fp16 with a gradient scaler", words=_HALF)
-_INIT = Ours("init_from", note="weights only; resume=<run dir> continues a run")
-_LAUNCHED = Ours("trainer.devices", note="or torchrun --nproc-per-node=N train.py ...")
-_MIN_LR = Ours("scheduler.min_lr")
-_GAMMA = Ours("scheduler.gamma", "scheduler=multistep scheduler.gamma={}")
-_ROOT = Ours("data.root", "data=image_folder data.root={}")
-_KEEP = Ours("checkpoint.keep_last", note="the best one is kept beside them: checkpoint.save_best")
-_MONITOR = Ours(
-    "", note="the task says what is monitored (classification: top1); checkpoint.save_best=true keeps the best"
-)
-
-# By the last part of the key, `-` as `_`.
-FOREIGN: dict[str, Ours] = {
-    # PaddleX
-    "lr_decay_epochs": Ours("scheduler.milestones", "scheduler=multistep scheduler.milestones=[{}ep]"),
-    "lr_decay_gamma": _GAMMA,
-    "num_epochs": _EPOCHS,
-    "train_batch_size": _GLOBAL,
-    "warmup_steps": Ours("scheduler.warmup", "scheduler.warmup={}st"),
-    "warmup_epochs": Ours("scheduler.warmup", "scheduler.warmup={}ep"),
-    "warmup_epoch": Ours("scheduler.warmup", "scheduler.warmup={}ep"),
-    "warmup_start_lr": Ours("scheduler.warmup_start_lr"),
-    "save_interval_epochs": Ours("trainer.save_every", "trainer.save_every={}ep"),
-    "pretrain_weights": _INIT,
-    "early_stop_patience": Ours("trainer.early_stop.patience"),
-    # PaddleClas
-    "l2_decay": Ours("optimizer.weight_decay"),
-    "epochs": _EPOCHS,
-    "ls_epsilon": Ours("task.label_smoothing"),
-    "learning_rate": Ours("optimizer.lr"),
-    "decay_epochs": Ours("scheduler.milestones", "scheduler=multistep scheduler.milestones=[{}ep]"),
-    # PaddleSeg
-    "iters": _STEPS,
-    "resume_model": Ours("resume"),
-    "save_dir": Ours("hydra.run.dir"),
-    "save_interval": _SAVE,
-    "do_eval": Ours("trainer.eval_every", "trainer.eval_every=500st", "validation is on unless never"),
-    "use_vdl": Ours("logger", "logger=csv", "or wandb; metrics.jsonl is always written"),
-    "log_iters": Ours("trainer.log_every", "trainer.log_every={}st"),
-    "keep_checkpoint_max": _KEEP,
-    # MMOCR and its family
-    "total_epochs": _EPOCHS,
-    "samples_per_gpu": _PER_DEVICE,
-    "workers_per_gpu": Ours("data.num_workers"),
-    "load_from": _INIT,
-    "resume_from": Ours("resume"),
-    "work_dir": Ours("hydra.run.dir"),
-    "no_validate": _EVAL_OFF,
-    "gpus": _LAUNCHED,
-    "gpu_ids": Ours("trainer.devices", "trainer.devices=[{}]"),
-    "launcher": Ours("hydra/launcher", note="under torchrun and Slurm ranks are found by themselves"),
-    "cfg_options": Ours("", "{}", "overrides are written as they are, without a flag"),
-    "checkpoint_config": Ours("trainer.save_every", "trainer.save_every=1ep"),
-    "evaluation": Ours("trainer.eval_every", "trainer.eval_every=1ep"),
-    "grad_clip": _CLIP,
-    # timm
-    "batch_size": _GLOBAL,
-    "validation_batch_size": Ours("data.val.batch_size"),
-    "lr": Ours("optimizer.lr"),
-    "opt": Ours("optimizer"),
-    "sched": Ours("scheduler"),
-    "weight_decay": Ours("optimizer.weight_decay"),
-    "wd": Ours("optimizer.weight_decay"),
-    "momentum": Ours("optimizer.momentum", "optimizer=sgd optimizer.momentum={}"),
-    "clip_grad": _CLIP,
-    "clip_grad_norm": _CLIP,
-    "max_grad_norm": _CLIP,
-    "clip_mode": Ours("trainer.clip_norm", "trainer.clip_norm=1.0", "or trainer.clip_value, trainer.clip_agc"),
-    "layer_decay": Ours("trainer.param_groups.layer_decay"),
-    "warmup_lr": Ours("scheduler.warmup_start_lr"),
-    "min_lr": _MIN_LR,
-    "eta_min": _MIN_LR,
-    "decay_milestones": Ours("scheduler.milestones", "scheduler=multistep scheduler.milestones=[{}ep]"),
-    "decay_rate": _GAMMA,
-    "smoothing": Ours("task.label_smoothing"),
-    "label_smoothing": Ours("task.label_smoothing"),
-    "ls": Ours("task.label_smoothing"),
-    "drop": Ours("model.drop_rate", "+model.drop_rate={}"),
-    "drop_path": Ours("model.drop_path_rate", "+model.drop_path_rate={}"),
-    "model_ema": _EMA,
-    "model_ema_decay": Ours("trainer.ema_decay"),
-    "ema": _EMA,
-    "amp": _AMP,
-    "use_amp": _AMP,
-    "fp16": Ours("trainer.precision", words={"": "fp16", "false": "fp32"}),
-    "bf16": Ours("trainer.precision", words={"": "bf16", "false": "fp32"}),
-    "amp_dtype": _AMP,
-    "sync_bn": Ours("trainer.sync_batchnorm"),
-    "workers": Ours("data.num_workers"),
-    "data_dir": _ROOT,
-    "grad_accum_steps": Ours("trainer.accumulate"),
-    "torchcompile": Ours("trainer.compile", "trainer.compile=true"),
-    "initial_checkpoint": _INIT,
-    "log_interval": Ours("trainer.log_every", "trainer.log_every={}st"),
-    "checkpoint_hist": _KEEP,
-    "experiment_name": Ours("name"),
-    "output": Ours("hydra.run.dir"),
-    "num_classes": Ours("model.num_classes", note="it follows the data: leave it out"),
-    # lightning-hydra-template and Lightning
-    "max_epochs": _EPOCHS,
-    "max_steps": _STEPS,
-    "accelerator": Ours("device", note="auto, cpu, cuda, mps", words={"gpu": "cuda", "tpu": "auto", "ddp": "auto"}),
-    "save_top_k": _KEEP,
-    "save_last": _KEEP,
-    "max_to_keep": _KEEP,
-    "monitor": _MONITOR,
-    "patience": Ours("trainer.early_stop.patience"),
-    "min_delta": Ours("trainer.early_stop.min_delta"),
-    "ckpt_path": Ours("resume", "resume={}", "a run directory; weights alone are init_from"),
-    "gradient_clip_val": _CLIP,
-    "gradient_clip_norm": _CLIP,
-    "accumulate_grad_batches": Ours("trainer.accumulate"),
-    "check_val_every_n_epoch": Ours("trainer.eval_every", "trainer.eval_every={}ep"),
-    "val_check_interval": Ours("trainer.eval_every", "trainer.eval_every={}st"),
-    "log_every_n_steps": Ours("trainer.log_every", "trainer.log_every={}st"),
-    "every_n_epochs": Ours("trainer.save_every", "trainer.save_every={}ep"),
-    "task_name": Ours("name"),
-    "train_val_test_split": Ours("data.val_fraction"),
-    # the common argparse words
-    "epoch": _EPOCHS,
-    "steps": _STEPS,
-    "device_ids": Ours("trainer.devices", "trainer.devices=[{}]"),
-    "devices": Ours("trainer.devices"),
-    "precision": Ours("trainer.precision"),
-    "duration": Ours("trainer.duration"),
-    "ema_decay": Ours("trainer.ema_decay"),
-    "root": _ROOT,
-    "arch": Ours("model", "model=timm model.model_name={}"),
-    "model_name": Ours("model.model_name", "model=timm model.model_name={}"),
-    "resume": Ours("resume"),
-    "pretrained": Ours("model.pretrained"),
-    "seed": Ours("seed"),
-    "deterministic": Ours("trainer.deterministic"),
-    "num_workers": Ours("data.num_workers"),
-    "config": Ours("experiment", note="a recipe is a file in conf/experiment; --config-dir adds a folder of them"),
-    "config_file": Ours("experiment", note="a recipe is a file in conf/experiment"),
-    "output_dir": Ours("hydra.run.dir"),
-    "local_rank": Ours("", "", "it is read from the environment: leave it out"),
-}
+@cache
+def keys() -> dict[str, Equivalent]:
+    """By their word: the last part of the key, or the last two; `-` as `_`."""
+    found = {}
+    for row in _KEYS.strip().splitlines():
+        words, forms, note = (*(cell.strip() for cell in row.split("|")), "")[:3]
+        by_value = {}
+        for form in forms.split(";"):
+            values, colon, text = form.rpartition(": ") if ": " in form else form.rpartition(":")
+            by_value.update(dict.fromkeys(values.split() or [""], text.strip()) if colon else {"": form.strip()})
+        found.update(dict.fromkeys(words.split(), Equivalent(by_value, note)))
+    return found
 
 
-# By group, and by the name in small letters and digits alone.
-OPTIONS: dict[str, dict[str, str]] = {
-    "scheduler": {
-        **dict.fromkeys(("poly", "polynomiallr", "polynomialdecay", "polylr", "polydecay"), "polynomial"),
-        **dict.fromkeys(("piecewise", "piecewisedecay", "multisteplr", "multistepdecay"), "multistep"),
-        **dict.fromkeys(("cosineannealinglr", "cosineannealingdecay", "cosineannealing", "cosinelr"), "cosine"),
-        **dict.fromkeys(("cosinedecay", "cosineannealingwarmrestarts"), "cosine"),
-        **dict.fromkeys(("warmupcosine", "cosinewithwarmup", "linearwarmupcosine"), "cosine_warmup"),
-        **dict.fromkeys(("steplr", "stepdecay"), "step"),
-        **dict.fromkeys(("exponentiallr", "exponentialdecay", "exp"), "exponential"),
-        **dict.fromkeys(("onecyclelr", "1cycle", "superconvergence"), "onecycle"),
-        **dict.fromkeys(("cycliclr", "triangular"), "cyclic"),
-        **dict.fromkeys(("linearlr", "lineardecay", "linearwithwarmup"), "linear"),
-        **dict.fromkeys(("constantlr", "none", "fixed", "null"), "constant"),
-    },
-    "optimizer": {"momentum": "sgd", "nesterov": "sgd", "adamweightdecay": "adamw", "fusedadam": "adam"},
-    "data": dict.fromkeys(("imagenet", "imagenet1k", "ilsvrc2012", "folder", "imagefolder"), "image_folder"),
-    "model": {"mobilenetv3": "mobilenetv3_small_100", "vit": "vit_small_patch16_224", "convnext": "convnext_tiny"},
-    "augment": {"flip": "crop_flip", "crop": "crop_flip", "randomresizedcrop": "standard", "off": "none"},
-    "logger": {"weightsandbiases": "wandb", "wb": "wandb", "json": "jsonl", "csvlogger": "csv", "off": "none"},
-    "hydra/launcher": {"slurm": "submitit_slurm", "submitit": "submitit_slurm", "sbatch": "submitit_slurm"}
-    | dict.fromkeys(("gpu", "gpus", "pool", "joblib"), "gpu_pool"),
-}
+@cache
+def options() -> dict[tuple[str, str], str]:
+    """By group and their word: our option."""
+    rows = [re.split(r" \| |: ", row) for row in _OPTIONS.strip().splitlines()]
+    return {(group, word): option for group, option, words in rows for word in words.split()}
 
 
-def ours(key: str) -> Ours | None:
-    """What a foreign key is called here; None when it is not known."""
-    return FOREIGN.get(key.rpartition(".")[2].replace("-", "_").lower())
-
-
-def ours_misspelt(key: str) -> Ours | None:
-    """The same for a foreign key with a slip of the pen, where it is long enough to be told from others."""
-    word = key.rpartition(".")[2].replace("-", "_").lower()
-    near = [name for name in FOREIGN if min(len(word), len(name)) > 5 and distance(word, name, 1) == 1]
-    return FOREIGN[near[0]] if near else None
+def lookup(key: str, *, misspelt: bool = False) -> Equivalent | None:
+    """What a key of another code is here; None when it is not known. What is absent here may be any part of the key."""
+    parts = key.replace("-", "_").lower().split(".")
+    found = keys().get(".".join(parts[-2:])) or keys().get(parts[-1])
+    absent = [row for part in parts if (row := keys().get(part)) and row.absent]
+    near = [word for word in nearest(parts[-1], keys(), count=1) if misspelt and len(word) > 5]
+    return found or next(iter(absent), None) or next((keys()[w] for w in near if is_one_edit(parts[-1], w)), None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_origin
 
+from plainloop.config.settings import annotation_of
 from plainloop.errors import BadConfig
 from plainloop.system.secrets import redact
 
@@ -86,8 +88,14 @@ def _brings(mistake: Problem, problem: Problem) -> bool:
 
 
 def for_hydra(override: str) -> str:
-    """What Hydra has to be given for an override that means more here than it does there."""
-    return f"++{override}" if override.startswith(EVERYWHERE) else override
+    """What Hydra has to be given for an override that it would refuse, as no YAML file holds its key.
+
+    >>> for_hydra("trainer.param_groups.lr_scale={fc:0.1}")
+    '++trainer.param_groups.lr_scale={fc:0.1}'
+    """
+    key, _, value = override.partition("=")
+    is_free = override.startswith(EVERYWHERE) or (value.startswith("{") and get_origin(annotation_of(key)) is dict)
+    return f"++{override}" if is_free else override
 
 
 def as_typed(override: str) -> str:
@@ -96,7 +104,8 @@ def as_typed(override: str) -> str:
     >>> as_typed("logger.wandb.api_key=abc")
     'logger.wandb.api_key=***'
     """
-    return redact(override.replace(f"++{EVERYWHERE}", EVERYWHERE))
+    typed = override.removeprefix("++")
+    return redact(typed if for_hydra(typed) == override else override)
 
 
 def listing(names: Sequence[str]) -> str:

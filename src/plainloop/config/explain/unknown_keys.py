@@ -1,41 +1,34 @@
-"""What is told of a key that does not exist: another option has it, another code calls it so, or it was misspelt."""
+"""What is said of a key that does not exist: another option has it, another code calls it so, or it was misspelt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
-from plainloop.config.explain.names import alike, distance, nearest, nearest_key
-from plainloop.config.explain.other_codes import Ours, ours, ours_misspelt
-from plainloop.config.explain.problems import Problem, listing
-from plainloop.config.explain.remedy import kind_of, meant_by
-from plainloop.config.explain.wrong_options import SEVERAL, by, meant_option
+from plainloop.config.explain import other_codes
+from plainloop.config.explain.other_codes import Equivalent
+from plainloop.config.explain.problems import EVERYWHERE, Problem, listing
+from plainloop.config.explain.suggest import as_override, is_one_edit, kind_of, nearest_key, suggest_value
+from plainloop.config.explain.wrong_options import SEVERAL, Library, by, choose
 from plainloop.config.nodes import key_paths, node_at
 from plainloop.config.settings import annotation_of
-from plainloop.config.types import UNKNOWN, misfit
+from plainloop.config.types import misfit
 from plainloop.system.secrets import looks_secret
 
 # Where several options have a key: the one that most people mean.
 _USUAL = ("multistep", "cosine_warmup", "sgd", "adamw", "image_folder", "timm", "crop_flip", "submitit_slurm")
 
 
-@dataclass(frozen=True)
-class Library:
-    """Every group's options, and the keys that an option's file has, with what is written there."""
-
-    options: Mapping[str, Sequence[str]]
-    read: Callable[[str, str], Mapping[str, Any]]
-
-
 def unknown(override: Override, config: DictConfig, library: Library) -> Problem:
-    return _Unknown(override, config, library).problem()
+    return _UnknownKey(override, config, library).problem()
 
 
-class _Unknown:
+class _UnknownKey:
     def __init__(self, override: Override, config: DictConfig, library: Library) -> None:
         self.override, self.config, self.library = override, config, library
         self.key: str = override.key_or_group
@@ -43,165 +36,161 @@ class _Unknown:
         self.text = str(override.input_line).partition("=")[2]
         self.of_hydra = self.key.split(".")[0] == "hydra"
         self.keys = [key for key in key_paths(config) if (key.split(".")[0] == "hydra") == self.of_hydra]
-        self.group, self.inner = self._place(self.key)
 
     def problem(self) -> Problem:
         if looks_secret(self.key):
             expected = "secrets come from the environment (WANDB_API_KEY) and stay there"
-            return self._told("unknown key, and it looks like a secret", expected=expected, instead=self._left_out())
+            return self._problem("unknown key, and it looks like a secret", expected=expected, instead=self._left_out())
+        if isinstance(node_at(self.config, self.key), DictConfig):
+            return self._not_a_value()
         groups = [group for group in self.library.options if group.startswith("hydra/") == self.of_hydra]
         near = nearest_key(self.key, [*self.keys, *groups])
-        slip = bool(near) and distance(self.key, near[0], 1) == 1  # of the pen
-        having = [] if slip and "." in self.key else self._options_with(self.key)
-        if having:
-            return self._of_another_option(having, self.key)
-        foreign = None if self.of_hydra else ours(self.key) or (None if near else ours_misspelt(self.key))
-        if slip and "." in self.key and foreign is not None and foreign.key != near[0]:
-            foreign = None
-        if foreign is not None and foreign.key != self.key:
-            return self._foreign(foreign)
-        if not slip and self._taken():
-            return self._told(
-                "is in no YAML file, but can be added with +", instead=f"+{self.key}={self.text or '...'}"
-            )
+        typo = bool(near) and is_one_edit(self.key, near[0])
+        if not (typo and "." in self.key):
+            if having := self._options_with(self.key):
+                return self._of_another_option(having, self.key)
+            if row := self._of_another_code(near):
+                return self._equivalent(row)
         fitting = [key for key in near if self._fits(key)]
-        if fitting or slip:
-            return self._misspelt(fitting[0] if fitting and not slip else near[0])
-        return self._misspelt_elsewhere() or self._told("unknown key", notes=self._valid())
+        if typo or fitting:
+            return self._misspelt(near[0] if typo else fitting[0])
+        return self._misspelt_elsewhere() or self._in_no_file() or self._problem("unknown key", notes=self._valid())
+
+    def _not_a_value(self) -> Problem:
+        """`trainer.early_stop=5`: the key exists, and holds others."""
+        row = other_codes.lookup(self.key)
+        instead = self._advice(row.instead(self.text)) if row else ""
+        expected = "a key below it: " + listing([str(name) for name in node_at(self.config, self.key)])
+        return self._problem("holds keys of its own", got=self.text, expected=expected, instead=instead)
+
+    def _of_another_code(self, near: Sequence[str]) -> Equivalent | None:
+        """The row for the key, or for the first part of it that does not exist here, if that is absent altogether."""
+        if self.of_hydra:
+            return None
+        parts = self.key.split(".")
+        missing = next(part for n, part in enumerate(parts, 1) if node_at(self.config, ".".join(parts[:n])) is None)
+        row = other_codes.lookup(self.key, misspelt=not near)
+        return row or next((row for row in [other_codes.lookup(missing)] if row and row.absent), None)
+
+    def _equivalent(self, row: Equivalent) -> Problem:
+        text = self._advice(row.instead(self.text.strip("'\"")))
+        key = (text or row.instead("")).split(" ")[-1].partition("=")[0].lstrip("+")
+        what = f"here that is `{key}`" if key else "is not in this version" if row.absent else "is not needed here"
+        instead = text if text and self.has_value else self._left_out()
+        return self._problem(what, instead=instead, notes=(row.note,) if row.note else ())
 
     def _place(self, key: str) -> tuple[str, str]:
         """The group that a key would be of, and the key inside it."""
-        for group in sorted(self.library.options, key=len, reverse=True):
-            prefix = group.replace("/", ".") + "."
-            if key.startswith(prefix):
-                return group, key.removeprefix(prefix)
-        return "", ""
+        groups = sorted(self.library.options, key=len, reverse=True)
+        group = next((group for group in groups if key.startswith(group.replace("/", ".") + ".")), "")
+        return group, key[len(group) + 1 :] if group else ""
 
-    def _chosen(self) -> list[str]:
-        chosen = str(self.config.hydra.runtime.choices.get(self.group, "")).strip("[]")
-        return [name.strip() for name in chosen.split(",") if name.strip() and name.strip() != "none"]
-
-    def _options_with(self, key: str, *, of_this_target: bool = False) -> list[str]:
-        """Options of the group whose file has the key, those whose value there is like the given one first.
-
-        Args:
-            of_this_target: those that build what is built now, and so would take the key here; else the others.
-        """
+    def _options_with(self, key: str) -> list[str]:
+        """Options of the group whose file has the key, those whose value there is like the given one first; none where
+        one of them builds what is built now, which so would take the key."""
         group, inner = self._place(key)
-        if not inner:
+        files = {option: self.library.read(group, option) for option in self.library.options.get(group, ())}
+        having = [option for option, keys in files.items() if inner in keys]
+        target = node_at(self.config, f"{group.replace('/', '.')}._target_") if having else None
+        if target is not None and any(files[option].get("_target_") == target._value() for option in having):
             return []
-        found = {option: self.library.read(group, option) for option in self.library.options[group]}
-        here = node_at(self.config, f"{group.replace('/', '.')}._target_")
-        same = [option for option, keys in found.items() if here is not None and keys.get("_target_") == here._value()]
-        having = [option for option, keys in found.items() if inner in keys]
-        if of_this_target or any(option in same for option in having):
-            return [option for option in having if option in same] if of_this_target else []
-        return sorted(having, key=lambda o: (not self._like(found[o][inner]), o not in _USUAL, o))
+        kinds = {option: kind_of(files[option][inner]) for option in having}
+        value = self.override.value() if self.has_value else None
+        return sorted(having, key=lambda o: (misfit(value, kinds[o]) is not None, o not in _USUAL, o))
 
     def _of_another_option(self, having: Sequence[str], key: str) -> Problem:
         group, inner = self._place(key)
         named = inner.split(".")[0] if group in SEVERAL else inner
-        chosen = self._chosen()
-        notes = (f"options of {group} with {named}: {listing(having)}",)
-        what = f"{group}={','.join(chosen) or 'none'} has no {named}; {listing(having)} {_have(having)}"
-        if not self.has_value:
-            return self._told(what, instead=self._left_out())
-        several = group in SEVERAL and chosen
-        option = f"[{','.join([*chosen, having[0]])}]" if several else having[0]
+        chosen = str(self.config.hydra.runtime.choices.get(group, "")).strip("[]")
+        what = (
+            f"{group}={chosen or 'none'} has no {named}; {listing(having)} {'has' if len(having) == 1 else 'have'} it"
+        )
+        if not self.has_value or (group == "data" and inner != "root"):  # nobody changes the data for the sake of a key
+            return self._problem(what, instead=self._left_out())
+        several = group in SEVERAL and chosen not in ("", "none", "None")
+        option = f"[{chosen},{having[0]}]" if several else having[0]
         meant = key if key != self.key else ""
-        value = self._adapted(self.library.read(group, having[0]).get(inner))
-        return self._told(what, meant=meant, instead=f"{group}={option} {key}={value}", notes=notes if meant else ())
-
-    def _foreign(self, foreign: Ours) -> Problem:
-        what = f"here that is `{foreign.key}`" if foreign.key else "is not needed here"
-        first, _, rest = foreign.instead(self.text).partition(" ")
-        if rest and foreign.key in self.keys:
-            first, rest = rest, ""  # the option that has it is chosen already
-        key, _, value = (rest or first).partition("=")
-        if key == foreign.key and value != "...":
-            value = self._for(key, value)
-        text = f"{first} {key}={value}" if rest else f"{key}={value}" if key else ""
-        if not rest and foreign.key not in self.keys and not key.startswith("+"):
-            having = self._options_with(foreign.key)
-            text = f"{self._place(foreign.key)[0]}={having[0]} {text}" if having else text
-        if not self.has_value:
-            text = ""
-        return self._told(what, instead=text or self._left_out(), notes=(foreign.note,) if foreign.note else ())
+        return self._problem(what, meant=meant, instead=f"{group}={option} {self._fit(key, self.text)}")
 
     def _misspelt(self, key: str) -> Problem:
-        if self.override.is_delete():
-            instead = f"~{key}"
-        else:
-            instead = f"{key}={self._for(key, self.text)}" if self._fits(key, repaired=True) else ""
-        return self._told("unknown key", meant=key, instead=instead, notes=self._valid())
+        instead = f"~{key}" if self.override.is_delete() else self._advice(f"{key}={self.text}")
+        return self._problem("unknown key", meant=key, instead=instead, notes=self._valid())
 
     def _misspelt_elsewhere(self) -> Problem | None:
-        """A name that comes with another option, and is misspelt."""
-        prefix, options = self.group.replace("/", "."), self.library.options.get(self.group, ())
-        keys = {f"{prefix}.{inner}" for option in options for inner in self.library.read(self.group, option)}
-        near = alike(self.key, keys) if self.inner else []
+        """A key that another option has, and that was misspelt; or that was typed without its group."""
+        group, inner = self._place(self.key)
+        groups = [group] if inner else [name for name in self.library.options if name in self.config]
+        keys = {
+            f"{g.replace('/', '.')}.{k}"
+            for g in groups
+            for o in self.library.options[g]
+            for k in self.library.read(g, o)
+        }
+        near = nearest_key(self.key, keys, count=1)
         having = self._options_with(near[0]) if near else []
         return self._of_another_option(having, near[0]) if having else None
 
-    def _taken(self) -> bool:
-        """Whether what is built there takes it; asked only if nothing is spelled alike, as it loads torch."""
+    def _in_no_file(self) -> Problem | None:
         parent, _, last = self.key.rpartition(".")
         node = node_at(self.config, parent) if parent and self.has_value else None
-        if not isinstance(node, DictConfig) or "_target_" not in node or nearest(last, map(str, node)):
-            return False
-        if self._options_with(self.key, of_this_target=True):
-            return True
-        from plainloop.config.explain.takes import takes
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            return None
+        what = f"is in no YAML file; if {node_at(node, '_target_')._value()} takes {last}, add it with +"
+        return self._problem(what, instead=f"+{self.key}={self.text or '...'}", notes=self._valid())
 
-        return takes(node, last, [str(name) for name in self.config.get("plugins") or ()])
+    def _advice(self, text: str) -> str:
+        """Overrides with the option that has the key, if it is not chosen yet, and with values that their keys take."""
+        *first, last = text.split(" ")
+        key = last.partition("=")[0]
+        if key in self.keys:
+            first = []
+        elif not first and "." in key and not last.startswith(("+", EVERYWHERE)) and not key.startswith("hydra."):
+            first = [f"{self._place(key)[0]}={having[0]}" for having in [self._options_with(key)] if having]
+        return " ".join([*first, self._fit(key, last.partition("=")[2])] if key else first)
 
-    def _fits(self, key: str, *, repaired: bool = False) -> bool:
+    def _fit(self, key: str, text: str) -> str:
+        """`key=text`, with what was probably meant where the text does not fit, else with the value of our YAML."""
+        if key in self.library.options:
+            return choose(key, text, self.library.options[key]) or f"{key}={text}"
+        value, written = _value(text), self._written(key)
+        kind = annotation_of(key) or kind_of(written)
+        if misfit(value, kind) is not None:
+            text = suggest_value(value, kind) or ("..." if written in (None, "???") else as_override(written))
+        return f"{key}={text}"
+
+    def _fits(self, key: str) -> bool:
         if self.override.is_delete() or key in self.library.options:
             return True
-        if not self.has_value:
-            return False
-        kind = self._kind(key)
-        return misfit(self.override.value(), kind) is None or (repaired and bool(meant_by(self.override.value(), kind)))
+        kind = annotation_of(key) or kind_of(self._written(key))
+        return self.has_value and misfit(self.override.value(), kind) is None
 
-    def _for(self, key: str, text: str) -> str:
-        """The value, as the key takes it."""
-        if key in self.library.options:
-            return meant_option(key, text, self.library.options[key]) or text
-        value = self.override.value() if text == self.text else text
-        kind = self._kind(key)
-        return text if misfit(value, kind) is None else meant_by(value, kind) or text
-
-    def _adapted(self, written: Any) -> str:
-        value, kind = self.override.value(), kind_of(written)
-        return self.text if misfit(value, kind) is None else meant_by(value, kind) or self.text
-
-    def _like(self, written: Any) -> bool:
-        return not self.has_value or misfit(self.override.value(), kind_of(written)) is None
-
-    def _kind(self, key: str) -> Any:
-        found = annotation_of(key)
-        if found is not None:
-            return found
+    def _written(self, key: str) -> Any:
+        """The value of a key in the config, else in the file of an option that has it."""
         node = node_at(self.config, key)
-        if node is None or isinstance(node, DictConfig):
-            return UNKNOWN if node is None else dict
-        return kind_of(OmegaConf.to_container(node) if isinstance(node, ListConfig) else node._value())
+        if node is not None:
+            return OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value()
+        group, inner = self._place(key)
+        return next((self.library.read(group, option)[inner] for option in self._options_with(key)), None)
 
     def _valid(self) -> tuple[str, ...]:
         """The names that are there, beside the last part of the key that is."""
         parent = self.key.rpartition(".")[0]
         while parent and not isinstance(node_at(self.config, parent), DictConfig):
             parent = parent.rpartition(".")[0]
-        siblings = node_at(self.config, parent) if parent else self.config
-        valid = [str(name) for name in siblings if name != "hydra"]
+        node = node_at(self.config, parent) if parent else self.config
+        valid = [str(name) for name in node if name != "hydra"]
         return (f"valid keys{' of ' + parent if parent else ''}: {listing(valid)}",) if valid else ()
 
     def _left_out(self) -> str:
         return f"leave {'~' if self.override.is_delete() else ''}{self.key} out"
 
-    def _told(self, what: str, **more: Any) -> Problem:
+    def _problem(self, what: str, **more: Any) -> Problem:
         return Problem(self.key, what, given_by=by(self.override.input_line), **more)
 
 
-def _have(options: Sequence[str]) -> str:
-    return "has it" if len(options) == 1 else "have it"
+def _value(text: str) -> Any:
+    """A value as Hydra reads it."""
+    try:
+        return OverridesParser.create().parse_override(f"key={text}").value()
+    except HydraException:
+        return text

@@ -3,75 +3,88 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import PurePath
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from plainloop.config.explain.names import nearest
-from plainloop.config.explain.other_codes import OPTIONS
+from plainloop.config.explain import other_codes
 from plainloop.config.explain.problems import Problem, as_typed, listing
+from plainloop.config.explain.suggest import as_override, is_one_edit, nearest
 
 # Groups of named things, of which several options can be taken at once: logger=[csv,wandb].
 SEVERAL = ("augment", "logger", "experiment", "debug")
 
 
+@dataclass(frozen=True)
+class Library:
+    """Every group's options, and the keys that an option's file has, with what is written there."""
+
+    options: Mapping[str, Sequence[str]]
+    read: Callable[[str, str], Mapping[str, Any]]
+
+
 def wrong_option(
-    override: Override, *, options: Sequence[str], defaults: Mapping[str, str | None], chosen: Sequence[str]
+    override: Override, library: Library, *, defaults: Mapping[str, str | None], chosen: str | None
 ) -> Problem | None:
     """
     Args:
-        options: of the group.
         defaults: the option of each group that conf/train.yaml names; None where it leaves one out.
-        chosen: options of this group that were typed before, as text.
+        chosen: the option of this group so far.
     """
     group, value = override.key_or_group, override.value()
+    options, default = library.options[group], defaults.get(group)
     wanted = value if isinstance(value, list) else [value]
+    if override.is_sweep_override():
+        return needs_multirun(override)
     if override.is_delete() or wanted in ([], [None], [""]):
-        return _left_out(override, options, defaults.get(group))
+        if default is None and override.is_delete():
+            return None  # what is left out by default may be left out
+        empty = f"{group}={'none' if 'none' in options else default}"
+        instead = f"leave {override.input_line} out" if default is None else empty
+        return _problem(override, "needs an option", instead=instead, notes=_options(group, options))
     if isinstance(value, list) and group not in SEVERAL:
-        return Problem(
-            group,
-            "takes one option",
-            override.get_value_element_as_str(),
-            given_by=by(override.input_line),
-            instead=f"{group}={wanted[0]}, or -m {group}={','.join(map(str, wanted))} for a sweep",
-        )
+        instead = f"{group}={wanted[0]}, or -m {group}={','.join(map(str, wanted))} for a sweep"
+        return _problem(override, "takes one option", override.get_value_element_as_str(), instead=instead)
     for option in wanted:
-        if override.is_sweep_override():
-            return needs_multirun(override)
         if option not in options:
             return _no_such_option(override, option, wanted, options)
     if (override.is_add() or override.is_force_add()) and group in defaults:
-        return _added(override, chosen[-1] if chosen else defaults[group])
-    return None
+        return _added(override, chosen)
+    return _same_names(override, [str(option) for option in wanted], library) if len(wanted) > 1 else None
 
 
-def meant_option(group: str, word: str, options: Sequence[str]) -> str:
-    """The option that was meant by a word of another library, by a file's name, or by a slip of the pen; "" for none.
+def choose(group: str, word: str, options: Sequence[str]) -> str:
+    """What to type for an option that was meant by another code's word, a path or a typo; "" when none was.
 
-    >>> meant_option("optimizer", "torch.optim.SGD", ["adam", "sgd"]), meant_option("scheduler", "StepLR", ["step"])
-    ('sgd', 'step')
-    >>> meant_option("model", "MobileNetV3_large_x1_0", ["mobilenetv3_large_100", "tiny"])
-    'mobilenetv3_large_100'
+    >>> choose("optimizer", "torch.optim.SGD", ["adam", "sgd"]), choose("scheduler", "StepLR", ["step"])
+    ('optimizer=sgd', 'scheduler=step')
+    >>> choose("model", "resnet101", ["resnet18", "timm"]), choose("data", "/data/pets", ["image_folder"])
+    ('model=timm model.model_name=resnet101', 'data=image_folder data.root=/data/pets')
     """
     word = re.sub(r"\.ya?ml$", "", word.strip("'\" "))
     plain = {_plain(option): option for option in options}
     for part in (word, PurePath(word).name, word.rpartition(".")[2]):
-        found = plain.get(_plain(part)) or OPTIONS.get(group, {}).get(_plain(part))
-        if found in options and found is not None:
-            return found
-    near = nearest(word.lower(), options)
-    if near:
-        return near[0]
-    alike = {option: _same_start(_plain(word), name) for name, option in plain.items()}
-    return max((o for o in options if alike[o] >= max(4, 0.7 * len(_plain(word)))), key=alike.__getitem__, default="")
+        found = plain.get(_plain(part)) or other_codes.options().get((group, _plain(part)))
+        if found in options:
+            return f"{group}={found}"
+    if group == "data" and "/" in word:
+        return f"data=image_folder data.root={word}"
+    near = next(iter(nearest(word, options)), "")
+    letters, theirs = (re.sub(r"[^a-z]", "", name.lower()) for name in (word, near))
+    typo = is_one_edit(word.lower(), near) or (letters != theirs and is_one_edit(letters, theirs))
+    if group == "model" and "timm" in options and re.search(r"\d", word) and not (typo and letters != theirs):
+        return f"model=timm model.model_name={word.lower()}"  # another model of a family, not a typo
+    return f"{group}={near}" if near else ""
 
 
 def chosen_twice(overrides: Sequence[str]) -> list[Problem]:
-    """Two options of a group of several things: Hydra would take the last without a word, where a list takes both.
+    """Two options of a group of named things: Hydra would silently take the last, where a list takes both.
 
-    Of all other groups the last counts, as of values: a command is changed by what is added to it.
+    Of all other groups the last one counts, as of values: a command is changed by adding to its end.
     """
     typed: dict[str, list[str]] = {}
     for text in overrides:
@@ -94,12 +107,8 @@ def chosen_twice(overrides: Sequence[str]) -> list[Problem]:
 
 def needs_multirun(override: Override) -> Problem:
     key, _, value = str(override.input_line).partition("=")
-    return Problem(
-        override.key_or_group,
-        f"several values in one run, {value}",
-        given_by=by(override.input_line),
-        instead=f"-m {key}={value} for a sweep, or {key}=[{value}] for a list",
-    )
+    instead = f"-m {key}={value} for a sweep, or {key}=[{value}] for a list"
+    return _problem(override, f"several values in one run, {value}", instead=instead)
 
 
 def by(text: str | None) -> str:
@@ -107,51 +116,46 @@ def by(text: str | None) -> str:
 
 
 def _no_such_option(override: Override, option: object, wanted: Sequence[object], options: Sequence[str]) -> Problem:
-    group, word = override.key_or_group, str(option)
-    near, notes = meant_option(group, word, options), (f"options of {group}: {listing(options)}",)
-    meant = f"{group}={near}" if near else ""
+    group, notes = override.key_or_group, _options(override.key_or_group, options)
+    absent = other_codes.lookup(str(option))
+    if absent and absent.absent:
+        return _problem(override, f"{option} is not in this version", notes=(absent.note, *notes))
+    instead = choose(group, str(option), options)
+    near = instead.removeprefix(f"{group}=") if " " not in instead else ""
     if near and len(wanted) > 1:
-        meant = f"{group}=[{','.join(near if other is option else str(other) for other in wanted)}]"
-    instead = meant
-    if (
-        group == "model"
-        and _letters(word) == _letters(near)
-        and re.search(r"\d", word)
-        and _plain(word) != _plain(near)
-    ):
-        meant, instead = "", f"model=timm model.model_name={word.lower()}"  # of the same family: no slip of the pen
+        instead = f"{group}=[{','.join(near if other is option else str(other) for other in wanted)}]"
     what = f"there is no option {option!r}"
-    return Problem(group, what, given_by=by(override.input_line), meant=meant, instead=instead, notes=notes)
-
-
-def _plain(word: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", word.lower())
-
-
-def _letters(word: str) -> str:
-    return re.sub(r"[^a-z]", "", word.lower())
-
-
-def _same_start(a: str, b: str) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def _left_out(override: Override, options: Sequence[str], default: str | None) -> Problem | None:
-    """A group that is left out by default may be; one of named things can be empty."""
-    group = override.key_or_group
-    if default is None and override.is_delete():
-        return None
-    none = "none" if "none" in options else default
-    instead = f"leave {override.input_line} out" if default is None else f"{group}={none}"
-    notes = (f"options of {group}: {listing(options)}",)
-    return Problem(group, "needs an option", given_by=by(override.input_line), instead=instead, notes=notes)
+    return _problem(override, what, meant=instead if near else "", instead=instead, notes=notes)
 
 
 def _added(override: Override, chosen: str | None) -> Problem:
     """`+augment=mine` is Hydra's way for a group that has no place in conf/train.yaml; ours have all."""
     group, added = override.key_or_group, override.get_value_element_as_str()
-    what = f"{group}={chosen} is chosen already" if chosen is not None else "has its place already"
     instead = f"{group}={added}"
     if group in SEVERAL and chosen is not None:
         instead = f"{group}=[{chosen.strip('[]')},{added.strip('[]')}] for both, or {instead}"
-    return Problem(group, f"{what}: no + here", given_by=by(override.input_line), instead=instead)
+    return _problem(override, f"{group}={as_override(chosen)} is chosen already: no + here", instead=instead)
+
+
+def _same_names(override: Override, wanted: Sequence[str], library: Library) -> Problem | None:
+    """Two options that call different things by one name would be mixed into one that is neither."""
+    group = override.key_or_group
+    for one, other in combinations(wanted, 2):
+        ours, theirs = library.read(group, one), library.read(group, other)
+        clash = [key for key in ours if key.endswith("._target_") and theirs.get(key, ours[key]) != ours[key]]
+        if clash:
+            what = f"{one} and {other} both have a {clash[0].partition('.')[0]}, and they differ: only one can be taken"
+            return _problem(override, what, instead=f"{group}={one}, or {group}={other}")
+    return None
+
+
+def _problem(override: Override, what: str, got: str = "", **more: Any) -> Problem:
+    return Problem(override.key_or_group, what, got, given_by=by(override.input_line), **more)
+
+
+def _options(group: str, options: Sequence[str]) -> tuple[str]:
+    return (f"options of {group}: {listing(options)}",)
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", word.lower())

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plainloop.config.explain.names import nearest
 from plainloop.config.explain.problems import Problem
+from plainloop.config.explain.suggest import nearest
 from plainloop.sweep.slurm import client
 
 HERE = "hydra.launcher"
