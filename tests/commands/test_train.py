@@ -170,6 +170,21 @@ def test_a_run_is_continued_in_its_directory_under_its_own_config(one: Path) -> 
     assert os.listdir(one / "outputs") == ["one"]
 
 
+def test_a_run_goes_on_when_the_weights_that_it_began_with_are_gone(one: Path) -> None:
+    weights, run = one / "before.safetensors", one / "outputs" / "two"
+    shutil.copy(one / "outputs" / "one" / "last.safetensors", weights)
+    again = (*SHORT, f"hydra.run.dir={run}", f"init_from={weights}")
+    assert train(one, *again).returncode == 0
+    whole = (run / "last.safetensors").read_bytes()
+    weights.unlink()
+    for typed in (again, (f"resume={run}",), (f"resume={run}", "init_from=null")):
+        unfinish(run, step=10)
+        done = train(one, *typed)
+        assert (done.returncode, (run / "last.safetensors").read_bytes() == whole) == (0, True), done.stderr
+    assert train(one, *again).stdout.startswith("done: ")
+    assert yaml.safe_load((run / "config.yaml").read_text())["init_from"] == str(weights)
+
+
 def test_auto_finds_the_newest_unfinished_run_of_the_same_config(one: Path) -> None:
     runs = one / "outputs" / "train"
     for name in ("2026-01-01_00-00-00-000000", "2026-01-02_00-00-00-000000", "2026-01-03_00-00-00-000000"):

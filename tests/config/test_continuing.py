@@ -8,9 +8,12 @@ import yaml
 
 from plainloop.config import compare
 from plainloop.config.check.check import check
-from plainloop.config.compose.resume import continued, saved_config
+from plainloop.config.compose.origin import Origin
+from plainloop.config.compose.resume import merge_saved_config, saved_config, split_resume
+from plainloop.config.explain.problems import InvalidConfig
 from plainloop.run.resume import plain
 from tests.harness.commands import COMPOSER, SEEN, passed
+from tests.harness.pictures import write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +27,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def going_on(folder: Path, *typed: str) -> dict[str, Any]:
     """The checked config of a run that is resumed there with these overrides."""
     overrides = COMPOSER.as_names([f"resume={folder}", *typed])
-    composed = COMPOSER.compose_or_explain(overrides)
-    assert composed.config is not None
-    config, origin = continued(folder, overrides, composed.config, COMPOSER)
-    return check(config, origin=origin, folder=folder, seen=SEEN).config
+    composed = merge_saved_config(folder, overrides, COMPOSER)
+    assert composed.config is not None and composed.problems == []
+    origin = Origin(overrides, composer=COMPOSER, saved=folder / "config.yaml")
+    return check(composed.config, origin=origin, folder=folder, seen=SEEN).config
 
 
 def changed(folder: Path, *typed: str) -> set[str]:
@@ -44,6 +47,13 @@ def test_another_option_of_a_group_replaces_the_whole_group(folder: Path) -> Non
     assert going_on(folder, "optimizer=sgd", "optimizer.lr=0.3")["optimizer"]["lr"] == 0.3
 
 
+def test_values_that_followed_from_another_still_follow_it(folder: Path) -> None:
+    assert changed(folder, "trainer.duration=40ep") == {"trainer.duration", "scheduler.total_steps"}
+    assert changed(folder, "data.num_workers=2") == {"data.num_workers"}
+    sizes = {f"data.{part}batch_size" for part in ("", "train.", "val.", "test.")}
+    assert changed(folder, "data.batch_size=32") == sizes
+
+
 def test_one_value_changes_that_value(folder: Path) -> None:
     assert changed(folder, "model.width=4") == {"model.width"}
     assert changed(folder, "optimizer.lr=0.3") == {"optimizer.lr"}
@@ -55,3 +65,18 @@ def test_an_option_for_the_whole_config_changes_what_it_sets_and_no_more(folder:
     assert now["model"]["width"] == 8
     assert list(now["augment"]) == ["first_batch"]
     assert now["scheduler"]["_target_"] == "plainloop.schedule.constant"
+
+
+def test_a_run_is_judged_by_its_own_data_and_model_and_not_by_the_defaults(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "before")
+    typed = ("data=image_folder", "model=timm", "model.model_name=resnet18", "data.image_size=32", "data.batch_size=8")
+    saved = plain(passed(*typed, f"data.root={tmp_path / 'before'}").config)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved, sort_keys=False))
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert changed(tmp_path, f"data.root={tmp_path / 'after'}") == {"data.root"}
+
+
+@pytest.mark.parametrize("word", ["true", "latest", "last", "1"])
+def test_words_that_name_no_run_are_answered_with_auto(word: str) -> None:
+    with pytest.raises(InvalidConfig, match=f"{word} names no run(.|\\n)*type instead: resume=auto"):
+        split_resume(word)

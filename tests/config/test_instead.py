@@ -35,7 +35,6 @@ TOLD = {
     "augment=crop_flip ~augment.flipp": "~augment.flip",
     "scheduler=onecycle warmup_steps=100": "scheduler=cosine_warmup scheduler.warmup=100st",
     # of another type, or far away
-    "trainer.early_stop.monitor=val/top1": "leave trainer.early_stop.monitor out",
     "checkpoint.save_top_k=3": "checkpoint.keep_last=3",
     "logger=wandb logger.wandb.api_key=abc": "leave logger.wandb.api_key out",
     "augment=[crop_flip,standrd]": "augment=[crop_flip,standard]",

@@ -23,14 +23,20 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, read_write
 
 from plainloop.config.check.check import Checked, check
 from plainloop.config.compose import command as command_line
 from plainloop.config.compose.command import Command
-from plainloop.config.compose.composer import Composer
+from plainloop.config.compose.composer import Composed, Composer
 from plainloop.config.compose.origin import Origin
-from plainloop.config.compose.resume import continued, is_finished, newest_unfinished
+from plainloop.config.compose.resume import (
+    has_checkpoints,
+    is_finished,
+    merge_saved_config,
+    newest_unfinished,
+    split_resume,
+)
 from plainloop.config.explain.problems import InvalidConfig, Problem, invalid_run
 from plainloop.distributed import ranks
 from plainloop.distributed.failures import RankFailed
@@ -97,18 +103,18 @@ def register_launchers(conf_dir: Path) -> None:
 
 
 def start_run(command: Command, composer: Composer) -> int:
-    composed = composer.compose_or_explain(command.overrides)
+    composed, origin, run = compose_run(command, composer)
     known = [*composer.wrong_flags(command.flags), *composed.problems]
-    config, origin = composed.config, Origin(command.overrides, composer=composer)
+    config = composed.config
     if config is None:
         raise invalid_run(known, command.overrides)
     if wrong := unreadable(config, ("hydra.run.dir", "hydra.job.name", "resume")):
         raise invalid_run([*known, *wrong], command.overrides)
     HydraConfig.instance().set_config(config)
-    resume = OmegaConf.select(config, "resume")
-    if resume not in (None, "auto"):
-        config, origin = continued(Path(resume), command.overrides, config, composer)
-    folder = Path(str(config.hydra.run.dir)) if resume in (None, "auto") else Path(resume)
+    resume = config.get("resume")
+    folder = run or Path(str(config.hydra.run.dir if resume in (None, "auto") else resume))
+    if has_checkpoints(folder):
+        config.init_from = None  # the checkpoint holds all weights
     if not known and not config.check and is_finished(folder, config):
         return tell_finished(folder)
     checked = check(config, origin=origin, folder=folder, known=known)
@@ -124,6 +130,16 @@ def start_run(command: Command, composer: Composer) -> int:
     if ranks.rank() != 0:
         return train(checked.config, None)
     return train_as_hydra_job(composer, config, checked, folder)
+
+
+def compose_run(command: Command, composer: Composer) -> tuple[Composed, Origin, Path | None]:
+    """The config of one run, where its keys come from, and the folder of the run that `resume=` names."""
+    run, step = split_resume(command.value_of("resume"))
+    overrides = [*command.overrides, *([f"resume_step={step}"] if step is not None else [])]
+    if run in (None, "auto"):
+        return composer.compose_or_explain(overrides), Origin(overrides, composer=composer), None
+    composed = merge_saved_config(Path(run), overrides, composer)
+    return composed, Origin(overrides, composer=composer, saved=Path(run) / "config.yaml"), Path(run)
 
 
 def train_as_hydra_job(composer: Composer, config: DictConfig, checked: Checked, folder: Path) -> int:

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
+from plainloop.config.resolve import leaves
+from plainloop.config.targets import locate
 from plainloop.contracts import Schedule
 from plainloop.errors import BadConfig
 
-# Who watches, how often it is written down and how fast the data come changes no bit of the result.
+# Keys that cannot change the result: logging, saving, how the work is spread. Each part names its own, as data.root.
 SAFE = (
-    "name",
-    "check",
-    "resume",
-    "plugins*",
-    "logger.*",
-    "checkpoint.*",
-    "trainer.devices*",
-    "trainer.log_every",
-    "trainer.save_every",
-    "trainer.max_skips",
-    "trainer.timeout_s",
-    "trainer.tuned.*",
-    "data.*num_workers",
-    "data.*prefetch",
+    *("name", "check", "resume", "resume_step", "plugins*", "logger.*", "checkpoint.*", "trainer.devices*"),
+    *("trainer.log_every", "trainer.save_every", "trainer.max_skips", "trainer.timeout_s", "trainer.tuned.*"),
     "data.*batch_size_per_device",  # of evaluation: what is measured does not depend on it
-    "data.timeout",
-    "data.root",  # the facts of what lies there are compared instead
 )
 # Judged by comparing what the schedule says for every step that is done.
 DURATION = ("trainer.duration", "scheduler.total_steps")
@@ -47,18 +35,24 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differ
     >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
     [Difference(key='a.c', saved=2, now=3), Difference(key='d', saved='(absent)', now=4)]
     """
-    before, after = dict(_leaves(saved)), dict(_leaves(now))
+    before, after = ({key: _plain(value) for key, value in leaves(config)} for config in (saved, now))
     keys = sorted(before.keys() | after.keys())
     pairs = [Difference(key, before.get(key, "(absent)"), after.get(key, "(absent)")) for key in keys]
     return [p for p in pairs if p.saved != p.now and not (p.key.startswith("facts.") and p.saved == "(absent)")]
 
 
-def check(found: Sequence[Difference], *, step: int, schedules: Callable[[], tuple[Schedule, Schedule]]) -> None:
+def check(
+    found: Sequence[Difference],
+    config: Mapping[str, Any],
+    *,
+    step: int,
+    schedules: Callable[[], tuple[Schedule, Schedule]],
+) -> None:
     """Refuses what could change the `step` steps that are done. Raises BadConfig with three columns.
 
     `schedules` gives the saved and the new one; it is asked only if the duration differs.
     """
-    refused = [pair for pair in found if not harmless(pair.key) and pair.key not in DURATION]
+    refused = [pair for pair in found if pair.key not in DURATION and changes_result(pair.key, config)]
     if refused:
         raise BadConfig(
             "this run was started with another config, and the difference could change its result:\n" + table(refused),
@@ -86,14 +80,23 @@ def table(found: Sequence[Difference]) -> str:
     return "\n".join(f"  {'  '.join(row)}".rstrip() for row in cells)
 
 
-def harmless(key: str) -> bool:
-    """Whether a difference there can change no bit of the result."""
-    return any(fnmatch(key, pattern) for pattern in SAFE)
+def changes_result(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether another value there could change the result, as far as it is known.
+
+    Loads the part that the key is an argument of, to read its `changes_no_result`.
+    """
+    group, _, argument = key.partition(".")
+    node = config.get(group)
+    if any(fnmatch(key, pattern) for pattern in SAFE):
+        return False
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        return True
+    try:
+        part = locate(node["_target_"], config.get("plugins") or ())
+    except (ImportError, ValueError):
+        return True
+    return not any(fnmatch(argument, pattern) for pattern in getattr(part, "changes_no_result", ()))
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -54,7 +54,8 @@ def settle_config(config: Mapping[str, Any], journal: Journal, *, step: int) -> 
     path = journal.folder / "config.yaml"
     if path.exists():
         saved = with_later_keys(yaml.safe_load(path.read_text()))
-        found = compare.differences(saved, plain(config))
+        now = plain(config) | ({"init_from": saved["init_from"]} if step else {})  # its weights are in the checkpoint
+        found = compare.differences(saved, now)
         total = clock_of(config).total_steps
         if step > total:
             again = command_to_continue(journal.folder, plugins=config["plugins"])
@@ -62,7 +63,7 @@ def settle_config(config: Mapping[str, Any], journal: Journal, *, step: int) -> 
                 f"{step} steps are done already, and trainer.duration={config['trainer']['duration']} is {total}",
                 hint=f"type a longer trainer.duration, or continue it as it was: {again}",
             )
-        compare.check(found, step=step, schedules=lambda: (schedule_of(saved), schedule_of(config)))
+        compare.check(found, config, step=step, schedules=lambda: (schedule_of(saved), schedule_of(config)))
         if not found:
             return
         log.warning("goes on with another config than it was started with:\n%s", compare.table(found))

@@ -61,6 +61,8 @@ def train(config: dict[str, Any], folder: Path, journal: Journal | None, preempt
     checkpoints = Checkpoints(folder / "checkpoints", keep_last=saving.keep_last, save_best=saving.save_best)
 
     saved = take_up(config, checkpoints, journal)
+    if saved:
+        config = config | {"init_from": None}  # the checkpoint holds all weights: that file may be gone
     task: Task = make(config["task"])
     data, augment = build_data(config, make)
     model = build_model(config, told, device, make)

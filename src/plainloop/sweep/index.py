@@ -56,7 +56,8 @@ def config_hash(config: Mapping[str, Any]) -> str:
     told = [
         [row.key, row.now]
         for row in rows
-        if not compare.harmless(row.key) and not (row.key in later and row.now == later[row.key])
+        if (compare.changes_result(row.key, kept) or row.key == "data.download")  # which earlier hashes counted
+        and not (row.key in later and row.now == later[row.key])
     ]
     return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
 

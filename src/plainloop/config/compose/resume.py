@@ -1,25 +1,56 @@
-"""Which run a `resume=` means, and whether there is anything left of it to do. Torch is not needed to say so."""
+"""Which run a `resume=` means, what the command line changes of it, and whether anything is left of it to do.
+
+Torch is not needed to say so.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.core.default_element import GroupDefault
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from plainloop.config import compare
-from plainloop.config.compose.composer import Composer
-from plainloop.config.compose.origin import Origin
+from plainloop.config.compose.composer import Composed, Composer
 from plainloop.config.explain.problems import InvalidConfig, Problem, invalid_run
+from plainloop.config.explain.wrong_options import by
 from plainloop.config.resolve import leaves, resolve
-from plainloop.config.settings import SETTINGS, with_later_keys
+from plainloop.config.settings import with_later_keys
 from plainloop.run_dir.status import read_status
 
-# What no run keeps: it is said anew at each start.
-_OF_THE_START = ("resume", "check")
+# What no run keeps: it is given anew at each start.
+_OF_THE_START = ("resume", "resume_step", "check", "plugins")
+_CHECKPOINT = re.compile(r"step_(\d+)\.pt")
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def split_resume(text: str | None) -> tuple[str | None, int | None]:
+    """The run directory (or "auto") that is typed behind `resume=`, and the step if a checkpoint is typed.
+
+    >>> split_resume("runs/a/checkpoints/step_00000500.pt"), split_resume("null")
+    (('runs/a', 500), (None, None))
+
+    Raises InvalidConfig for words that name no run.
+    """
+    try:
+        value = text and str(OmegaConf.create({"resume": text.strip("'\"")}).resume)
+    except OmegaConfBaseException as error:
+        raise _wrong(text, str(error).splitlines()[0]) from error
+    if value in (None, "", "null", "false", "False", "auto"):
+        return ("auto" if value == "auto" else None), None
+    if value.lower() in ("true", "1", "yes", "on", "last", "latest", "newest", "best") and not Path(value).exists():
+        raise _wrong(text, f"{value} names no run")
+    path = Path(value)
+    step = _CHECKPOINT.fullmatch(path.name)
+    if step and path.parent.name == "checkpoints":
+        return str(path.parent.parent), int(step[1])
+    return value, None
 
 
 def saved_config(folder: Path) -> dict[str, Any]:
@@ -27,67 +58,104 @@ def saved_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     if not path.is_file():
         what = "has no config.yaml: it is no run directory" if folder.is_dir() else "does not exist"
-        what = "is no folder" if folder.exists() and not folder.is_dir() else what
-        given, expected = f"command line override resume={folder}", "a run directory, or auto"
-        raise invalid_run(
-            [Problem("resume", f"{folder} {what}", str(folder), expected, given, instead="resume=auto")], []
-        )
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raise _wrong(str(folder), f"{folder} {'is no folder' if folder.is_file() else what}")
+    found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     if not isinstance(found, dict):
-        raise invalid_run([Problem("resume", f"{path} holds no config")], [])
+        raise _wrong(str(folder), f"{path} holds no config")
     return with_later_keys(found)
 
 
-def continued(
-    folder: Path, overrides: Sequence[str], composed: DictConfig, composer: Composer
-) -> tuple[DictConfig, Origin]:
-    """The saved config of a run under Hydra's node of the composed one, and over it what the command line says.
+def merge_saved_config(folder: Path, overrides: Sequence[str], composer: Composer) -> Composed:
+    """The saved config of a run, and over it what the command line says; with Hydra's node as composed now.
 
     What that changes is judged by the run itself, which knows how far it is.
     """
-    config = OmegaConf.create(saved_config(folder))
-    config.pop("facts", None)  # looked at anew
-    for group in (name for name in SETTINGS if name):  # keys that this version has and the one that wrote it had not
-        config[group] = OmegaConf.merge(OmegaConf.to_container(composed[group], resolve=False), config[group])
-    for text in overrides:
-        key = text.partition("=")[0].lstrip("+~").partition("@")[0]
-        if key in _OF_THE_START or key.split(".")[0] == "hydra" or key.startswith("hydra/"):
-            continue
-        key = key.partition("/")[0]
-        if key in composer.groups and "{" not in text:
-            keys = _keys_of_option(key, overrides, composer) if key not in composed else [key]
-            for part in keys:  # whole: what another model took means nothing to this one
-                OmegaConf.update(config, part, OmegaConf.select(composed, part), merge=False, force_add=True)
-            continue
-        before, now = OmegaConf.select(config, key), OmegaConf.select(composed, key)
-        for follower in _followers(composed, key):  # scheduler.total_steps, where trainer.duration was its value
-            if OmegaConf.select(config, follower) == before:
-                OmegaConf.update(config, follower, now)
-        OmegaConf.update(config, key, now, force_add=True)
-    with open_dict(config):
-        config.resume, config.check = None, composed.check
-        config.plugins = composed.plugins  # a saved config may not widen the allowlist
+    saved = {key: value for key, value in saved_config(folder).items() if key != "facts"}  # facts are looked at anew
+
+    def over_saved(composed: DictConfig, values: Sequence[Override]) -> DictConfig:
+        plain: Any = OmegaConf.to_container(composed, resolve=False)
+        merged = saved | {key: plain[key] for key in _OF_THE_START}
+        for path in _chosen_now(overrides, composed, composer):  # whole: what another model took means nothing here
+            _put(merged, path, _at(plain, path))
+        for path, value in leaves({key: node for key, node in plain.items() if key != "hydra"}):
+            source = _source(path, value)  # trainer.duration, for scheduler.total_steps: a saved config has values only
+            if source and _at(merged, path) is not None and _at(merged, path) == _at(merged, source):
+                _put(merged, path, value)
+        for key in (override.key_or_group for override in values):  # an argument that is newer than the run
+            group = key.split(".")[0]
+            if _at(merged, key) is None and _at(plain, f"{group}._target_") == _at(merged, f"{group}._target_"):
+                _put(merged, key, _at(plain, key))
+        config = OmegaConf.create(merged)
         config.hydra = composed.hydra
-    return config, Origin(overrides, composer=composer, saved=folder / "config.yaml")
+        OmegaConf.set_struct(config, True)
+        return config
+
+    composed = composer.explain([*_choices(folder, saved, composer), *overrides], base=over_saved)
+    if composed.config is not None:
+        composed.config.resume = None
+    return Composed(composed.config, composed.problems, list(overrides))
 
 
-def _keys_of_option(group: str, overrides: Sequence[str], composer: Composer) -> list[str]:
-    """What an option for the whole config (experiment=..., debug=...) sets: keys, and groups that it chooses."""
+def _choices(folder: Path, saved: Mapping[str, Any], composer: Composer) -> list[str]:
+    """The options that the run was started with, as overrides: which keys there are follows from them."""
+    path = folder / ".hydra" / "hydra.yaml"
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)["hydra"]["runtime"]["choices"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return []
+    choices = {group: option for group, option in found.items() if _at(saved, f"{group}._target_")}
+    return [f"{group}={option}" for group, option in choices.items() if option in composer.groups.get(group, ())]
+
+
+def _chosen_now(overrides: Sequence[str], composed: DictConfig, composer: Composer) -> list[str]:
+    """The keys that the options of the command line set: whole groups, or what an experiment or debug option names."""
     keys: list[str] = []
-    for default in composer.defaults(overrides):
-        if default.config_path is not None and default.config_path.startswith(f"{group}/"):
-            found = composer.repository.load_config(default.config_path)
-            if found is not None:
-                chosen = [entry for entry in found.defaults_list or () if isinstance(entry, GroupDefault)]
-                keys += [str(entry.group).lstrip("/") for entry in chosen if entry.is_override()]
-                keys += [key for key, _ in leaves(OmegaConf.to_container(found.config, resolve=False))]  # type: ignore[arg-type]
+    for group in (text.partition("=")[0].lstrip("+~") for text in overrides if "{" not in text):
+        if group in composed and group in composer.groups:
+            keys.append(group)
+        elif group in composer.groups and not group.startswith("hydra/"):
+            for default in composer.defaults(overrides):
+                path = default.config_path or ""
+                found = composer.repository.load_config(path) if path.startswith(f"{group}/") else None
+                if found is not None:
+                    chosen = [entry for entry in found.defaults_list or () if isinstance(entry, GroupDefault)]
+                    keys += [str(entry.group).lstrip("/") for entry in chosen if entry.is_override()]
+                    raw: Any = OmegaConf.to_container(found.config, resolve=False)
+                    keys += [key for key, _ in leaves(raw)]
     return keys
 
 
-def _followers(composed: DictConfig, key: str) -> list[str]:
-    """The leaves that the config files define as this key's value: a saved config holds values only."""
-    raw: Any = OmegaConf.to_container(composed, resolve=False)
-    return [path for path, value in leaves(raw) if value == f"${{{key}}}"]
+def _source(path: str, value: Any) -> str:
+    """The key whose value a leaf of the YAML files takes; "" where it has its own.
+
+    >>> _source("scheduler.total_steps", "${trainer.duration}"), _source("data.val.batch_size", "${..batch_size}")
+    ('trainer.duration', 'data.batch_size')
+    """
+    found = re.fullmatch(r"\$\{(\.*)([\w.]+)\}", str(value))
+    return ".".join([*(path.split(".")[: -len(found[1])] if found[1] else ()), found[2]]) if found else ""
+
+
+def _at(node: Any, path: str) -> Any:
+    """The value at a dotted key; None when there is none."""
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def _put(node: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for part in parents:
+        node = node.setdefault(part, {})
+    node[last] = value
+
+
+def _wrong(text: str | None, what: str) -> InvalidConfig:
+    expected, instead = "a run directory, a checkpoint in one, or auto", "resume=auto"
+    return invalid_run([Problem("resume", what, str(text), expected, by(f"resume={text}"), instead=instead)], [])
+
+
+def has_checkpoints(folder: Path) -> bool:
+    return any((folder / "checkpoints").glob("step_*.pt"))
 
 
 def is_finished(folder: Path, config: Mapping[str, Any] | DictConfig) -> bool:
@@ -95,8 +163,8 @@ def is_finished(folder: Path, config: Mapping[str, Any] | DictConfig) -> bool:
     if read_status(folder).state != "DONE" or not (folder / "config.yaml").is_file():
         return False
     saved = saved_config(folder)
-    now = resolve(config, saved.get("facts") or {}).config if isinstance(config, DictConfig) else config
-    return same(saved, now)
+    now: Any = resolve(config, saved.get("facts") or {}).config if isinstance(config, DictConfig) else config
+    return _same(saved, {**now, "init_from": saved["init_from"]})  # the weights that it began with count no more
 
 
 def newest_unfinished(runs: Path, config: Mapping[str, Any]) -> Path | None:
@@ -108,15 +176,15 @@ def newest_unfinished(runs: Path, config: Mapping[str, Any]) -> Path | None:
         try:
             saved = saved_config(path.parent)
         except (InvalidConfig, yaml.YAMLError):
-            continue  # torn at its very start: nothing of it is worth going on with
-        if same(saved, config):
+            continue  # torn at its very start: nothing of it can be continued
+        if _same(saved, config):
             return path.parent
     return None
 
 
-def same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two configs describe the same run, however it is watched and shared out."""
-    return all(compare.harmless(pair.key) for pair in compare.differences(_kept(saved), _kept(now)))
+def _same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two configs describe the same run, however it is watched and spread over processes."""
+    return not any(compare.changes_result(pair.key, now) for pair in compare.differences(_kept(saved), _kept(now)))
 
 
 def _kept(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -154,7 +154,7 @@ class _UnknownKey:
             return choose(key, text, self.library.options[key]) or f"{key}={text}"
         value, written = _value(text), self._written(key)
         kind = annotation_of(key) or kind_of(written)
-        if misfit(value, kind) is not None:
+        if kind is not str and misfit(value, kind) is not None:  # beside a word of ours there may be numbers
             text = suggest_value(value, kind) or ("..." if written in (None, "???") else as_override(written))
         return f"{key}={text}"
 
