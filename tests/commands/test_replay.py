@@ -17,7 +17,7 @@ from plainloop.errors import BadConfig, NonFinite
 from plainloop.loop.trainer import Trainer
 from plainloop.run.run import run
 from tests.harness.configs import ROOT, checked
-from tests.harness.shell import files, lines
+from tests.harness.runs import files, lines
 
 RUN = ("model.width=4", "data.batch_size=240", "trainer.duration=8st", "trainer.log_every=3", "trainer.save_every=2st")
 

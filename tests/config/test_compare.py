@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from tests.harness import inject
-from tests.harness.kill import remains
 from tests.harness.pictures import command, write_pictures
-from tests.harness.shell import SMALL, files, lines, train
+from tests.harness.runs import SMALL, files, lines, remains, train
 
 RUN = (*SMALL, "hydra.run.dir=run")
 

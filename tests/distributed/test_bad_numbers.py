@@ -20,7 +20,7 @@ from plainloop.run_dir.status import read_status
 from plainloop.system import rng, storage
 from plainloop.tasks.classification import Classification
 from tests.distributed.test_one_process_would_say_the_same import wrap
-from tests.harness import rank_runs, ranks
+from tests.harness import inject, ranks
 from tests.harness.configs import checked
 from tests.harness.toys import CLASSES, Memory, equal, toy_state, toy_trainer
 
@@ -100,7 +100,7 @@ def poisoned(where: str, value: float, rank: int, **more: Any) -> Trainer:
 
 @pytest.mark.parametrize(("where", "value", "rank"), CASES)
 def test_all_ranks_raise_when_one_sees_a_bad_number(tmp_path: Path, where: str, value: float, rank: int) -> None:
-    one, other = ranks.gang(
+    one, other = ranks.on_ranks(
         tmp_path / "meeting", 2, lambda: fit(poisoned(where, value, rank, eval_every=None, save_every=2))
     )
     assert one["error"] == other["error"] != ""
@@ -112,7 +112,7 @@ def test_all_ranks_raise_when_one_sees_a_bad_number(tmp_path: Path, where: str, 
 
 @pytest.mark.parametrize(("where", "value", "rank"), CASES)
 def test_all_ranks_skip_when_one_sees_a_bad_number(tmp_path: Path, where: str, value: float, rank: int) -> None:
-    one, other = ranks.gang(tmp_path / "meeting", 2, lambda: fit(poisoned(where, value, rank, skip_nonfinite=True)))
+    one, other = ranks.on_ranks(tmp_path / "meeting", 2, lambda: fit(poisoned(where, value, rank, skip_nonfinite=True)))
     assert one["error"] == other["error"] == ""
     assert one["skipped"] == other["skipped"] == 1
     assert equal(one["weights"], other["weights"])
@@ -124,7 +124,7 @@ def test_a_gradient_that_nobody_looks_at_is_found_by_the_next_loss(tmp_path: Pat
     def act() -> dict[str, Any]:
         return fit(poisoned("gradient", math.nan, rank, clip_norm=None, eval_every=None))
 
-    one, other = ranks.gang(tmp_path / "meeting", 2, act)
+    one, other = ranks.on_ranks(tmp_path / "meeting", 2, act)
     assert one["error"] == other["error"]
     assert f"step {BAD_STEP + 1}," in one["error"]
 
@@ -134,7 +134,7 @@ def test_all_ranks_skip_when_the_scaler_does(tmp_path: Path) -> None:
         trainer = toy_trainer(augment=[Poison(math.inf, 1)], precision=torch.bfloat16)
         return fit(trainer, scaler=True)
 
-    one, other = ranks.gang(tmp_path / "meeting", 2, act)
+    one, other = ranks.on_ranks(tmp_path / "meeting", 2, act)
     assert equal(one["weights"], other["weights"])
     assert one["skipped"] == other["skipped"]
 
@@ -152,7 +152,7 @@ def test_a_rank_that_decides_alone_would_be_noticed(tmp_path: Path, monkeypatch:
         state.window.read()
         return {"skipped": sum(row.get("skipped", 0) for row in state.window.rows)}
 
-    one, other = ranks.gang(tmp_path / "meeting", 2, act)
+    one, other = ranks.on_ranks(tmp_path / "meeting", 2, act)
     assert one["skipped"] != other["skipped"]
 
 
@@ -173,13 +173,12 @@ def test_a_run_leaves_finite_weights_and_names_the_samples(tmp_path: Path, polic
     def act() -> None:
         from plainloop.run.run import run
 
-        rank_runs.mute()
-        rank_runs.before_updates(poison)
+        inject.before_updates(poison)
         run(checked(*RUN, "device=cpu", f"trainer.on_nonfinite={policy}"), folder)
 
     folder = tmp_path / "run"
     seen.mkdir()
-    codes = ranks.wait(ranks.start(rank_runs.new_meeting(folder), 2, act))
+    codes = ranks.wait(ranks.start(ranks.new_meeting(folder), 2, act))
     assert codes == [NonFinite.code if policy == "raise" else 0] * 2
     loaded = Checkpoints(folder / "checkpoints").newest()
     assert loaded is not None

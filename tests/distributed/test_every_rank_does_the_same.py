@@ -20,7 +20,7 @@ from plainloop.run import parts
 from plainloop.system import rng
 from tests.distributed.test_one_process_would_say_the_same import wrap
 from tests.harness.configs import checked
-from tests.harness.ranks import gang
+from tests.harness.ranks import on_ranks
 from tests.harness.toys import toy_state, toy_trainer
 
 SRC = Path(__file__).resolve().parents[2] / "src"
@@ -46,15 +46,15 @@ def draws() -> list[float]:
 
 
 def test_each_rank_draws_its_own_numbers_and_the_same_ones_again(tmp_path: Path) -> None:
-    one, other = gang(tmp_path / "a", 2, draws)
+    one, other = on_ranks(tmp_path / "a", 2, draws)
     assert not set(one) & set(other)
-    assert [one, other] == gang(tmp_path / "b", 2, draws)
+    assert [one, other] == on_ranks(tmp_path / "b", 2, draws)
 
 
 def test_equal_seeds_on_all_ranks_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fold = rng.fold
     monkeypatch.setattr(rng, "fold", lambda *key: fold(*key[:3]) if key[0] == rng.STEP else fold(*key))
-    one, other = gang(tmp_path / "meeting", 2, draws)
+    one, other = on_ranks(tmp_path / "meeting", 2, draws)
     assert one == other
 
 
@@ -67,7 +67,7 @@ def test_checkpoints_and_averages_are_of_the_plain_model(tmp_path: Path) -> None
         saved = trainer.recorder.saved[5]  # type: ignore[attr-defined]
         return set(saved["model"]), set(saved["ema"])
 
-    assert gang(tmp_path / "meeting", 2, act) == [(set(plain), set(plain))] * 2
+    assert on_ranks(tmp_path / "meeting", 2, act) == [(set(plain), set(plain))] * 2
 
 
 class Partly(nn.Module):
@@ -92,9 +92,9 @@ def test_unused_parameters_need_the_key_that_is_there_for_them(tmp_path: Path) -
             return str(error)
         return ""
 
-    assert "find_unused_parameters=True" in gang(tmp_path / "without", 2, two_steps)[0]
-    assert gang(tmp_path / "unused", 2, lambda: two_steps(find_unused_parameters=True)) == ["", ""]
-    assert gang(tmp_path / "static", 2, lambda: two_steps(static_graph=True)) == ["", ""]
+    assert "find_unused_parameters=True" in on_ranks(tmp_path / "without", 2, two_steps)[0]
+    assert on_ranks(tmp_path / "unused", 2, lambda: two_steps(find_unused_parameters=True)) == ["", ""]
+    assert on_ranks(tmp_path / "static", 2, lambda: two_steps(static_graph=True)) == ["", ""]
 
 
 def sync_batchnorms(wanted: bool) -> int:
@@ -109,8 +109,8 @@ def sync_batchnorms(wanted: bool) -> int:
 
 
 def test_statistics_are_over_all_ranks_by_one_key(tmp_path: Path) -> None:
-    assert min(gang(tmp_path / "on", 2, lambda: sync_batchnorms(True))) > 0
-    assert gang(tmp_path / "off", 2, lambda: sync_batchnorms(False)) == [0, 0]
+    assert min(on_ranks(tmp_path / "on", 2, lambda: sync_batchnorms(True))) > 0
+    assert on_ranks(tmp_path / "off", 2, lambda: sync_batchnorms(False)) == [0, 0]
     assert sync_batchnorms(True) == 0  # a process on its own has nobody to ask
 
 
@@ -125,11 +125,11 @@ OBJECTS = {
 }  # fmt: skip
 
 
-# Sweeps and Slurm jobs keep pickles of their own; no rank of a run does.
+# A command line and a sweep keep pickles of their own; nothing that ranks run together does.
 RUN_BY_RANKS = [
     file
     for file in sorted((SRC / "plainloop").rglob("*.py"))
-    if file.relative_to(SRC / "plainloop").parts[0] not in ("sweep", "slurm")
+    if file.relative_to(SRC / "plainloop").parts[0] not in ("commands", "config", "sweep")
 ]
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from plainloop.run_dir.status import read_status
 from tests.distributed.test_ways_to_start import TRAIN, environment, finish, start
-from tests.harness import leftovers, rank_runs, ranks
+from tests.harness import leftovers, ranks
 from tests.harness.configs import checked
 
 
@@ -29,7 +29,7 @@ def forks(count: int, folder: Path) -> None:
     """Runs as forks of this process, in pairs, so that they would clash if they could."""
     config = checked("model.width=4", "data.batch_size=120", "trainer.duration=1ep", "device=cpu")
     for number in range(0, count, 2):
-        pairs = [rank_runs.begin(config, folder / str(number + other), 2) for other in range(2)]
+        pairs = [ranks.start_run(config, folder / str(number + other), 2) for other in range(2)]
         for pids in pairs:
             assert ranks.wait(pids) == [0, 0]
 

@@ -25,7 +25,7 @@ from plainloop.loop import trainer as loop
 from plainloop.loop.state import TrainState, means
 from plainloop.run import backend
 from plainloop.tasks.classification import Classification
-from tests.harness.ranks import gang
+from tests.harness.ranks import on_ranks
 from tests.harness.toys import toy_state, toy_trainer
 
 CLASSES = 7
@@ -72,13 +72,13 @@ def different(mine: list[dict[str, float]], theirs: list[dict[str, float]]) -> l
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_every_sample_counts_once(tmp_path: Path, world_size: int) -> None:
     alone = evaluations(exact_rows)
-    for found in gang(tmp_path / "meeting", world_size, lambda: evaluations(exact_rows)):
+    for found in on_ranks(tmp_path / "meeting", world_size, lambda: evaluations(exact_rows)):
         assert different(alone, found) == []
 
 
 def test_padding_would_be_noticed(tmp_path: Path) -> None:
     alone = evaluations(exact_rows)
-    found = gang(tmp_path / "meeting", 2, lambda: evaluations(padded_rows))[0]
+    found = on_ranks(tmp_path / "meeting", 2, lambda: evaluations(padded_rows))[0]
     assert {size for size, _ in different(alone, found)} >= {5, 9, 17}
 
 
@@ -127,7 +127,7 @@ def trainings(world_size: int) -> list[tuple[int, int, int, dict[str, float]]]:
 )
 def test_sets_of_any_size_are_trained_and_counted_by_any_number_of_ranks(tmp_path: Path, world_size: int) -> None:
     alone = {(size, batch_size): rest for size, batch_size, *rest in trainings(1)}
-    for found in gang(tmp_path / "meeting", world_size, lambda: trainings(world_size)):
+    for found in on_ranks(tmp_path / "meeting", world_size, lambda: trainings(world_size)):
         assert len(found) == sum(size // world_size for size in SIZES)
         for size, batch_size, *rest in found:
             assert rest == alone[size, batch_size], (size, batch_size)
@@ -173,14 +173,14 @@ def agree(mine: tuple[float, Tensor], theirs: tuple[float, Tensor]) -> bool:
 @pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (2, 2), (4, 2), (4, 1)])
 def test_loss_and_update_are_those_of_one_process(tmp_path: Path, world_size: int, accumulate: int) -> None:
     alone = after_one_step(1)
-    for found in gang(tmp_path / "meeting", world_size, lambda: after_one_step(accumulate)):
+    for found in on_ranks(tmp_path / "meeting", world_size, lambda: after_one_step(accumulate)):
         assert agree(alone, found)
 
 
 def test_equal_shares_for_unequal_weights_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = after_one_step(1)
     monkeypatch.setattr(loop, "shares_of", lambda task, parts: [1 / len(parts) / collectives.world_size()] * len(parts))
-    assert not agree(alone, gang(tmp_path / "meeting", 2, lambda: after_one_step(1))[0])
+    assert not agree(alone, on_ranks(tmp_path / "meeting", 2, lambda: after_one_step(1))[0])
 
 
 def reductions(accumulate: int) -> int:
@@ -204,7 +204,7 @@ def reductions(accumulate: int) -> int:
 def test_gradients_travel_once_a_step_however_many_micro_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert gang(tmp_path / "whole", 2, lambda: reductions(1)) == [1, 1]
-    assert gang(tmp_path / "parts", 2, lambda: reductions(2)) == [1, 1]
+    assert on_ranks(tmp_path / "whole", 2, lambda: reductions(1)) == [1, 1]
+    assert on_ranks(tmp_path / "parts", 2, lambda: reductions(2)) == [1, 1]
     monkeypatch.setattr(loop, "no_sync", lambda model: contextlib.nullcontext())
-    assert gang(tmp_path / "without no_sync", 2, lambda: reductions(2)) == [2, 2]
+    assert on_ranks(tmp_path / "without no_sync", 2, lambda: reductions(2)) == [2, 2]

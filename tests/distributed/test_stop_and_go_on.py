@@ -21,9 +21,9 @@ from plainloop.errors import BadConfig, Preempted
 from plainloop.loop import trainer
 from plainloop.run_dir.status import read_status
 from plainloop.system import storage
-from tests.harness import rank_runs, ranks
+from tests.harness import inject, ranks
 from tests.harness.configs import ROOT, checked
-from tests.harness.kill import differences, remains
+from tests.harness.runs import differences, remains
 
 RUN = (
     "model.width=4",
@@ -49,7 +49,7 @@ VIT = (
 )
 
 
-def signalled_at(step: int, rank: int, number: int = signal.SIGTERM) -> rank_runs.AtStep:
+def signalled_at(step: int, rank: int, number: int = signal.SIGTERM) -> ranks.AtStep:
     def at_step(done: int) -> None:
         if done == step and collectives.rank() == rank:
             os.kill(os.getpid(), number)
@@ -58,7 +58,7 @@ def signalled_at(step: int, rank: int, number: int = signal.SIGTERM) -> rank_run
 
 
 def finish(config: dict[str, Any], folder: Path, world_size: int = 2) -> None:
-    assert ranks.wait(rank_runs.begin(config, folder, world_size)) == [0] * world_size
+    assert ranks.wait(ranks.start_run(config, folder, world_size)) == [0] * world_size
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_one_rank_signalled_stops_both_at_the_same_step_saved(
         (tmp_path / f"last{collectives.rank()}").write_text(str(done))
         signalled_at(9, rank)(done)
 
-    codes = ranks.wait(rank_runs.begin(config, folder, 2, at_step))
+    codes = ranks.wait(ranks.start_run(config, folder, 2, at_step))
     assert codes == [Preempted.code] * 2
     status = read_status(folder)
     assert [int((tmp_path / f"last{one}").read_text()) + 1 for one in (0, 1)] == [status.step] * 2
@@ -93,7 +93,7 @@ def test_a_lost_window_of_the_second_rank_would_be_noticed(
     tmp_path: Path, untouched: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, folder = checked(*RUN), tmp_path / "run"
-    ranks.wait(rank_runs.begin(config, folder, 2, signalled_at(9, 1)))
+    ranks.wait(ranks.start_run(config, folder, 2, signalled_at(9, 1)))
     monkeypatch.setattr(collectives, "gather", lambda value: [value])
     finish(config, folder)
     assert "rows" in differences(untouched, remains(folder))
@@ -109,13 +109,12 @@ def seen(config: dict[str, Any], folder: Path, worlds: list[tuple[int, int]]) ->
     def act(stop: int) -> None:
         from plainloop.run.run import run
 
-        rank_runs.mute()
         at_step = signalled_at(stop, 0)
-        rank_runs.before_updates(lambda step, batch: (look(step, batch), at_step(step))[0])
+        inject.before_updates(lambda step, batch: (look(step, batch), at_step(step))[0])
         run(config, folder)
 
     for world_size, stop in worlds:
-        pids = ranks.start(rank_runs.new_meeting(folder), world_size, functools.partial(act, stop))
+        pids = ranks.start(ranks.new_meeting(folder), world_size, functools.partial(act, stop))
         assert set(ranks.wait(pids)) <= {0, Preempted.code}
     found: dict[int, list[int]] = {}
     for note in folder.parent.glob(f"{folder.name}.seen*"):
@@ -188,9 +187,9 @@ def test_ranks_that_draw_unequally_often_are_exact_after_a_stop(tmp_path: Path, 
         drawing_unequally(step)
         signalled_at(9, 0)(step)
 
-    assert ranks.wait(rank_runs.begin(config, tmp_path / "left alone", 2, drawing_unequally)) == [0, 0]
-    assert ranks.wait(rank_runs.begin(config, tmp_path / "stopped", 2, stopping)) == [Preempted.code] * 2
-    assert ranks.wait(rank_runs.begin(config, tmp_path / "stopped", 2, drawing_unequally)) == [0, 0]
+    assert ranks.wait(ranks.start_run(config, tmp_path / "left alone", 2, drawing_unequally)) == [0, 0]
+    assert ranks.wait(ranks.start_run(config, tmp_path / "stopped", 2, stopping)) == [Preempted.code] * 2
+    assert ranks.wait(ranks.start_run(config, tmp_path / "stopped", 2, drawing_unequally)) == [0, 0]
     left_alone = remains(tmp_path / "left alone")
     assert differences(left_alone, remains(tmp_path / "stopped")) == []
     assert "last.safetensors" in differences(untouched, left_alone)  # else these draws would have changed nothing

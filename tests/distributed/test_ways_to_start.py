@@ -20,7 +20,7 @@ from plainloop.errors import BadConfig, Preempted
 from plainloop.run_dir.status import read_status
 from tests.harness import leftovers
 from tests.harness.configs import ROOT
-from tests.harness.kill import differences, remains
+from tests.harness.runs import differences, remains
 
 LONGEST_S = 120
 RUN = ("model.width=4", "model.drop_rate=0.2", "data.batch_size=120", "trainer.duration=2ep", "device=cpu")

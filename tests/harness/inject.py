@@ -1,4 +1,7 @@
-"""What happens inside of a life before train.py starts: waits, deaths and damage at a chosen moment."""
+"""What a test changes in the process of a run before it begins: waits, failures and damage at a chosen moment.
+
+Most functions return one that does it, for the `prepare` of `runs.start`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 
 import torch
 
+from plainloop.contracts import Batch
 from plainloop.data.digits import Digits
 from plainloop.loop.state import TrainState
 from plainloop.loop.trainer import Trainer
@@ -29,19 +33,30 @@ def before(kind: type, method: str, act: Callable[..., Any]) -> None:
     setattr(kind, method, wrapper)
 
 
+def after(kind: type, method: str, act: Callable[[], Any]) -> None:
+    """Calls `act` each time after the method."""
+    original = getattr(kind, method)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        act()
+        return result
+
+    setattr(kind, method, wrapper)
+
+
+def before_updates(act: Callable[[int, Batch], Any]) -> None:
+    """Calls `act` with the finished steps and the batch before every update of this process."""
+    before(Trainer, "update", lambda self, model, state, batch: act(state.step, batch))
+
+
 def at_step(step: int, act: Callable[[], Any]) -> Callable[[], None]:
     """Before the update that makes `step` finished ones."""
-    return lambda: before(
-        Trainer, "update", lambda self, model, state, batch: act() if state.step + 1 == step else None
-    )
+    return lambda: before_updates(lambda finished, batch: act() if finished + 1 == step else None)
 
 
 def during(method: str, act: Callable[[], Any], *, kind: type = Trainer) -> Callable[[], None]:
     return lambda: before(kind, method, lambda *_: act())
-
-
-def slow_steps(seconds: float) -> Callable[[], None]:
-    return lambda: before(Trainer, "update", lambda *_: time.sleep(seconds))
 
 
 def send(*numbers: int, group: bool = False) -> Callable[[], None]:
@@ -80,7 +95,7 @@ PARTS: dict[str, Callable[[TrainState], Iterable[torch.Tensor]]] = {
 
 
 def poisoned(part: str, step: int) -> Callable[[], None]:
-    """After that step one number of the part is none."""
+    """After that step one number of the part is NaN."""
 
     def act(self: Any, finished: int) -> None:
         if finished == step:
@@ -91,19 +106,8 @@ def poisoned(part: str, step: int) -> Callable[[], None]:
 
 
 def poisoned_images(step: int) -> Callable[[], None]:
-    """The batch of that step has an image of NaN."""
-
-    def wrap() -> None:
-        original = Trainer.__dict__["update"]
-
-        def update(self: Trainer, model: Any, state: Any, batch: Any) -> None:
-            if state.step + 1 == step:
-                batch = batch | {"image": torch.full_like(batch["image"], torch.nan)}
-            original(self, model, state, batch)
-
-        Trainer.update = update  # type: ignore[method-assign]
-
-    return wrap
+    """The batch of that step has images of NaN."""
+    return lambda: before_updates(lambda done, batch: batch["image"].fill_(torch.nan) if done + 1 == step else None)
 
 
 def failing_data(error: BaseException) -> Callable[[], None]:

@@ -2,95 +2,51 @@
 
 from __future__ import annotations
 
-import dis
 import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from types import CodeType, FrameType, FunctionType
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
 
-from plainloop.loop.state import EMA
-from plainloop.loop.trainer import Trainer
-from plainloop.run_dir.checkpoints import Checkpoints
-from plainloop.run_dir.recorder import Recorder
-from plainloop.system import storage
+import plainloop
 
-# What a step does and what it leaves on disk: a line that is added to one of these is a point to be killed at.
-WATCHED: tuple[Callable[..., Any], ...] = (
-    Trainer.fit,
-    Trainer.settle,
-    Trainer.update,
-    Trainer.evaluate,
-    Trainer.report,
-    Trainer.save,
-    Trainer.take_in,
-    Trainer.take_stock,
-    EMA.update,
-    Recorder.row,
-    Recorder.save,
-    Checkpoints.save,
-    Checkpoints._tidy,
-    storage.write_whole,
-)
+# What a step, an evaluation and a save do and leave on disk: every line of these files is a point to be killed at.
+# Not those that look at the clock: how often a run comes to their lines differs.
+SRC = Path(plainloop.__file__).parent
+WATCHED = {str(path) for path in SRC.glob("loop/*.py") if path.stem not in ("agreement", "stopwatch")}
+WATCHED |= {str(SRC / name) for name in ("run_dir/recorder.py", "run_dir/checkpoints.py", "system/storage.py")}
 
 
-@dataclass(frozen=True, order=True)
-class Point:
+class Point(NamedTuple):
     """Just before a line; line 0 stands for the function's return."""
 
+    module: str
     function: str
     line: int
 
-    def __str__(self) -> str:
-        return f"{self.function}:{self.line or 'return'}"
 
-
-def codes() -> dict[CodeType, str]:
-    functions = (getattr(function, "__wrapped__", function) for function in WATCHED)
-    return {function.__code__: function.__qualname__ for function in functions if isinstance(function, FunctionType)}
-
-
-def points() -> set[Point]:
-    """All that there are in the source as it is now."""
-    lines = {Point(name, line) for code, name in codes().items() for _, line in dis.findlinestarts(code) if line}
-    firsts = {Point(name, code.co_firstlineno) for code, name in codes().items()}
-    return (lines | {Point(name, 0) for name in codes().values()}) - firsts
-
-
-@contextmanager
-def tracing(visit: Callable[[Point], None]) -> Iterator[None]:
-    """Calls `visit` at every point that the block comes to."""
-    watched = codes()
+def trace(visit: Callable[[Point], None]) -> None:
+    """From now on `visit` is called at every point that this process comes to."""
 
     def local(frame: FrameType, event: str, _: Any) -> Any:
         if event in ("line", "return"):
-            visit(Point(watched[frame.f_code], frame.f_lineno if event == "line" else 0))
+            code = frame.f_code
+            visit(Point(Path(code.co_filename).stem, code.co_qualname, frame.f_lineno if event == "line" else 0))
         return local
 
-    def call(frame: FrameType, event: str, _: Any) -> Any:
-        return local if frame.f_code in watched else None
-
-    sys.settrace(call)
-    try:
-        yield
-    finally:
-        sys.settrace(None)
+    sys.settrace(lambda frame, event, _: local if frame.f_code.co_filename in WATCHED else None)
 
 
-@contextmanager
-def killed_at(point: Point, hit: int) -> Iterator[None]:
-    """SIGKILL when the block comes to the point for the `hit`-th time, from 1."""
+def killed_at(point: Point, hit: int) -> Callable[[], None]:
+    """SIGKILL when this process comes to the point for the `hit`-th time, from 1."""
     seen: Counter[Point] = Counter()
 
     def visit(here: Point) -> None:
-        if here == point:
-            seen[here] += 1
-            if seen[here] == hit:
-                os.kill(os.getpid(), signal.SIGKILL)
+        seen[here] += 1
+        if here == point and seen[here] == hit:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    with tracing(visit):
-        yield
+    return lambda: trace(visit)

@@ -2,78 +2,67 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
-import signal
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch._dynamo  # DDP imports it when it is built: once here instead of in every fork
-
 from plainloop.distributed import process_group, ranks
+from plainloop.run.run import run
+from tests.harness import inject
+from tests.harness.children import LONGEST_S, Child
 
-LONGEST_S = 90.0
-
-torch.set_num_threads(1)  # the parent forks: it must not have started threads
+AtStep = Callable[[int], None]
 
 
-def gang(meeting: Path, world_size: int, act: Callable[[], Any], *, timeout_s: float = 30.0) -> list[Any]:
+def start(folder: Path, world_size: int, act: Callable[[], Any]) -> list[Child]:
+    """The ranks; each finds its place in the environment and joins nothing by itself. They meet in the folder."""
+    folder.mkdir(mode=0o700, parents=True)
+
+    def ranked(rank: int) -> None:
+        os.environ |= dict(zip(ranks.OURS, map(str, (rank, world_size, rank, world_size)), strict=True))
+        os.environ[ranks.MEETING] = str(folder)
+        (folder / f"{rank}.result").write_bytes(pickle.dumps(act()))
+
+    return [Child(lambda rank=rank: ranked(rank)) for rank in range(world_size)]
+
+
+def wait(children: list[Child]) -> list[int]:
+    """Exit codes; what has not ended long after is killed."""
+    until = time.monotonic() + LONGEST_S
+    return [child.wait(max(0.0, until - time.monotonic())).code for child in children]
+
+
+def on_ranks(folder: Path, world_size: int, act: Callable[[], Any], *, timeout_s: float = 60.0) -> list[Any]:
     """What `act` gives on each rank of a process group, rank 0's first. Fails with a failed rank's traceback."""
 
     def joined() -> Any:
         with process_group.process_group("cpu", timeout_s=timeout_s):
             return act()
 
-    return results(meeting, start(meeting, world_size, joined))
+    children = start(folder, world_size, joined)
+    assert wait(children) == [0] * world_size, "\n".join(child.wait().err for child in children)
+    return [pickle.loads((folder / f"{rank}.result").read_bytes()) for rank in range(world_size)]
 
 
-def start(meeting: Path, world_size: int, act: Callable[[], Any]) -> list[int]:
-    """Forks the ranks; their process ids. Each finds its place in the environment and joins nothing by itself."""
-    meeting.mkdir(mode=0o700, parents=True)
-    return [fork(meeting, rank, world_size, act) for rank in range(world_size)]
+def start_run(
+    config: dict[str, Any],
+    folder: Path,
+    world_size: int,
+    at_step: AtStep = lambda step: None,
+    *,
+    meeting: Path | None = None,
+) -> list[Child]:
+    """The ranks of a run. `at_step` gets the finished steps before each update."""
+
+    def act() -> None:
+        inject.before_updates(lambda step, batch: at_step(step))
+        run(config, folder)
+
+    return start(meeting or new_meeting(folder), world_size, act)
 
 
-def fork(meeting: Path, rank: int, world_size: int, act: Callable[[], Any]) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        os.environ |= dict(zip(ranks.OURS, map(str, (rank, world_size, rank, world_size)), strict=True))
-        os.environ[ranks.MEETING] = str(meeting)
-        result = act()
-        (meeting / f"{rank}.result").write_bytes(pickle.dumps(result))
-        code = 0
-    except BaseException as error:  # noqa: BLE001  (nothing of a fork may come back into pytest)
-        (meeting / f"{rank}.error").write_text("".join(traceback.format_exception(error)))
-        code = getattr(error, "code", 1)
-    finally:
-        os._exit(code)
-
-
-def results(meeting: Path, pids: list[int]) -> list[Any]:
-    codes = wait(pids)
-    errors = [path.read_text() for path in sorted(meeting.glob("*.error"))]
-    assert codes == [0] * len(pids), f"exit codes {codes}\n" + "\n".join(errors)
-    return [pickle.loads((meeting / f"{rank}.result").read_bytes()) for rank in range(len(pids))]
-
-
-def wait(pids: list[int], *, longest_s: float = LONGEST_S) -> list[int]:
-    """Exit codes; what has not ended by then is killed."""
-    until = time.monotonic() + longest_s
-    codes: dict[int, int] = {}
-    while len(codes) < len(pids):
-        for pid in set(pids) - codes.keys():
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                codes[pid] = os.waitstatus_to_exitcode(status)
-            elif time.monotonic() > until:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        time.sleep(0.005)
-    return [codes[pid] for pid in pids]
+def new_meeting(folder: Path) -> Path:
+    return folder.parent / f"{folder.name}.meetings" / str(time.monotonic_ns())

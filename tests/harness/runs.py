@@ -1,46 +1,95 @@
-"""Processes that begin a run and are ended in the middle of it."""
+"""Runs in forks of this process: by a command line or by a checked config. And what they leave on disk."""
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import contextlib
+import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-Life = Callable[[Path, Callable[[], None]], None]
+from plainloop.commands.train import main
+from plainloop.run.run import run
+from plainloop.run_dir.checkpoints import Checkpoints
+from tests.harness.children import Child, Ended
+from tests.harness.configs import ROOT
+from tests.harness.toys import equal
 
-
-def child(work: Callable[[], None]) -> int:
-    """A forked process that does the work and leaves without another word."""
-    pid = os.fork()
-    if pid == 0:
-        code = 70
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return pid
-
-
-@contextmanager
-def trains(folder: Path, life: Life) -> Iterator[int]:
-    """A process in the middle of its life, that has said so; killed at the end if it is still there."""
-    read, write = os.pipe()
-    pid = child(lambda: life(folder, lambda: os.write(write, b".") and None))
-    os.close(write)
-    assert os.read(read, 1) == b".", "the process died before it trained"
-    os.close(read)
-    yield pid
-    try:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    except (ProcessLookupError, ChildProcessError):
-        pass
+# Five steps an epoch; the log, a save and the end of an epoch fall on different steps.
+SMALL = (
+    "model.width=4",
+    "data.batch_size=240",
+    "trainer.duration=10st",
+    "trainer.log_every=3",
+    "trainer.save_every=2st",
+    "scheduler=constant",
+    "optimizer=sgd",
+)
+Prepare = Callable[[], Any]  # called in the new process before the run begins
 
 
-def dead(folder: Path, life: Life, number: int = signal.SIGKILL) -> None:
-    with trains(folder, life) as pid:
-        os.kill(pid, number)
-        os.waitpid(pid, 0)
+def start(cwd: Path, *arguments: str, prepare: Prepare = lambda: None) -> Child:
+    """`python train.py <arguments>` in the folder."""
+
+    def typed() -> None:
+        sys.argv = ["train.py", *arguments]
+        prepare()
+        main(ROOT / "conf")
+
+    return Child(typed, cwd=cwd)
+
+
+def train(cwd: Path, *arguments: str, prepare: Prepare = lambda: None) -> Ended:
+    return start(cwd, *arguments, prepare=prepare).wait()
+
+
+def start_config(config: dict[str, Any], folder: Path, *, prepare: Prepare = lambda: None) -> Child:
+    """The run of a checked config, without a command line."""
+    return Child(lambda: (prepare(), run(config, folder)))
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """status.json as it is; {} before there is any."""
+    with contextlib.suppress(FileNotFoundError):
+        return dict(json.loads((folder / "status.json").read_text()))
+    return {}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in rows]
+
+
+def remains(folder: Path) -> dict[str, Any]:
+    """What a run leaves that must not depend on what happened to it: the state, the log but for the clock, weights."""
+    loaded = Checkpoints(folder / "checkpoints").newest()
+    assert loaded is not None
+    best = json.loads((folder / "checkpoints" / "best.json").read_text())
+    best.pop("file")  # a step that is saved once more, with its evaluation, has another name
+    return {
+        "state": loaded.state,
+        "rows": without_time(lines(folder / "metrics.jsonl")),
+        "best": best,
+        "best.safetensors": (folder / "best.safetensors").read_bytes(),
+        "last.safetensors": (folder / "last.safetensors").read_bytes(),
+    }
+
+
+def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
+    """Names of what is not equal to the last bit."""
+    found = []
+    for key in one.keys() | other.keys():
+        mine, theirs = one.get(key), other.get(key)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            found += differences(mine, theirs, f"{prefix}{key}.")
+        elif type(mine) is not type(theirs) or not equal(mine, theirs):
+            found.append(f"{prefix}{key}")
+    return sorted(found)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.harness.configs import checked
-from tests.harness.kill import Tally, differences, finish, remains, torment
+from tests.harness.kill import Tally, finish, kill_until_done
+from tests.harness.runs import differences, remains
 
 # Gradient scaling, EMA, dropout, BatchNorm, a drop of the rate, accumulation, early stopping and a best checkpoint.
 RUN = (
@@ -45,7 +46,7 @@ def kill(kinds: list[str], kills: int, folder: Path, *, floors: dict[str, float]
             references[name] = (remains(folder / name), seconds)
         reference, seconds = references[name]
         subject = folder / f"run-{logical}"
-        torment(config, subject, tally, rng, longest=seconds * 0.6, enough=lambda tally: tally.killed >= kills)
+        kill_until_done(config, subject, tally, rng, longest=seconds * 0.6, enough=lambda tally: tally.killed >= kills)
         assert differences(reference, remains(subject)) == [], f"{subject} after {tally}"
         logical += 1
     print(f"{tally.killed} kills over {logical} runs, all exact; hit: {dict(tally.kills)}")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from plainloop.distributed import failures
+from plainloop.distributed.failures import Failure
 from plainloop.errors import LostPeer, NoProgress
-from tests.harness import rank_runs, ranks
+from tests.harness import ranks
+from tests.harness.children import Child
 from tests.harness.configs import checked
-from tests.harness.kill import differences, remains
+from tests.harness.runs import differences, remains
 
 RANKS = 2
 RUN = (
@@ -37,9 +41,19 @@ def finish(config: dict[str, Any], folder: Path) -> float:
     started = time.monotonic()
     codes = [NoProgress.code]
     while NoProgress.code in codes:  # after three deaths in a row without a new checkpoint it says so once
-        codes = ranks.wait(rank_runs.begin(config, folder, RANKS))
+        codes = ranks.wait(ranks.start_run(config, folder, RANKS))
     assert codes == [0] * RANKS
     return time.monotonic() - started
+
+
+def kill_after(seconds: float, children: list[Child], rank: int, meeting: Path) -> None:
+    """Kills a rank, if none has ended by then."""
+    until = time.monotonic() + seconds
+    children[rank].until(lambda: time.monotonic() > until or any(child.has_ended() for child in children))
+    if not any(child.has_ended() for child in children):
+        children[rank].kill(signal.SIGKILL)
+        # As the launcher does, which sees it at once: the other need not wait for what the killed one would write.
+        failures.note(meeting, Failure(rank, "killed by SIGKILL", LostPeer.code, LostPeer.reason, time=time.time()))
 
 
 def kill(kills: int, folder: Path) -> None:
@@ -50,11 +64,10 @@ def kill(kills: int, folder: Path) -> None:
     while done < kills:
         subject = folder / f"run-{runs}"
         while done < kills:
-            meeting = rank_runs.new_meeting(subject)
-            pids = rank_runs.begin(config, subject, RANKS, meeting=meeting)
-            codes = rank_runs.wait_or_kill(
-                pids, rng.randrange(RANKS), meeting, after_s=rng.uniform(0.05, seconds * 0.7)
-            )
+            meeting = ranks.new_meeting(subject)
+            children = ranks.start_run(config, subject, RANKS, meeting=meeting)
+            kill_after(rng.uniform(0.05, seconds * 0.7), children, rng.randrange(RANKS), meeting)
+            codes = ranks.wait(children)
             if codes == [0] * RANKS:
                 break  # it was quicker
             assert set(codes) <= {-9, 0, LostPeer.code, NoProgress.code}, codes

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.kill import remains
-from tests.harness.shell import SMALL, train
+from tests.harness.runs import SMALL, remains, train
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,7 @@ import torch
 from plainloop.errors import BadData
 from plainloop.run_dir.status import read_status
 from tests.harness import inject
-from tests.harness.kill import differences, remains
-from tests.harness.shell import SMALL, Life, files, lines, status, train
+from tests.harness.runs import SMALL, differences, files, lines, remains, start, status, train
 
 RUN = (*SMALL, "hydra.run.dir=run")
 
@@ -120,7 +119,7 @@ def test_a_stopped_run_names_its_exact_step(tmp_path: Path) -> None:
 
 def test_a_start_in_a_held_directory_says_by_whom_and_changes_nothing(tmp_path: Path) -> None:
     go = tmp_path / "go"
-    holder = Life(tmp_path, *RUN, prepare=inject.at_step(4, inject.wait_for(go)))
+    holder = start(tmp_path, *RUN, prepare=inject.at_step(4, inject.wait_for(go)))
     try:
         assert holder.until(go.with_suffix(".here").exists)
         before = files(tmp_path / "run")

@@ -15,8 +15,8 @@ import pytest
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.status import read_status
 from tests.harness import inject
-from tests.harness.kill import differences, remains
-from tests.harness.shell import SMALL, Ended, lines, train
+from tests.harness.children import Ended
+from tests.harness.runs import SMALL, differences, lines, remains, train
 
 RUN = (*SMALL, "hydra.run.dir=run")
 NAMESPACES = "--mount" if os.geteuid() == 0 else "--mount --map-root-user"

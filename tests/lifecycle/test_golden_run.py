@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from plainloop.run_dir.environment import environment, fingerprint
 from plainloop.run_dir.status import read_status
-from tests.harness.kill import differences
-from tests.harness.shell import Ended, files, lines, train
+from tests.harness.children import Ended
+from tests.harness.runs import differences, files, lines, train, without_time
 
 GOLDEN = Path(__file__).parent / "golden_run"
 SWEEP = (
@@ -34,7 +34,7 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def result(weights: Path, metrics: Path) -> dict[str, Any]:
-    rows = [{key: value for key, value in row.items() if not key.startswith("time/")} for row in lines(metrics)]
+    rows = without_time(lines(metrics))
     return {"weights": load_file(weights), "steps": [row["step"] for row in rows], "rows": rows}
 
 

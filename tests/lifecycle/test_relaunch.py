@@ -14,9 +14,8 @@ import pytest
 
 from plainloop.run_dir.checkpoints import Checkpoints
 from tests.harness import inject
-from tests.harness.kill import differences, remains
 from tests.harness.pictures import command, write_pictures
-from tests.harness.shell import SMALL, Life, files, lines, train
+from tests.harness.runs import SMALL, differences, files, lines, remains, start, train
 
 RUN = (*SMALL, "hydra.run.dir=run")
 
@@ -26,9 +25,9 @@ def storm(folder: Path, kills: int, expected: dict[str, Any], draw: random.Rando
     assert train(folder, *RUN, prepare=inject.at_step(5, inject.send(signal.SIGTERM))).code == 75
     newest = 0
     for _ in range(kills):
-        life = Life(folder, *RUN)
+        life = start(folder, *RUN)
         until = time.monotonic() + draw.uniform(0, 1.2)
-        while time.monotonic() < until and not life.poll():
+        while time.monotonic() < until and not life.has_ended():
             time.sleep(0.005)
         life.kill(draw.choice((signal.SIGKILL, signal.SIGTERM)))
         assert life.wait().code in (-9, -15, 75, 72, 0)

@@ -20,16 +20,16 @@ from typing import Any
 
 import pytest
 
-from plainloop.loop.trainer import Trainer
+from plainloop.contracts import Batch
 from plainloop.run_dir.recorder import Recorder
 from plainloop.run_dir.status import read_status
 from plainloop.system.preempt import Preemption
 from plainloop.system.signals import SIGNALS
 from tests.harness import inject
+from tests.harness.children import children_of
 from tests.harness.configs import ROOT
-from tests.harness.kill import differences, remains
 from tests.harness.pictures import command, write_pictures
-from tests.harness.shell import SMALL, Life, children_of, status, train
+from tests.harness.runs import SMALL, differences, remains, start, status, train
 
 RUN = (*SMALL, "hydra.run.dir=run")
 
@@ -39,16 +39,15 @@ def stop_at_random(folder: Path, draw: random.Random, expected: dict[str, Any], 
     begun, hits = mmap.mmap(-1, 8), 0
 
     def prepare() -> None:
-        inject.slow_steps(0.05)()
-        inject.before(
-            Trainer,
-            "update",
-            lambda self, model, state, batch: begun.__setitem__(slice(0, 8), struct.pack("q", state.step + 1)),
-        )
+        def mark(step: int, batch: Batch) -> None:
+            time.sleep(0.05)
+            begun[:8] = struct.pack("q", step + 1)
+
+        inject.before_updates(mark)
 
     while True:
         begun[:8] = struct.pack("q", 0)
-        life = Life(folder, *command, prepare=prepare)
+        life = start(folder, *command, prepare=prepare)
         life.until(lambda: struct.unpack("q", begun[:8])[0])
         time.sleep(draw.uniform(0, 0.25))
         in_step = struct.unpack("q", begun[:8])[0]
@@ -114,7 +113,7 @@ def test_a_kill_soon_after_a_request_leaves_a_run_that_goes_on(
 ) -> None:
     """As a scheduler does whose grace is over: 50 ms later, wherever the run is by then."""
     here = tmp_path / "go"
-    life = Life(tmp_path, *RUN, prepare=inject.at_step(4, here.touch))
+    life = start(tmp_path, *RUN, prepare=inject.at_step(4, here.touch))
     assert life.until(here.exists)
     life.kill(TERM)
     time.sleep(0.05)
@@ -156,7 +155,7 @@ def test_a_signal_to_the_whole_group_is_the_trainers_alone(tmp_path: Path) -> No
 
 def test_workers_do_not_outlive_their_trainer(tmp_path: Path) -> None:
     go = tmp_path / "go"
-    life = Life(
+    life = start(
         tmp_path,
         *command(write_pictures(tmp_path / "pictures")),
         "data.num_workers=2",

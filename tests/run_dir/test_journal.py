@@ -17,7 +17,7 @@ from plainloop.errors import NoProgress
 from plainloop.run_dir.journal import Journal
 from plainloop.run_dir.status import read_status
 from plainloop.system import storage
-from tests.harness.runs import Life, dead, trains
+from tests.harness.children import Work, at_work, killed_at_work
 
 
 def train(folder: Path, ready: Callable[[], None]) -> None:
@@ -44,7 +44,7 @@ def leave_without_a_word(folder: Path, ready: Callable[[], None]) -> None:
     time.sleep(60)
 
 
-def ending(state: Any, reason: str, hint: str, exit_code: int, *, full: bool = False) -> Life:
+def ending(state: Any, reason: str, hint: str, exit_code: int, *, full: bool = False) -> Work:
     """Trains to step 40, and ends there in the way that run.py writes down."""
 
     def life(folder: Path, ready: Callable[[], None]) -> None:
@@ -92,38 +92,38 @@ def change(folder: Path, **values: Any) -> None:
 
 
 def killed(folder: Path) -> None:
-    dead(folder, train)
+    killed_at_work(train, folder)
 
 
 def killed_in_start_up(folder: Path) -> None:
-    dead(folder, start_up)
+    killed_at_work(start_up, folder)
 
 
 def killed_and_not_yet_buried(folder: Path) -> None:
-    with trains(folder, train) as pid:
-        os.kill(pid, signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    with at_work(train, folder) as child:
+        child.kill(signal.SIGKILL)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         assert read_status(folder).reason == "killed"
-    dead(folder, train)
+    killed_at_work(train, folder)
 
 
 def terminated(folder: Path) -> None:
-    dead(folder, stop_when_asked, signal.SIGTERM)
+    killed_at_work(stop_when_asked, folder, signal.SIGTERM)
 
 
 def machine_restarted(folder: Path) -> None:
-    dead(folder, train)
+    killed_at_work(train, folder)
     change(folder, boot_id="another boot")
 
 
 def power_cut(folder: Path) -> None:
     """On another machine, whose processes cannot be seen, eleven minutes ago."""
-    dead(folder, train)
+    killed_at_work(train, folder)
     change(folder, host="node17", heartbeat=time.time() - 660)
 
 
 def status_torn(folder: Path) -> None:
-    dead(folder, train)
+    killed_at_work(train, folder)
     (folder / "status.json").write_bytes(b'{"state": "RUN')
 
 
@@ -138,14 +138,14 @@ def killed_between_its_last_two_writes(folder: Path) -> None:
 
 
 def number_given_to_another(folder: Path) -> None:
-    dead(folder, train)
+    killed_at_work(train, folder)
     change(folder, pid=os.getpid())
 
 
-def dead_of(life: Life) -> Callable[[Path], None]:
+def dead_of(life: Work) -> Callable[[Path], None]:
     def death(folder: Path) -> None:
-        with trains(folder, life) as pid:
-            os.waitpid(pid, 0)
+        with at_work(life, folder) as child:
+            child.wait()
 
     return death
 
@@ -160,7 +160,7 @@ DEATHS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "SIGTERM": (terminated, "PREEMPTED", "preempted"),
     "SIGKILL": (killed, "LOST", "killed"),
     "SIGKILL, a zombie": (killed_and_not_yet_buried, "LOST", "killed"),
-    "SIGHUP": (lambda folder: dead(folder, train, signal.SIGHUP), "LOST", "killed"),
+    "SIGHUP": (lambda folder: killed_at_work(train, folder, signal.SIGHUP), "LOST", "killed"),
     "SIGKILL in start-up": (killed_in_start_up, "LOST", "killed"),
     "process number given to another": (number_given_to_another, "LOST", "killed"),
     "machine restarted": (machine_restarted, "LOST", "restarted"),
@@ -190,27 +190,27 @@ def test_believing_the_file_alone_would_be_wrong(death: str, tmp_path: Path) -> 
 
 
 def test_who_trains_is_running_and_who_hangs_is_lost(tmp_path: Path) -> None:
-    with trains(tmp_path, train) as pid:
+    with at_work(train, tmp_path) as child:
         assert read_status(tmp_path).state == "RUNNING"
-        os.kill(pid, signal.SIGSTOP)
+        child.kill(signal.SIGSTOP)
         time.sleep(0.2)
         assert asdict(read_status(tmp_path, stale_after=0.1)).items() >= {"state": "LOST", "reason": "stale"}.items()
 
 
 def test_who_trains_elsewhere_is_running_while_its_heart_beats(tmp_path: Path) -> None:
-    dead(tmp_path, train)
+    killed_at_work(train, tmp_path)
     change(tmp_path, host="node17", heartbeat=time.time() - 5)
     assert read_status(tmp_path).state == "RUNNING"
 
 
 def test_who_lives_on_without_its_lock_does_not_train(tmp_path: Path) -> None:
-    with trains(tmp_path, leave_without_a_word):
+    with at_work(leave_without_a_word, tmp_path):
         assert read_status(tmp_path).state == "LOST"
 
 
 def test_a_new_start_is_running_from_its_first_moment(tmp_path: Path) -> None:
     dead_of(ending("FAILED", "internal", "x", 70))(tmp_path)
-    with trains(tmp_path, start_up):
+    with at_work(start_up, tmp_path):
         status = read_status(tmp_path)
     assert (status.state, status.attempt, status.step) == ("RUNNING", 2, 40)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from plainloop.sweep.slurm import client
-from tests.harness.kill import differences, remains
+from tests.harness.runs import differences, remains
 from tests.slurm.disturb import Disturb, disturbed, nothing, preempt, requeue, requeuehold, two_signals
 from tests.slurm.lab import Job, Lab
 

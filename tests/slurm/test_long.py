@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from plainloop.sweep.slurm import client
-from tests.harness.kill import differences, remains
+from tests.harness.runs import differences, remains
 from tests.slurm.lab import HELD, RUN, TWO_NODES, Job, Lab, reached, until_over, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]

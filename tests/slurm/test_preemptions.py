@@ -8,7 +8,7 @@ import pytest
 
 from plainloop.sweep.slurm import client
 from plainloop.system import storage
-from tests.harness.kill import differences, remains
+from tests.harness.runs import differences, remains
 from tests.slurm import lab as labs
 from tests.slurm.disturb import disturbed, preempt
 from tests.slurm.lab import HELD, RUN, TWO_NODES, Job, Lab, reached, until_over

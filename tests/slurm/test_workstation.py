@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.kill import differences, remains
+from tests.harness.runs import differences, remains
 from tests.slurm.lab import ROOT, RUN, Answer, environment
 from tests.slurm.lab import sweep as tool
 

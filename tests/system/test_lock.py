@@ -18,7 +18,7 @@ from plainloop.errors import Locked
 from plainloop.run_dir.journal import Journal
 from plainloop.run_dir.status import read_status
 from plainloop.system import lock
-from tests.harness.runs import child, dead, trains
+from tests.harness.children import Child, at_work, killed_at_work
 
 
 def race(folder: Path, results: int, gate: int, *, flock: Any) -> None:
@@ -48,15 +48,16 @@ def winners(folders: list[Path], flock: Any) -> list[tuple[int, int]]:
         folder.mkdir()
     read, write = os.pipe()
     gate, opened = os.pipe()
-    racers = {folder: [child(lambda: race(folder, write, gate, flock=flock)) for _ in range(2)] for folder in folders}  # noqa: B023
+    racers = {folder: [Child(lambda: race(folder, write, gate, flock=flock)) for _ in range(2)] for folder in folders}  # noqa: B023
     os.write(opened, b"." * 2 * len(folders))
-    for pids in racers.values():
-        for pid in pids:
-            os.waitpid(pid, 0)
+    for both in racers.values():
+        for child in both:
+            child.wait()
     os.close(write)
     said = dict(line.split(" ", 1) for line in os.fdopen(read).read().splitlines())
     found = []
-    for pids in racers.values():
+    for both in racers.values():
+        pids = [child.pid for child in both]
         won = [pid for pid in pids if said[str(pid)] == "trains"]
         named = [
             pid
@@ -84,9 +85,9 @@ def test_a_dead_holder_does_not_hold(tmp_path: Path, flock: Any) -> None:
             ready()
             time.sleep(60)
 
-    with trains(tmp_path, hold), pytest.raises(Locked, match=r"another process trains in .*: pid \d+ on .* since 20"):
+    with at_work(hold, tmp_path), pytest.raises(Locked, match=r"another process trains in .*: pid \d+ on .* since 20"):
         Journal(tmp_path, flock=flock).locked().__enter__()
-    dead(tmp_path, hold)
+    killed_at_work(hold, tmp_path)
     with Journal(tmp_path, flock=flock).locked():
         assert read_status(tmp_path).state == "RUNNING"
 
@@ -107,12 +108,12 @@ def test_a_lease_that_nobody_renews_is_void(tmp_path: Path) -> None:
 def test_a_forked_worker_does_not_keep_the_lock_of_its_dead_trainer(tmp_path: Path) -> None:
     def with_a_worker(folder: Path, ready: Callable[[], None]) -> None:
         with Journal(folder).locked():
-            worker = child(lambda: time.sleep(30))
-            (folder / "worker").write_text(str(worker))
+            worker = Child(lambda: time.sleep(30))
+            (folder / "worker").write_text(str(worker.pid))
             ready()
             time.sleep(60)
 
-    dead(tmp_path, with_a_worker)
+    killed_at_work(with_a_worker, tmp_path)
     worker = int((tmp_path / "worker").read_text())
     os.kill(worker, 0)
     with Journal(tmp_path).locked():
