@@ -24,7 +24,7 @@ from plainloop.run import backend
 from plainloop.run.parts import base_rate, build_data, build_model, build_schedule, build_state
 from plainloop.run.run import loop_settings
 from plainloop.run_dir.recorder import Silent
-from plainloop.system.preempt import Preemption
+from plainloop.system.signals import Preemption
 
 ROOT = Path(__file__).resolve().parent.parent
 # Only the steps of training are compared, so nothing else happens; more steps than any benchmark takes.

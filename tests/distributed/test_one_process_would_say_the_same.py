@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -133,10 +132,9 @@ def test_sets_of_any_size_are_trained_and_counted_by_any_number_of_ranks(tmp_pat
             assert rest == alone[size, batch_size], (size, batch_size)
 
 
-def wrap(model: nn.Module, **told: bool) -> nn.Module:
-    names = ("find_unused_parameters", "static_graph", "compile")
-    given = SimpleNamespace(**dict.fromkeys(names, False) | told)
-    return backend.wrap(model, given, torch.device("cpu"))  # type: ignore[arg-type]
+def wrap(model: nn.Module, **changed: bool) -> nn.Module:
+    given = dict.fromkeys(("find_unused_parameters", "static_graph", "compile"), False) | changed
+    return backend.wrap(model, torch.device("cpu"), bucket_cap_mb=None, **given)
 
 
 class Linear(nn.Module):

@@ -14,7 +14,7 @@ from tests.distributed.test_ways_to_start import open_mpi, srun
 
 @pytest.fixture(autouse=True)
 def nobody_dealt_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    names = (*ranks.OURS, ranks.MEETING, "MASTER_ADDR", "MASTER_PORT")
+    names = (*ranks.OURS, ranks.RENDEZVOUS, "MASTER_ADDR", "MASTER_PORT")
     for name in names:  # deleted again afterwards, though `adopt` sets them
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -25,7 +25,7 @@ def deal(monkeypatch: pytest.MonkeyPatch, words: dict[str, str]) -> dict[str, st
     """What `adopt` makes of them."""
     for name, value in words.items():
         monkeypatch.setenv(name, value)
-    ranks.adopt()
+    ranks.read_launcher_variables()
     return {name: os.environ[name] for name in ranks.OURS if name in os.environ}
 
 
@@ -34,7 +34,7 @@ def test_ranks_of_one_machine_meet_in_a_folder_of_their_own(
     monkeypatch: pytest.MonkeyPatch, words: dict[str, str]
 ) -> None:
     assert deal(monkeypatch, words) == dict(zip(ranks.OURS, ("1", "2", "1", "2"), strict=True))
-    place = ranks.meeting_place()
+    place = ranks.rendezvous_folder()
     assert place is not None
     assert place.stat().st_mode & 0o777 == 0o700
     assert ranks.on_one_machine()
@@ -57,16 +57,16 @@ def test_several_machines_need_an_address(monkeypatch: pytest.MonkeyPatch) -> No
     for name in ranks.OURS:
         del os.environ[name]
     deal(monkeypatch, {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"})
-    assert ranks.meeting_place() is None
+    assert ranks.rendezvous_folder() is None
     assert not ranks.on_one_machine()
 
 
 def test_a_folder_that_others_may_write_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     deal(monkeypatch, open_mpi(1, 2))
-    place = ranks.meeting_place()
+    place = ranks.rendezvous_folder()
     assert place is not None
     place.chmod(0o777)
     for name in ranks.OURS:
         del os.environ[name]
     with pytest.raises(BadConfig, match="must be yours alone"):
-        ranks.adopt()
+        ranks.read_launcher_variables()

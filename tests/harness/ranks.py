@@ -23,7 +23,7 @@ def start(folder: Path, world_size: int, act: Callable[[], Any]) -> list[Child]:
 
     def ranked(rank: int) -> None:
         os.environ |= dict(zip(ranks.OURS, map(str, (rank, world_size, rank, world_size)), strict=True))
-        os.environ[ranks.MEETING] = str(folder)
+        os.environ[ranks.RENDEZVOUS] = str(folder)
         (folder / f"{rank}.result").write_bytes(pickle.dumps(act()))
 
     return [Child(lambda rank=rank: ranked(rank)) for rank in range(world_size)]

@@ -18,7 +18,7 @@ from plainloop.loop.state import EMA, TrainState
 from plainloop.loop.trainer import Trainer
 from plainloop.schedule import multistep
 from plainloop.system import rng
-from plainloop.system.preempt import Preemption
+from plainloop.system.signals import Preemption
 
 NUM_TRAIN, NUM_VAL, CLASSES = 45, 13, 3
 

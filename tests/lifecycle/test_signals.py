@@ -23,8 +23,7 @@ import pytest
 from plainloop.contracts import Batch
 from plainloop.run_dir.recorder import Recorder
 from plainloop.run_dir.status import read_status
-from plainloop.system.preempt import Preemption
-from plainloop.system.signals import SIGNALS
+from plainloop.system.signals import SIGNALS, Preemption
 from tests.harness import inject
 from tests.harness.children import children_of
 from tests.harness.configs import ROOT

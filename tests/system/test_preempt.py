@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from plainloop.system.preempt import Preemption
+from plainloop.system.signals import Preemption
 from plainloop.system.signals import SIGNALS
 
 

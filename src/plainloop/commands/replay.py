@@ -30,7 +30,7 @@ from plainloop.run.parts import base_rate, build_data, build_model, build_schedu
 from plainloop.run.run import loop_settings
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.recorder import Silent
-from plainloop.system.preempt import Preemption
+from plainloop.system.signals import Preemption
 
 
 @dataclass

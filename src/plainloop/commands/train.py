@@ -55,7 +55,7 @@ def main(conf_dir: Path) -> None:
     """Does what the command line says. Leaves by SystemExit with a code of `plainloop.errors` unless all is well."""
     sys.argv[1:] = command_line.without_local_rank(sys.argv[1:])
     try:
-        ranks.adopt()
+        ranks.read_launcher_variables()
     except RunError as error:
         raise SystemExit(tell(error)) from error
     command = command_line.parse(sys.argv[1:])

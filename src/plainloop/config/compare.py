@@ -12,10 +12,11 @@ from plainloop.config.targets import locate
 from plainloop.contracts import Schedule
 from plainloop.errors import BadConfig
 
-# Keys that cannot change the result: logging, saving, how the work is spread. Each part names its own, as data.root.
+# Keys that may change on a resume: logging, saving, how the work is spread. Each part names its own, as data.root.
 SAFE = (
     *("name", "check", "resume", "resume_step", "plugins*", "logger.*", "checkpoint.*", "trainer.devices*"),
     *("trainer.log_every", "trainer.save_every", "trainer.max_skips", "trainer.timeout_s", "trainer.tuned.*"),
+    *("threads", "trainer.accumulate"),  # the same samples, rounded in another order; with BatchNorm other statistics
     "data.*batch_size_per_device",  # of evaluation: what is measured does not depend on it
 )
 # Judged by comparing what the schedule says for every step that is done.

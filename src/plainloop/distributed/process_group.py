@@ -22,10 +22,10 @@ from plainloop.distributed import ranks
 from plainloop.errors import BadConfig, LostPeer
 
 TIMEOUT_S = 600.0  # torch's own for NCCL; `trainer.timeout_s` decides in a run
-PORT_S = 20.0  # an earlier attempt at the same port may need this long to be gone
+PORT_S = 20.0  # seconds in which an earlier attempt must have left the same port
 
-# How backends say that another rank is gone; gloo's errors are plain RuntimeErrors.
-SIGNS = (
+# What backends say when another rank is gone; gloo's errors are plain RuntimeErrors.
+LOST_PEER_MESSAGES = (
     *("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket Timeout"),
     "Application timeout caused pair closure",
 )
@@ -34,7 +34,7 @@ SIGNS = (
 def pick_device(name: str) -> torch.device:
     """`auto` is CUDA, else MPS, else the CPU. On CUDA each rank has its own: local rank modulo visible devices.
 
-    Raises ValueError for a device that is not there.
+    Raises ValueError for a device that this machine lacks.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -51,8 +51,8 @@ def pick_device(name: str) -> torch.device:
 def process_group(device_name: str, *, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
     """Joins the ranks for the time of the block; does nothing for one process. Collective.
 
-    Every rank has its own CUDA device, and its share of the machine's cores unless OMP_NUM_THREADS is set. Raises
-    LostPeer, here and out of the block, when other ranks do not come, have gone, or do not answer for `timeout_s`.
+    Every rank has its own CUDA device. Raises LostPeer, here and out of the block, when other ranks do not come, have
+    gone, or do not answer for `timeout_s`.
     """
     if ranks.world_size() == 1:
         yield
@@ -63,8 +63,6 @@ def process_group(device_name: str, *, timeout_s: float = TIMEOUT_S) -> Iterator
     if ranks.on_one_machine():
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(name, "lo" if sys.platform == "linux" else "lo0")
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, _cores() // ranks.on_this_machine()))
     timeout = timedelta(seconds=timeout_s)
     with lost_peers_named(timeout_s):
         store = _store(timeout)
@@ -75,7 +73,7 @@ def process_group(device_name: str, *, timeout_s: float = TIMEOUT_S) -> Iterator
             yield
             ended = True
         finally:
-            if ended or not cuda:  # NCCL would wait for those who are gone; the end of the process closes it, too
+            if ended or not cuda:  # NCCL would wait for ranks that are gone; the end of the process closes it as well
                 dist.destroy_process_group()
 
 
@@ -83,13 +81,13 @@ def is_lost_peer(error: BaseException) -> bool:
     """Whether an error says no more than that other ranks are gone or do not answer."""
     text = str(error)
     return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and any(sign in text for sign in SIGNS)
+        isinstance(error, RuntimeError) and any(part in text for part in LOST_PEER_MESSAGES)
     )
 
 
 @contextmanager
 def lost_peers_named(timeout_s: float) -> Iterator[None]:
-    """Turns a backend's complaint about other ranks into LostPeer; a process on its own has none."""
+    """Turns a backend's error about other ranks into LostPeer."""
     try:
         yield
     except RuntimeError as error:
@@ -102,11 +100,12 @@ def lost_peers_named(timeout_s: float) -> Iterator[None]:
 
 
 def _store(timeout: timedelta) -> dist.Store | None:
-    """Where the ranks find each other: a file, a port of the loopback; None for torchrun's and for several machines."""
-    place = ranks.meeting_place()
+    """Where the ranks find each other: a file, or a port of the loopback; None leaves it to torch (torchrun's own,
+    several machines)."""
+    folder = ranks.rendezvous_folder()
     port = os.environ.get("MASTER_PORT")
-    if port is None and place is not None:
-        return dist.FileStore(str(place / "store"), ranks.world_size())
+    if port is None and folder is not None:
+        return dist.FileStore(str(folder / "store"), ranks.world_size())
     if port is None or not ranks.on_one_machine() or "TORCHELASTIC_RUN_ID" in os.environ:
         return None
     listening = _listen(int(port)) if ranks.rank() == 0 else None  # torch itself would listen on every interface
@@ -135,12 +134,8 @@ def _listen(port: int) -> int:
             if error.errno != errno.EADDRINUSE or time.monotonic() > until:
                 raise BadConfig(
                     f"MASTER_PORT={port} cannot be used: {error.strerror}",
-                    hint="leave MASTER_PORT out: a free way to meet is found",
+                    hint="leave MASTER_PORT out: a free port is found",
                 ) from error
             time.sleep(0.2)
         else:
             return ours.detach()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

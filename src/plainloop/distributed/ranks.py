@@ -1,7 +1,7 @@
-"""Which of how many processes this one is, as told by whatever started it. No torch here.
+"""Which of how many processes this one is, as the launcher says in the environment. No torch here.
 
-torchrun, our own workers and our Slurm launcher say so in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE. Open MPI
-and a bare srun have words of their own, which `adopt` translates, so that the rest of the house reads one language.
+torchrun, our own workers and our Slurm launcher set RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE. Open MPI and a
+bare srun set other variables, which `read_launcher_variables` translates into these four.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from pathlib import Path
 
 from plainloop.errors import BadConfig
 
-MEETING = (
-    "PLAINLOOP_MEETING"  # a folder that the ranks of one machine share: they find each other and leave notes there
-)
+# Names a folder that the ranks of one machine share: they find each other and write failure files there.
+RENDEZVOUS = "PLAINLOOP_RENDEZVOUS"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 # rank, ranks, rank on this machine, ranks on this machine.
@@ -41,22 +40,22 @@ def on_this_machine() -> int:
 
 
 def on_one_machine() -> bool:
-    """Whether all ranks are here, so that nothing needs to be reachable from outside."""
+    """Whether all ranks run on this machine, so that they can talk over loopback."""
     if "LOCAL_WORLD_SIZE" in os.environ:
         return on_this_machine() == world_size()
     return os.environ.get("MASTER_ADDR", "127.0.0.1") in LOOPBACK
 
 
-def meeting_place() -> Path | None:
+def rendezvous_folder() -> Path | None:
     """The folder that the ranks share; None where they meet at an address (torchrun, several machines)."""
-    return Path(os.environ[MEETING]) if MEETING in os.environ else None
+    return Path(os.environ[RENDEZVOUS]) if RENDEZVOUS in os.environ else None
 
 
-def adopt() -> None:
-    """Puts what Open MPI or a bare srun say into RANK and its kin, where those are not there and there are several.
+def read_launcher_variables() -> None:
+    """Sets RANK and the other three from the variables of Open MPI or a bare srun that started several processes.
 
-    On one machine the ranks then meet in a private folder; on several, MASTER_ADDR and MASTER_PORT must be given.
-    Raises BadConfig.
+    Does nothing where WORLD_SIZE is set. On one machine the ranks then meet in a private folder; on several,
+    MASTER_ADDR and MASTER_PORT must be given. Raises BadConfig where they are not.
     """
     if "WORLD_SIZE" in os.environ:
         return
@@ -65,9 +64,9 @@ def adopt() -> None:
         return
     os.environ |= dict(zip(OURS, place, strict=True))
     if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
-        os.environ.pop(MEETING, None)
+        os.environ.pop(RENDEZVOUS, None)
     elif on_one_machine():
-        os.environ[MEETING] = str(_private_folder())
+        os.environ[RENDEZVOUS] = str(_private_folder())
     else:
         raise BadConfig(
             f"{world_size()} processes on several machines were started, and they cannot know where to meet",
@@ -75,12 +74,12 @@ def adopt() -> None:
         )
 
 
-def leave() -> None:
-    """After the run: whoever is the last to leave removes the meeting place, unless notes of a failure are there."""
-    place = meeting_place()
-    if place is not None:
+def remove_rendezvous_folder() -> None:
+    """Removes the shared folder after the run if it is empty: no other rank uses it, none has failed."""
+    folder = rendezvous_folder()
+    if folder is not None:
         with contextlib.suppress(OSError):
-            place.rmdir()
+            folder.rmdir()
 
 
 def _open_mpi() -> tuple[str, ...] | None:
@@ -88,7 +87,7 @@ def _open_mpi() -> tuple[str, ...] | None:
 
 
 def _srun() -> tuple[str, ...] | None:
-    """Of a step of several tasks. A batch script and an interactive shell have SLURM_PROCID too, as steps of one."""
+    """The place in a step of several tasks. Batch scripts and shells have SLURM_PROCID too, as steps of one task."""
     names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NUM_NODES")
     if not all(name in os.environ for name in names):
         return None
@@ -97,13 +96,13 @@ def _srun() -> tuple[str, ...] | None:
 
 
 def _private_folder() -> Path:
-    """The same for all processes of one job, and nobody else's."""
+    """A folder of the same name in all processes of one job, and in no other job. Raises BadConfig if others may use it."""
     known = [f"{name}={os.environ[name]}" for name in OF_THE_JOB if name in os.environ]
     known += [f"{name}={value}" for name, value in os.environ.items() if name.startswith("PMIX_SERVER_URI")]
     step = [os.environ.get(f"SLURM_{name}", "") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
     parent = Path(f"/proc/{os.getppid()}/stat")
     if not known and not any(step):
-        # Whoever started one of them started them all; with the time of its start no later process is taken for it.
+        # All have the same parent; with its start time, no later process with the same pid is taken for it.
         started = parent.read_bytes().rpartition(b")")[2].split()[19].decode() if parent.exists() else ""
         known = [f"{os.getppid()} {started}"]
     key = blake2b("\n".join([*sorted(known), *step]).encode(), digest_size=8).hexdigest()

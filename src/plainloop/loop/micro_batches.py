@@ -1,4 +1,4 @@
-"""Micro-batches: a rank's part of a step in pieces, weighted so that the whole is what one process computes."""
+"""Micro-batches: a rank's part of a batch in pieces, weighted so that the sum is what one process computes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def shares_of(task: Task, micro_batches: Sequence[Batch]) -> Sequence[Tensor | float]:
-    """The share of the global batch's weight that lies in each micro-batch of this rank. Collective.
+    """Each micro-batch's share of the weight of the global batch. Collective.
 
-    Weighted with them, the sum over ranks and micro-batches of mean losses is the mean loss of one process.
+    The sum of share x mean loss over ranks and micro-batches is the mean loss that one process would compute.
     """
     if len(micro_batches) == 1 and collectives.world_size() == 1:
         return [1.0]
@@ -36,22 +36,22 @@ def shares_of(task: Task, micro_batches: Sequence[Batch]) -> Sequence[Tensor | f
 
 
 def no_sync(model: nn.Module) -> AbstractContextManager[Any]:
-    """Leaves the gradients of a micro-batch that is not the last one on this rank."""
+    """Skips DDP's all-reduce for all micro-batches but the last."""
     return model.no_sync() if hasattr(model, "no_sync") else contextlib.nullcontext()  # type: ignore[operator]
 
 
-def lay_out_buckets(
+def fix_ddp_bucket_order(
     model: nn.Module,
     micro_batch: Batch,
     task: Task,
     autocast: Callable[[], AbstractContextManager[Any]],
     device: torch.device,
 ) -> None:
-    """Has DDP arrange gradients in the order in which they come, which it else does after its first real step.
+    """Runs one throw-away backward pass so that DDP fixes its buckets before the first real step. Collective.
 
-    From three ranks on, the order in which their parts of a gradient are added up depends on where it lies: the first
-    step after a resume would round otherwise than that of a run that nobody touched. Leaves weights, buffers and
-    random numbers as they were. Collective.
+    DDP reorders its buckets after its first backward pass. From three ranks on, the order in which a gradient is summed
+    depends on its place in a bucket: the first step after a resume would round differently from an undisturbed run.
+    Weights, buffers and random numbers stay as they were.
     """
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with rng.drawing_from(0, device), autocast():

@@ -1,4 +1,4 @@
-"""From the bytes of a batch to what the model sees."""
+"""From the bytes of a batch on the host to what the model sees."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from plainloop.contracts import Batch
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on the device; copies from pinned memory do not wait."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def to_float(batch: Batch) -> Batch:

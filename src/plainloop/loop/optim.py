@@ -1,8 +1,7 @@
-"""What surrounds an optimizer: parameter groups, the rate of each, scaling with the batch, clipping.
+"""Around torch's and timm's optimizers: parameter groups, the rate of each, scaling with the batch, clipping.
 
-The optimizers themselves are torch's and timm's. Trap: `Optimizer.load_state_dict` brings back every setting of a group
-from the checkpoint, `fused` and `foreach` with the rates, and goes on in the very tensors that it was given: hand it
-ones that nobody else uses, under the config that the checkpoint was made with.
+`Optimizer.load_state_dict` restores every setting of a group, `fused` and `foreach` as well as the rates, and keeps the
+tensors that it is given: give it tensors that nobody else uses, under the config that the checkpoint was made with.
 """
 
 import math
@@ -14,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from plainloop.contracts import Schedule
 
 ScalingRule = Literal["none", "linear", "sqrt"]
 
@@ -29,16 +30,16 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Sorts the trainable parameters by rate and weight decay: groups of `params`, `lr`, `weight_decay`, `name`.
 
-    Frozen parameters are left out, shared ones appear once. Without further settings there is one group, "decay".
+    Frozen parameters are left out, shared ones appear once. By default there is one group, "decay".
 
     Args:
         lr: base rate, after scaling with the batch.
-        weight_decay: of those not exempt; None leaves it to the optimizer's own default.
+        weight_decay: of parameters that are not exempt; None takes the optimizer's default.
         no_decay: what has no weight decay: "norm" (scales and shifts of normalization layers), "bias" (every bias),
-            "model" (what a timm model itself exempts, such as position embeddings), or a glob on parameter names.
+            "model" (what a timm model exempts, such as position embeddings), or a glob on parameter names.
         layer_decay: the head learns at `lr`, each layer below at this times the rate of the one above, in timm's order
             of layers (https://arxiv.org/abs/2106.08254); None is the same rate everywhere.
-        lr_scale: glob on parameter names -> factor of the rate; the first that matches counts. None is 1 everywhere.
+        lr_scale: glob on parameter names -> factor of the rate; the first match counts. None is 1 everywhere.
 
     Raises ValueError when a glob matches no parameter, when nothing is trainable, and for a layer_decay of a model
     whose layers timm does not know.
@@ -87,43 +88,31 @@ def set_rate(optimizer: Optimizer, multiplier: float, momentum: float | None = N
             )
 
 
+def momentum_at(schedule: Schedule, step: int) -> float | None:
+    """The momentum of a schedule that has one (onecycle, cyclic)."""
+    return schedule.momentum(step) if hasattr(schedule, "momentum") else None
+
+
 def scaled_lr(lr: float, *, rule: ScalingRule, batch_size: int, base_batch_size: int) -> float:
     """The base rate for this global batch, where `lr` is the rate at `base_batch_size`.
 
     linear is for SGD (https://arxiv.org/abs/1706.02677), sqrt for adaptive optimizers.
-    Raises ValueError for any other rule.
-
-    >>> scaled_lr(0.1, rule="linear", batch_size=512, base_batch_size=256)
-    0.2
-    >>> scaled_lr(0.001, rule="sqrt", batch_size=1024, base_batch_size=256)
-    0.002
     """
-    if rule == "none":
-        return lr
     if rule == "linear":
         return lr * batch_size / base_batch_size
-    if rule == "sqrt":
-        return lr * math.sqrt(batch_size / base_batch_size)
-    raise ValueError(f"trainer.lr_scaling.rule={rule} must be none, linear or sqrt")
+    return lr * math.sqrt(batch_size / base_batch_size) if rule == "sqrt" else lr
 
 
 def scaling_text(lr: float, *, rule: ScalingRule, batch_size: int, base_batch_size: int) -> str:
     """The arithmetic of `scaled_lr`, for the plan.
 
-    >>> scaling_text(0.1, rule="linear", batch_size=512, base_batch_size=256)
-    '0.1 x 512 / 256 = 0.2'
     >>> scaling_text(0.001, rule="sqrt", batch_size=1024, base_batch_size=256)
     '0.001 x sqrt(1024 / 256) = 0.002'
-    >>> scaling_text(0.1, rule="none", batch_size=512, base_batch_size=256)
-    '0.1'
     """
     rate = scaled_lr(lr, rule=rule, batch_size=batch_size, base_batch_size=base_batch_size)
-    share = f"{batch_size} / {base_batch_size}"
-    return {
-        "none": f"{lr:g}",
-        "linear": f"{lr:g} x {share} = {rate:g}",
-        "sqrt": f"{lr:g} x sqrt({share}) = {rate:g}",
-    }[rule]
+    ratio = f"{batch_size} / {base_batch_size}"
+    factor = {"none": "", "linear": f" x {ratio}", "sqrt": f" x sqrt({ratio})"}[rule]
+    return f"{lr:g}{factor} = {rate:g}" if factor else f"{lr:g}"
 
 
 @torch.no_grad()
@@ -132,14 +121,13 @@ def clip_(
 ) -> Tensor:
     """Bounds the gradients in place and returns their total L2 norm before that, 0-d, without a wait for the device.
 
-    In this order, each None switched off: `agc`, then `norm`, then `value`; a later bound never breaks an earlier one.
-    Gradients must be unscaled.
+    Applies `agc`, then `norm`, then `value`, unless they are None. Gradients must be unscaled.
 
     Args:
         norm: greatest total L2 norm, over all parameters together.
         value: greatest absolute value of each element.
-        agc: greatest ratio of gradient to weight norm in each unit, that is, in each row of a weight and each bias as a
-            whole (https://arxiv.org/abs/2102.06171). The paper spares the classifier; this does not.
+        agc: greatest ratio of gradient norm to weight norm, in each row of a weight and in each bias as a whole
+            (https://arxiv.org/abs/2102.06171). The paper leaves the classifier out; this does not.
     """
     with_grad = [parameter for parameter in parameters if parameter.grad is not None]
     grads = [parameter.grad for parameter in with_grad if parameter.grad is not None]
@@ -159,13 +147,13 @@ def clip_(
 
 
 def _total_norm(grads: list[Tensor]) -> Tensor:
-    # torch.nn.utils.get_total_norm first sorts by device and type, which takes as long again for a small model.
+    # torch.nn.utils.get_total_norm sorts by device and type first, which doubles the time for a small model.
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
 
 
 def _clip_to_weights_(parameters: list[Tensor], grads: list[Tensor], ratio: float) -> None:
     limits = [_unit_norm(parameter) for parameter in parameters]
-    torch._foreach_clamp_min_(limits, 1e-3)  # the paper's, so that weights of zero can leave it
+    torch._foreach_clamp_min_(limits, 1e-3)  # the paper's, so that weights of zero can change
     torch._foreach_mul_(limits, ratio)
     norms = [_unit_norm(grad) for grad in grads]
     torch._foreach_clamp_min_(norms, 1e-6)
@@ -191,7 +179,7 @@ def _exempt(model: nn.Module, no_decay: Sequence[str], trainable: Mapping[str, T
                 for prefix, module in model.named_modules()
                 if "norm" in type(module).__name__.lower()  # torch's, timm's and other libraries' share no base
                 for name, parameter in module.named_parameters(recurse=False)
-                if parameter.numel() == max(parameter.shape, default=1)  # a scale or shift, whatever it is broadcast to
+                if parameter.numel() == max(parameter.shape, default=1)  # a scale or a shift of any shape
             }
         elif item == "bias":
             names |= {name for name in trainable if name.endswith("bias")}  # also in_proj_bias, q_bias
@@ -211,12 +199,12 @@ def _matching(pattern: str, names: Iterable[str], *, key: str) -> set[str]:
 
 
 def _depth_scale(model: nn.Module, layer_decay: float) -> dict[str, float]:
-    """Parameter name -> factor of the rate: 1 at the head, `layer_decay` to the power of the layers above it below."""
+    """Parameter name -> factor of the rate: `layer_decay` to the power of the number of layers above it."""
     matcher: Any = getattr(model, "group_matcher", None)
     if matcher is None:
         raise ValueError(
-            f"trainer.param_groups.layer_decay={layer_decay} needs a timm model, which knows its layers, and "
-            f"{type(model).__name__} does not; name the parts in trainer.param_groups.lr_scale instead"
+            f"trainer.param_groups.layer_decay={layer_decay} needs a timm model, which knows its layers; "
+            f"{type(model).__name__} does not; type trainer.param_groups.lr_scale={{<glob>: <factor>}} instead"
         )
     from timm.models import group_parameters
 

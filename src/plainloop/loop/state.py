@@ -1,4 +1,4 @@
-"""Everything that a step changes. Saving this and loading it again is a resume; nothing else is carried along."""
+"""Everything that a step changes. A resume loads this and nothing else."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from plainloop.contracts import Scalars
+
+# Saved counters: name in a checkpoint -> attribute of TrainState.
+COUNTERS = {name: name for name in ("step", "reported", "skipped", "skipped_in_a_row", "best", "best_step")} | {
+    "milestone": "best_for_early_stop",
+    "evaluations_without_gain": "evaluations_without_gain",
+}
 
 
 class EMA:
@@ -30,13 +36,13 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Takes in the weights after `step` finished optimizer steps. No wait for the device."""
+        """Averages the weights after `step` finished optimizer steps. No wait for the device."""
         if self._averaged is None:
-            ours, theirs = self.model.state_dict(keep_vars=True), model.state_dict(keep_vars=True)
-            pairs = [(ours[name], theirs[name]) for name in ours]
-            averaged = [(own, other) for own, other in pairs if own.is_floating_point()]
-            self._averaged = ([own.data for own, _ in averaged], [other.data for _, other in averaged])
-            self._copied = [(own, other) for own, other in pairs if not own.is_floating_point()]
+            states = (self.model.state_dict(keep_vars=True), model.state_dict(keep_vars=True))
+            own, other = ([value.data for value in state.values() if value.is_floating_point()] for state in states)
+            self._averaged = own, other
+            integers = ([value for value in state.values() if not value.is_floating_point()] for state in states)
+            self._copied = list(zip(*integers, strict=True))
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(*self._averaged, 1 - decay)
         for own, other in self._copied:
@@ -46,8 +52,8 @@ class EMA:
 class Window:
     """What has been measured since the last log row.
 
-    Values stay where they are until `read`, so adding costs no work on the device. The rows are kept one by one, not
-    summed up: a mean taken over them does not depend on where a save or a resume fell.
+    Values stay on the device until `read`, so adding costs nothing. Rows are kept one by one, not summed, so that
+    their mean does not depend on where a save or a resume fell.
     """
 
     def __init__(self) -> None:
@@ -55,7 +61,7 @@ class Window:
         self._pending: list[dict[str, Tensor | float]] = []
 
     def add(self, step: int, share: Tensor | float, scalars: Scalars) -> None:
-        """One micro-batch of the step that makes `step` finished ones; `share` of the global batch is in it."""
+        """Adds a micro-batch of the update that finishes step `step`; it is `share` of the global batch."""
         self._pending.append({"step": step, "share": share, **scalars})
 
     def read(self) -> list[dict[str, float]]:
@@ -76,7 +82,7 @@ class Window:
 
 
 def _to_host(tensors: list[Tensor]) -> list[float]:
-    """Values of 0-d tensors, in one copy per data type: to convert on the device could round (MPS has no float64)."""
+    """Values of 0-d tensors, in one copy per data type: converting on the device could round (MPS has no float64)."""
     positions: dict[torch.dtype, list[int]] = {}
     for position, tensor in enumerate(tensors):
         positions.setdefault(tensor.dtype, []).append(position)
@@ -90,7 +96,7 @@ def _to_host(tensors: list[Tensor]) -> list[float]:
 def means(rows: list[dict[str, float]]) -> dict[str, float]:
     """Mean over steps of each step's mean over ranks and micro-batches, weighted by their share of the batch.
 
-    Steps whose update was skipped count for nothing but the share of skipped ones.
+    A skipped step counts only in "skipped", the share of skipped steps.
 
     >>> means(
     ...     [
@@ -130,22 +136,13 @@ class TrainState:
     reported: int = 0  # the last step whose row, evaluation and save were complete
     skipped: int = 0  # updates left out because of non-finite gradients
     skipped_in_a_row: int = 0
-    best: float | None = None  # of the task's monitor
+    best: float | None = None  # value of the monitored metric
     best_step: int | None = None
-    milestone: float | None = None  # the value that early stopping compares with
+    best_for_early_stop: float | None = None  # the value that early stopping compares with
     evaluations_without_gain: int = 0
     window: Window = field(default_factory=Window)
 
-    _COUNTERS = (
-        "step",
-        "reported",
-        "skipped",
-        "skipped_in_a_row",
-        "best",
-        "best_step",
-        "milestone",
-        "evaluations_without_gain",
-    )
+    stopped_early: str = ""  # why training ended before its last step; follows from the rest, not saved
 
     @property
     def evaluated(self) -> nn.Module:
@@ -160,20 +157,18 @@ class TrainState:
             "scaler": self.scaler.state_dict(),
             "ema": self.ema.model.state_dict() if self.ema else None,
             "windows": [self.window.rows] if windows is None else windows,
-            **{name: getattr(self, name) for name in self._COUNTERS},
+            **{name: getattr(self, attribute) for name, attribute in COUNTERS.items()},
         }
 
     def load_state_dict(self, saved: dict[str, Any], *, rank: int = 0, world_size: int = 1) -> None:
-        """Takes over all of `saved`; rows that more ranks than now have left in the log window are shared out.
+        """Loads all of `saved`; the rows of the log window are divided among the ranks that there are now.
 
         Raises ValueError when a part is missing, unknown or of another shape.
         """
-        expected = {"model", "optimizer", "scaler", "ema", "windows", *self._COUNTERS}
+        expected = {"model", "optimizer", "scaler", "ema", "windows", *COUNTERS}
         if saved.keys() != expected:
-            raise ValueError(
-                f"the checkpoint does not hold a run's state: missing {sorted(expected - saved.keys())}, "
-                f"unknown {sorted(saved.keys() - expected)}"
-            )
+            missing, unknown = sorted(expected - saved.keys()), sorted(saved.keys() - expected)
+            raise ValueError(f"the checkpoint holds no run's state: missing {missing}, unknown {unknown}")
         if (saved["ema"] is None) != (self.ema is None):
             raise ValueError("trainer.ema_decay is on in only one of checkpoint and config; set it as it was")
         _load_weights(self.model, saved["model"])
@@ -181,17 +176,18 @@ class TrainState:
             _load_weights(self.ema.model, saved["ema"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
-        for name in self._COUNTERS:
-            setattr(self, name, saved[name])
+        for name, attribute in COUNTERS.items():
+            setattr(self, attribute, saved[name])
         self.window.clear()
         self.window.rows = [dict(row) for window in saved["windows"][rank::world_size] for row in window]
 
     def finite(self) -> bool:
-        """Whether every weight, average and optimizer tensor is a number. Waits for the device."""
+        """Whether every weight, average and optimizer tensor is finite. Waits for the device once."""
         tensors = [*self.model.state_dict().values(), *(self.ema.model.state_dict().values() if self.ema else [])]
         tensors += [value for entry in self.optimizer.state.values() for value in entry.values()]
         numbers = [value for value in tensors if isinstance(value, Tensor) and value.is_floating_point()]
-        return bool(torch.stack([value.isfinite().all().to("cpu", non_blocking=False) for value in numbers]).all())
+        device = numbers[0].device  # some optimizers keep their step counts on the host
+        return bool(torch.stack([value.isfinite().all().to(device, non_blocking=True) for value in numbers]).all())
 
 
 def _load_weights(model: nn.Module, saved: dict[str, Tensor]) -> None:

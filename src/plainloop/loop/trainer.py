@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,20 +14,22 @@ from torch import nn
 
 from plainloop.contracts import Augment, Batch, Data, Schedule, Split, Task
 from plainloop.distributed import collectives
-from plainloop.errors import NonFinite, Preempted
-from plainloop.loop.agreement import Agreement, Verdict
-from plainloop.loop.micro_batches import lay_out_buckets, no_sync, shares_of, split
-from plainloop.loop.optim import clip_, set_rate
+from plainloop.errors import BadData, NonFinite, Preempted
+from plainloop.loop.agreement import Agreement, Decision
+from plainloop.loop.micro_batches import fix_ddp_bucket_order, no_sync, shares_of, split
+from plainloop.loop.monitor import Monitor
+from plainloop.loop.normalize import to_device
+from plainloop.loop.optim import clip_, momentum_at, set_rate
 from plainloop.loop.state import TrainState, means
-from plainloop.loop.stopwatch import Stopwatch
+from plainloop.loop.stopwatch import Stopwatch, closing_workers
 from plainloop.system import rng
-from plainloop.system.preempt import Preemption
+from plainloop.system.signals import Preemption
 
 SPLITS: tuple[Split, ...] = ("val", "train")  # what each evaluation measures, unless the data have `eval_splits`
 
 
 class Recorder(Protocol):
-    """Where rows, saves and heartbeats go. Ranks other than 0 have one that does nothing."""
+    """Writes rows, checkpoints and heartbeats. Ranks other than 0 have one that does nothing."""
 
     folder: Path
 
@@ -38,34 +40,34 @@ class Recorder(Protocol):
     def save(self, state: TrainState, windows: list[Any], *, best: bool, required: bool) -> None: ...
 
     def bad_step(self, step: int, *, lr: float, samples: list[int], skipped: bool) -> str:
-        """Puts on disk what is needed to look at the step again; the command that replays it."""
+        """Writes down a step with a bad number; the command that replays it."""
         ...
 
 
 class Interrupted(Exception):
-    """An evaluation was left half-way because the run was asked to stop; it is done again after the resume."""
+    """An evaluation ended half-way because the run was asked to stop; a resume does it again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """Trains for `steps` optimizer steps; durations are in steps, None switches off."""
+    """Trains for `steps` optimizer steps. Durations are in steps; None switches off."""
 
-    # What it works with.
     task: Task
     data: Data
     augment: Sequence[Augment]
     schedule: Schedule
-    prepare: Callable[[Batch], Batch]  # images to float in [0, 1]
-    normalize: Callable[[Batch], Batch]  # and then to what the model sees
+    prepare: Callable[[Batch], Batch]  # images to float in [0, 1], before the augmentations
+    normalize: Callable[[Batch], Batch]  # to what the model sees, after them
     recorder: Recorder
     preemption: Preemption
     device: torch.device
 
-    # What it is told.
     seed: int
     steps: int
     steps_per_epoch: int
     base_lr: float
+    best_by: Monitor  # the metric of the best evaluation
+    stop_by: Monitor  # the metric of early stopping
     precision: torch.dtype = torch.float32
     accumulate: int = 1  # micro-batches of a rank per step
     clip_norm: float | None = None
@@ -77,22 +79,22 @@ class Trainer:
     save_every_s: float | None = None
     save_best: bool = True
     patience: int | None = None  # evaluations without gain
-    min_delta: float = 0.0
+    min_delta: float = 0.0  # a smaller gain does not count for `patience`; it may still be the best
     skip_nonfinite: bool = False
-    max_skips: int = 20  # in a row
+    max_skips: int = 10  # in a row
 
     def fit(self, state: TrainState, model: nn.Module) -> None:
-        """Trains on from `state.step`. `model` runs the forward pass: state.model, or a wrapper of it. Collective.
+        """Trains from `state.step` to the end. `model` runs the forward pass: state.model or its wrapper. Collective.
 
-        Raises Preempted when asked to stop, after saving, and NonFinite for a loss, gradient, or all metrics of NaN.
+        Raises Preempted when asked to stop, after saving; NonFinite for a loss, gradient or all metrics that are not
+        numbers; BadData when the batches end too early.
         """
-        meeting = Agreement(self.preemption, start=state.step, save_every_s=self.save_every_s)
+        agreement = Agreement(self.preemption, start=state.step, save_every_s=self.save_every_s)
         watch = Stopwatch(state.step)
-        if state.reported < state.step and self.is_log_step(state.step):
-            self.settle(state, watch, Verdict())
+        if state.reported < state.step and self.is_log_step(state.step):  # a resume from a stop during an evaluation
+            self.log_evaluate_save(state, watch, Decision())
         if self.has_ended(state):
-            self.judge(state)
-            return
+            return self.check_metric_was_ever_finite(state)
         model.train()
         first = state.step
         batches = self.data.train_batches(first, self.steps, self.seed)
@@ -100,44 +102,47 @@ class Trainer:
             for batch in fetched:
                 rng.seed_all(rng.fold(rng.STEP, self.seed, state.step, collectives.rank()), self.device)
                 set_rate(state.optimizer, self.schedule(state.step), momentum_at(self.schedule, state.step))
-                batch = self.prepare(to(self.device, batch))
+                batch = self.prepare(to_device(batch, self.device))
                 for function in self.augment:
                     batch = function(batch, state.step)
                 batch = self.normalize(batch)
                 if state.step == first and collectives.world_size() > 2:  # a sum of two has one order
-                    lay_out_buckets(model, split(batch, self.accumulate)[0], self.task, self.autocast, self.device)
+                    micro_batch = split(batch, self.accumulate)[0]
+                    fix_ddp_bucket_order(model, micro_batch, self.task, self.autocast, self.device)
                 skipped = self.update(model, state, batch)
                 state.step += 1
                 self.recorder.advance(state.step)
                 if skipped:
-                    self.note_bad(state.step, batch, skipped=True)
-                elif not (self.meets_host(state.step) or meeting.due(state.step)):
+                    self.record_bad_step(state.step, batch, skipped=True)
+                elif not (self.meets_host(state.step) or agreement.due(state.step)):
                     continue
 
                 # The only place where the host waits for the device, and where ranks talk outside of an update.
-                verdict = meeting.meet(state.step, self.take_stock(state))
-                self.check(state, verdict.bad_step)
-                self.settle(state, watch, verdict)
+                decision = agreement.synchronize(state.step, self.read_window(state))
+                self.raise_if_nonfinite(state, decision.bad_step)
+                self.log_evaluate_save(state, watch, decision)
                 if self.has_ended(state):
-                    self.judge(state)
-                    return
+                    return self.check_metric_was_ever_finite(state)
                 model.train()
-                meeting.resume_clock(state.step)
+                agreement.restart_clock(state.step)
+        hint = f"train_batches({first}, {self.steps}, seed) must give {self.steps - first} batches"
+        raise BadData(f"the training data ended after step {state.step} of {self.steps}", hint=hint)
 
-    def settle(self, state: TrainState, watch: Stopwatch, verdict: Verdict) -> None:
-        """After a step that meets the host: logs, evaluates, saves what is due. Raises Preempted when asked to stop."""
-        best = self.is_log_step(state.step) and self.report(state, watch)
+    def log_evaluate_save(self, state: TrainState, watch: Stopwatch, decision: Decision) -> None:
+        """Logs, evaluates and saves what is due after this step. Raises Preempted when asked to stop."""
+        best = self.is_log_step(state.step) and self.log_and_evaluate(state, watch)
         ended = self.has_ended(state)
-        required = verdict.stop or ended
-        if required or verdict.save or self.is_due(state.step, self.save_every) or (best and self.save_best):
-            self.save(state, best=best and self.save_best, required=required)
-        if verdict.stop and not ended:
+        required = decision.stop or ended
+        if required or decision.save or self.is_due(state.step, self.save_every) or (best and self.save_best):
+            with watch.paused():
+                self.save(state, best=best and self.save_best, required=required)
+        if decision.stop and not ended:
             raise Preempted(state.step, self.recorder.folder)
 
     def update(self, model: nn.Module, state: TrainState, batch: Batch) -> bool:
-        """One optimizer step on this rank's rows of the global batch; whether all ranks know that they left it out.
+        """One optimizer step on this rank's rows of the global batch. Override this to train in another way.
 
-        Override this to train in another way.
+        Returns whether the step was skipped, where all ranks know that already.
         """
         buffers = [buffer.clone() for buffer in state.model.buffers()] if self.skip_nonfinite else []
         micro_batches = split(batch, self.accumulate)
@@ -154,16 +159,15 @@ class Trainer:
             losses.append(scalars["loss"])
         state.scaler.unscale_(state.optimizer)
         skip = False
-        if self.reads_norm(state):
+        if self.needs_grad_norm(state):
             norm = clip_(state.model.parameters(), norm=self.clip_norm, value=self.clip_value, agc=self.clip_agc)
             bad = ~norm.isfinite()
             if self.skip_nonfinite:
                 bad = collectives.max_((~torch.stack([norm, *losses]).isfinite()).any().float()).bool()
                 skip = bool(bad)  # Waits for the device, once per step: the plan says so.
-            state.window.add(
-                state.step + 1, 1.0, {"grad_norm": norm} | ({"skipped": bad} if self.may_skip(state) else {})
-            )
-        if skip:  # BatchNorm has taken in the bad batch by now
+            skipped = {"skipped": bad} if self.may_skip(state) else {}
+            state.window.add(state.step + 1, 1.0, {"grad_norm": norm} | skipped)
+        if skip:  # BatchNorm has counted the bad batch already
             for buffer, before in zip(state.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
         else:
@@ -182,17 +186,17 @@ class Trainer:
         metrics = self.task.metrics()
         model.eval()
         draws = rng.drawing_from(rng.fold(rng.EVAL, self.seed), self.device)
-        with draws, torch.no_grad(), closing(self.data.eval_batches(split)) as batches:
+        with draws, torch.no_grad(), closing_workers(self.data.eval_batches(split)) as batches:
             for batch in batches:
-                batch = self.normalize(self.prepare(to(self.device, batch)))
+                batch = self.normalize(self.prepare(to_device(batch, self.device)))
                 with self.autocast():
                     metrics.update(self.task.predict(model, batch), batch)
                 if self.preemption.requested and collectives.world_size() == 1:
                     raise Interrupted
             return metrics.compute()
 
-    def report(self, state: TrainState, watch: Stopwatch) -> bool:
-        """Logs the window, evaluates where that is due. Returns whether the state is the best so far."""
+    def log_and_evaluate(self, state: TrainState, watch: Stopwatch) -> bool:
+        """Logs the window, and evaluates if that is due. Returns whether the state is the best so far."""
         rows = [row for rows in collectives.gather(state.window.rows) for row in rows]
         row = {"epoch": state.step / self.steps_per_epoch}
         row |= {f"train/{key}": value for key, value in means(rows).items()}
@@ -209,7 +213,7 @@ class Trainer:
                 raise Preempted(state.step, self.recorder.folder) from None
             for split, values in measured.items():
                 row |= {f"{'train_eval' if split == 'train' else split}/{key}": value for key, value in values.items()}
-            best = self.take_in(state, row[f"val/{self.task.monitor}"])
+            best = self.update_best(state, measured["val"])
         state.window.clear()
         state.reported = state.step
         self.recorder.row(state.step, row, best=best)
@@ -223,19 +227,20 @@ class Trainer:
         self.recorder.save(state, windows, best=best, required=required)
         collectives.barrier()
 
-    def take_in(self, state: TrainState, value: float) -> bool:
-        """Whether `value` is the best so far; NaN never is. Counts what early stopping needs."""
-        sign = 1.0 if self.task.mode == "max" else -1.0
-        gain = math.isfinite(value) and (state.milestone is None or sign * (value - state.milestone) > self.min_delta)
-        state.milestone = value if gain else state.milestone
+    def update_best(self, state: TrainState, metrics: dict[str, float]) -> bool:
+        """Whether this evaluation is the best so far. Counts evaluations without gain for early stopping."""
+        value = self.stop_by.value(metrics)
+        gain = self.stop_by.is_better(value, state.best_for_early_stop, by=self.min_delta)
+        state.best_for_early_stop = value if gain else state.best_for_early_stop
         state.evaluations_without_gain = 0 if gain else state.evaluations_without_gain + 1
-        best = math.isfinite(value) and (state.best is None or sign * (value - state.best) > 0)
+        value = self.best_by.value(metrics)
+        best = self.best_by.is_better(value, state.best)
         if best:
             state.best, state.best_step = value, state.step
         return best
 
-    def check(self, state: TrainState, bad_step: int | None) -> None:
-        """Raises NonFinite for a step that all ranks know to be bad, or for too many skips in a row. Collective."""
+    def raise_if_nonfinite(self, state: TrainState, bad_step: int | None) -> None:
+        """Raises NonFinite for a bad step that all ranks know of, or for too many skips in a row. Collective."""
         if bad_step is None and state.skipped_in_a_row <= self.max_skips:
             return
         where, cause = f"step {bad_step}", "the loss or a gradient is not a number"
@@ -245,78 +250,67 @@ class Trainer:
             scale = f" (scale {state.scaler.get_scale():g})" if state.scaler.is_enabled() else ""
             cause = f"{state.skipped_in_a_row} updates in a row were skipped{scale}: {cause}"
         batch = next(iter(self.data.train_batches(bad_step - 1, bad_step, self.seed)))
-        hint = self.note_bad(bad_step, batch, skipped=False)
+        hint = self.record_bad_step(bad_step, batch, skipped=False)
         raise NonFinite(f"{where}, learning rate {self.rate(bad_step):g}: {cause}", hint=hint)
 
-    def note_bad(self, step: int, batch: Batch, *, skipped: bool) -> str:
-        """Puts a bad step on disk; the command that replays it. Collective. Waits for the device."""
+    def record_bad_step(self, step: int, batch: Batch, *, skipped: bool) -> str:
+        """Writes down a bad step; the command that replays it. Collective. Waits for the device."""
         samples = [index for part in collectives.gather(batch["index"].tolist()) for index in part]
         return self.recorder.bad_step(step, lr=self.rate(step), samples=samples, skipped=skipped)
 
     def rate(self, step: int) -> float:
-        """The base rate of the update that made `step` finished ones."""
+        """The base rate of the update that finished step `step`."""
         return self.base_lr * self.schedule(step - 1)
 
-    def judge(self, state: TrainState) -> None:
-        """Raises NonFinite at the end of a run whose evaluations never gave a number: then no weights are the best."""
-        if state.best is None and (count := state.evaluations_without_gain):
-            what = f"val/{self.task.monitor} was not a number in any of the {count} evaluations"
-            hint = "look at the task's metric, or type trainer.eval_every=never"
-            raise NonFinite(f"{what}: no weights are the best", hint=hint)
-
-    def take_stock(self, state: TrainState) -> int | None:
-        """Waits for the device, reads what was measured, counts skipped updates; the first step with a bad number."""
+    def read_window(self, state: TrainState) -> int | None:
+        """Waits for the device, reads what was measured, counts skipped updates. Returns the first bad step."""
         bad_step = None
         for row in state.window.read():
             if "skipped" in row:
                 state.skipped += int(row["skipped"])
                 state.skipped_in_a_row = state.skipped_in_a_row + 1 if row["skipped"] else 0
-            suspects = ("loss",) if self.may_skip(state) else ("loss", "grad_norm")
-            excused = self.skip_nonfinite
-            if bad_step is None and not excused and not all(math.isfinite(row.get(key, 0.0)) for key in suspects):
+            # A gradient scaler skips steps whose gradients overflow; that is no error.
+            checked = ("loss",) if self.may_skip(state) else ("loss", "grad_norm")
+            finite = all(math.isfinite(row.get(key, 0.0)) for key in checked)
+            if bad_step is None and not finite and not self.skip_nonfinite:
                 bad_step = int(row["step"])
         return bad_step
 
     def may_skip(self, state: TrainState) -> bool:
         return self.skip_nonfinite or state.scaler.is_enabled()
 
-    def reads_norm(self, state: TrainState) -> bool:
-        """Whether the gradient norm of the coming update is needed: it costs a pass over all gradients."""
+    def needs_grad_norm(self, state: TrainState) -> bool:
+        """Whether the coming update needs the gradient norm, which costs a pass over all gradients."""
         clips = self.clip_norm is not None or self.clip_value is not None or self.clip_agc is not None
         return clips or self.may_skip(state) or self.is_log_step(state.step + 1)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == torch.float32:
-            return contextlib.nullcontext()  # one that is off costs a step a fifth of what the whole loop does
+            return contextlib.nullcontext()  # a disabled torch.autocast takes a fifth of the loop's own time
         return torch.autocast(self.device.type, self.precision)
 
     def is_log_step(self, step: int) -> bool:
-        """Whether a row is logged after this step. A save leaves none: it may fall anywhere and shows no seam."""
+        """Whether a row is logged after this step. Saves log none, so that the rows do not depend on them."""
         return self.is_due(step, self.log_every) or self.is_due(step, self.eval_every)
 
     def meets_host(self, step: int) -> bool:
-        """From the config alone: something is logged, evaluated or saved after this step."""
+        """Whether the config says that something is logged, evaluated or saved after this step."""
         return self.is_log_step(step) or self.is_due(step, self.save_every)
 
     def is_due(self, step: int, every: int | None) -> bool:
         return every is not None and (step % every == 0 or step == self.steps)
 
     def has_ended(self, state: TrainState) -> bool:
-        """All steps are done, or early stopping has had its fill."""
-        if state.step == self.steps:
-            return True
-        return self.patience is not None and state.evaluations_without_gain >= self.patience
+        """Whether all steps are done or training stops early; notes in the state why it does."""
+        if self.patience is not None and state.evaluations_without_gain >= self.patience and state.step < self.steps:
+            count = state.evaluations_without_gain
+            state.stopped_early = f"no better val/{self.stop_by.metric} for {count} evaluations"
+        return state.step == self.steps or bool(state.stopped_early)
 
-
-def to(device: torch.device, batch: Batch) -> Batch:
-    """The batch on the device; copies from pinned memory do not wait."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-
-
-def closing(batches: Iterator[Batch]) -> contextlib.AbstractContextManager[Iterator[Batch]]:
-    """Ends what an unfinished iteration holds, data workers above all; what cannot be closed holds nothing."""
-    return contextlib.closing(batches) if isinstance(batches, Generator) else contextlib.nullcontext(batches)
-
-
-def momentum_at(schedule: Schedule, step: int) -> float | None:
-    return schedule.momentum(step) if hasattr(schedule, "momentum") else None
+    def check_metric_was_ever_finite(self, state: TrainState) -> None:
+        """Raises NonFinite at the end of a run whose evaluations never gave a number: then no weights are the best."""
+        if state.best is None and self.eval_every is not None:
+            count = math.ceil(state.step / self.eval_every)
+            what = f"val/{self.best_by.metric} was not a number in any of the {count} evaluations"
+            hint = "look at the task's metric, or type trainer.eval_every=never"
+            raise NonFinite(f"{what}: no weights are the best", hint=hint)

@@ -23,7 +23,7 @@ from plainloop.run.resume import take_up
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.journal import Journal, attempt
 from plainloop.run_dir.recorder import Recorder, Silent
-from plainloop.system.preempt import Preemption
+from plainloop.system.signals import Preemption
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,12 +39,12 @@ def run(config: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     with process_group.process_group(config["device"], timeout_s=told["timeout_s"]), Preemption() as preemption:
         folder, started = collectives.from_rank_0([str(folder), time.time_ns()])
         folder, rank = Path(folder), collectives.rank()
-        notes = ranks.meeting_place() or folder / f"{failures.OF_A_RUN}{started}"
+        notes = ranks.rendezvous_folder() or folder / f"{failures.NOTES_PREFIX}{started}"
         ours = attempt(folder, config["plugins"]) if rank == 0 else nullcontext()
         with (
-            failures.noted(notes, rank=rank),
+            failures.recording(notes, rank=rank),
             ours as journal,
-            failures.blamed(notes, journal, rank=rank),
+            failures.raising_root_cause(notes, journal, rank=rank),
             backend.errors_explained(told["accumulate"]),
             process_group.lost_peers_named(told["timeout_s"]),
         ):

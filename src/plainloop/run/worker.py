@@ -1,8 +1,7 @@
-"""One rank of a run: what `launch` starts, with the folder where the ranks meet as its only argument."""
+"""One rank of a run: what `launch` starts, with the folder that the ranks share as its only argument."""
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import json
 import logging
@@ -16,23 +15,23 @@ from typing import Any
 from plainloop.distributed import failures, ranks
 from plainloop.errors import Preempted, RunError
 from plainloop.system import storage
+from plainloop.system.processes import end_with_parent
 
-PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
-INTERRUPTED = 130  # as shells count it
+INTERRUPTED = 130  # as shells count it: 128 + SIGINT
 
 
-def main(meeting: Path) -> None:
-    """Leaves with the run's exit code. What there is to say about the end is in the folder: the parent says it."""
-    job = json.loads((meeting / "job.json").read_text())
-    die_with(job["parent"])
+def main(shared: Path) -> None:
+    """Exits with the run's code. How the run ended is in the shared folder, where the parent reads it."""
+    job = json.loads((shared / "job.json").read_text())
+    end_with_parent(job["parent"])
     sys.argv[:] = job["argv"]
     code = RunError.code
-    with (meeting / f"rank{ranks.rank()}.stack").open("w") as stack:
+    with (shared / f"rank{ranks.rank()}.stack").open("w") as stack:
         faulthandler.enable()
         faulthandler.register(signal.SIGUSR1, file=stack, all_threads=True)
         try:
-            with failures.noted(meeting, rank=ranks.rank()):
-                code = work(job, meeting)
+            with failures.recording(shared, rank=ranks.rank()):
+                code = work(job, shared)
         except RunError as error:
             code = error.code
         finally:
@@ -42,40 +41,28 @@ def main(meeting: Path) -> None:
             os._exit(code)  # at once: backends and threads of libraries may wait for ranks that are gone
 
 
-def work(job: dict[str, Any], meeting: Path) -> int:
+def work(job: dict[str, Any], shared: Path) -> int:
+    """Trains; writes how the run ended for this rank. A rank that leaves without this has died."""
     from plainloop.run.run import run
+
+    def end(**values: Any) -> None:
+        storage.write_json(shared / f"rank{ranks.rank()}.json", values)
 
     if ranks.rank() == 0 and job["logging"]:
         logging.config.dictConfig(job["logging"])
     try:
         summary = run(job["config"], Path(job["folder"]))
     except Preempted as stop:
-        end(meeting, ending="preempted", step=stop.step, folder=str(stop.folder))
+        end(ending="preempted", step=stop.step, folder=str(stop.folder))
         return stop.code
     except KeyboardInterrupt:
-        end(meeting, ending="interrupted")
+        end(ending="interrupted")
         return INTERRUPTED
-    except failures.RankFailed as error:
-        end(meeting, ending="failed")
-        return error.code
     except BaseException:
-        end(meeting, ending="failed")
+        end(ending="failed")
         raise
-    end(meeting, ending="done", summary=summary)
+    end(ending="done", summary=summary)
     return 0
-
-
-def end(meeting: Path, **words: Any) -> None:
-    """Whoever leaves without this has died."""
-    storage.write_json(meeting / f"rank{ranks.rank()}.json", words)
-
-
-def die_with(parent: int) -> None:
-    """However the parent dies, this process does at once, and its data workers with it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(RunError.code)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from plainloop.distributed import ranks
 from plainloop.sweep.slurm.port import PORTS
 
 PORT = "PLAINLOOP_PORT"  # a free one of the first node, found by the batch script
-VARIABLES = (*ranks.OURS, "MASTER_ADDR", "MASTER_PORT", ranks.MEETING)
+VARIABLES = (*ranks.OURS, "MASTER_ADDR", "MASTER_PORT", ranks.RENDEZVOUS)
 
 
 def take_place() -> int:

@@ -1,0 +1,35 @@
+"""The metric that decides which evaluation is the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from plainloop.errors import BadConfig
+
+
+@dataclass(frozen=True)
+class Monitor:
+    metric: str  # of the validation set, without its split: top1, loss
+    mode: Literal["max", "min"]
+
+    def value(self, metrics: Mapping[str, float]) -> float:
+        """Raises BadConfig when an evaluation gives no such metric."""
+        if self.metric not in metrics:
+            raise BadConfig(
+                f"checkpoint.monitor or trainer.early_stop.monitor is {self.metric}, which no evaluation gives",
+                hint=f"type one of {', '.join(metrics)}",
+            )
+        return metrics[self.metric]
+
+    def is_better(self, value: float, than: float | None, *, by: float = 0.0) -> bool:
+        """Whether a value is better than the best so far by more than `by`. NaN and infinities never are.
+
+        >>> monitor = Monitor("loss", "min")
+        >>> monitor.is_better(0.5, None), monitor.is_better(0.5, 0.6), monitor.is_better(0.5, 0.6, by=0.2)
+        (True, True, False)
+        """
+        gain = (value - than if self.mode == "max" else than - value) if than is not None else math.inf
+        return math.isfinite(value) and gain > by

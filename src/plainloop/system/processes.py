@@ -1,0 +1,34 @@
+"""What this process may use of the machine's CPUs, and that it ends when its parent does. No torch here."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
+
+
+def num_cpus(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """The CPUs that this process may use: its affinity, and no more than a container's quota gives."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # version 2 of cgroups, and 1
+        paths = [cgroups / name for name in names]
+        if all(path.is_file() for path in paths):
+            quota, period = " ".join(path.read_text() for path in paths).split()
+            if quota not in ("max", "-1"):
+                count = min(count, max(1, int(quota) // int(period)))
+    return count
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """Has the kernel kill this process when its parent ends, however that ends (Linux only).
+
+    Ends this process at once if `parent`, the process that started it, is gone already.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
