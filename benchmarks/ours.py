@@ -15,14 +15,13 @@ from plainloop.config.check.check import check
 from plainloop.config.compose.composer import Composer
 from plainloop.config.compose.origin import Origin
 from plainloop.config.durations import clock_of
-from plainloop.config.settings import CheckpointSettings, TrainerSettings
+from plainloop.config.settings import TrainerSettings
 from plainloop.distributed import process_group
-from plainloop.loop.normalize import Normalize, to_float
 from plainloop.loop.state import TrainState
 from plainloop.loop.trainer import Trainer
 from plainloop.run import backend
-from plainloop.run.parts import base_rate, build_data, build_model, build_schedule, build_state
-from plainloop.run.run import loop_settings
+from plainloop.run.parts import build_model, build_state
+from plainloop.run.run import build_trainer
 from plainloop.run_dir.recorder import Silent
 from plainloop.system.signals import Preemption
 
@@ -55,29 +54,15 @@ def ours(overrides: Sequence[str], *, model: nn.Module | None = None) -> Ours:
         raise ValueError(composed.problems)
     config = check(composed.config, origin=Origin(overrides, composer=composer), known=composed.problems).config
     clock = clock_of(config)
-    told = settings(TrainerSettings, config["trainer"], clock)
-    saving = settings(CheckpointSettings, config["checkpoint"], clock)
+    args = settings(TrainerSettings, config["trainer"], clock)
     make = functools.partial(build, clock=clock, plugins=config["plugins"])
     device = process_group.pick_device(config["device"])
-    backend.prepare(deterministic=told.deterministic, detect_anomaly=told.detect_anomaly)
-    data, augment = build_data(config, make)
-    model = build_model(config, told, device, make) if model is None else model.to(device)
-    state = build_state(config, told, model, device, make)
-    trainer = Trainer(
-        task=make(config["task"]),
-        data=data,
-        augment=augment,
-        schedule=build_schedule(config, make),
-        prepare=to_float,
-        normalize=Normalize(**means(config), device=device, channels_last=told.channels_last),
-        recorder=Silent(Path()),
-        preemption=Preemption(),
-        device=device,
-        seed=config["seed"],
-        base_lr=base_rate(config),
-        **loop_settings(told, saving, clock),
-    )
-    return Ours(trainer, state, backend.wrap(model, told, device), config)
+    backend.prepare(deterministic=args.deterministic, detect_anomaly=args.detect_anomaly, cudnn_benchmark="auto")
+    model = build_model(config, args, device, make) if model is None else model.to(device)
+    state = build_state(config, args, model, device, make)
+    silent = {"recorder": Silent(Path()), "preemption": Preemption()}
+    trainer, wrapped = build_trainer(config, state, make(config["task"]), **silent)
+    return Ours(trainer, state, wrapped, config)
 
 
 def means(config: dict[str, Any]) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def test_between_two_changes_of_ranks_the_run_is_exact(
 def test_buckets_that_ddp_lays_out_after_the_first_step_would_be_noticed(
     tmp_path: Path, through: tuple[Path, dict[int, list[int]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "lay_out_buckets", lambda *given: None)
+    monkeypatch.setattr(trainer, "fix_ddp_bucket_order", lambda *given: None)
     for name, worlds in (("alone", [(4, STEPS)]), ("stopped", [(4, 24), (4, STEPS)])):
         shutil.copytree(through[0].parent / "before", tmp_path / name)
         seen(checked(*ELSEWHERE), tmp_path / name, worlds)

@@ -143,7 +143,7 @@ def test_a_port_that_is_taken_is_told_with_the_way_out(tmp_path: Path) -> None:
         said, _ = process.communicate(timeout=LONGEST_S)
     assert process.returncode == BadConfig.code, said
     assert f"MASTER_PORT={port} cannot be used: Address already in use" in said
-    assert "leave MASTER_PORT out: a free way to meet is found" in said
+    assert "leave MASTER_PORT out: the ranks find each other without it" in said
 
 
 def test_notes_of_an_earlier_failure_are_swept_at_the_next_start(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from plainloop.contracts import Batch, Facts, Split
 from plainloop.distributed import collectives
+from plainloop.loop.monitor import Monitor
 from plainloop.loop.normalize import Normalize, to_float
 from plainloop.loop.state import EMA, TrainState
 from plainloop.loop.trainer import Trainer
@@ -139,7 +140,9 @@ def toy_trainer(recorder: Any = None, *, steps: int = 12, **settings: Any) -> Tr
         "log_every": 4,
         "eval_every": 5,
     }
-    return Trainer(**given | settings)
+    task = (given | settings)["task"]
+    monitors = dict.fromkeys(("best_by", "stop_by"), Monitor(task.monitor, task.mode))
+    return Trainer(**given | monitors | settings)
 
 
 def clone(tree: Any) -> Any:

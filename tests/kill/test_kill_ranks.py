@@ -53,7 +53,7 @@ def kill_after(seconds: float, children: list[Child], rank: int, meeting: Path) 
     if not any(child.has_ended() for child in children):
         children[rank].kill(signal.SIGKILL)
         # As the launcher does, which sees it at once: the other need not wait for what the killed one would write.
-        failures.note(meeting, Failure(rank, "killed by SIGKILL", LostPeer.code, LostPeer.reason, time=time.time()))
+        failures.write(meeting, Failure(rank, "killed by SIGKILL", LostPeer.code, LostPeer.reason, time=time.time()))
 
 
 def kill(kills: int, folder: Path) -> None:

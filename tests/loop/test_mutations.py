@@ -59,9 +59,9 @@ class Noisy(ToyData):
 
 
 class Loop(Trainer):
-    def report(self, state: TrainState, watch: Any) -> bool:
+    def log_and_evaluate(self, state: TrainState, watch: Any) -> bool:
         self.task.step = state.step  # type: ignore[attr-defined]
-        return super().report(state, watch)
+        return super().log_and_evaluate(state, watch)
 
 
 def noise(batch: Any, step: int) -> Any:

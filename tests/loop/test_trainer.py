@@ -48,7 +48,7 @@ class Careless(Watched):
     def evaluate(self, model: nn.Module, split: Any) -> dict[str, float]:
         return {"top1": 0.0}
 
-    def reads_norm(self, state: TrainState) -> bool:
+    def needs_grad_norm(self, state: TrainState) -> bool:
         state.model.head.bias.sum().item()
         return False
 
@@ -80,14 +80,14 @@ def test_no_value_leaves_the_device_between_log_and_agreement_steps() -> None:
     mode, meetings = NoHostReads(), []
 
     class Lifting(Trainer):
-        def take_stock(self, state: TrainState) -> int | None:
+        def read_window(self, state: TrainState) -> int | None:
             meetings.append(state.step)
             with torch.utils._python_dispatch._disable_current_modes():
-                return super().take_stock(state)
+                return super().read_window(state)
 
-        def settle(self, state: TrainState, watch: Any, verdict: Any) -> None:
+        def log_evaluate_save(self, state: TrainState, watch: Any, decision: Any) -> None:
             with torch.utils._python_dispatch._disable_current_modes():
-                super().settle(state, watch, verdict)
+                super().log_evaluate_save(state, watch, decision)
 
     state = toy_state()
     with mode:
@@ -196,15 +196,15 @@ def test_early_stopping_counts_evaluations_without_gain() -> None:
     trainer = toy_trainer(patience=2, min_delta=0.1)
     state = toy_state()
     curve = [0.5, 0.55, 0.7, 0.75, 0.79]  # gains: first, third; the last two add less than min_delta each
-    assert [trainer.take_in(state, value) for value in curve] == [True] * 5
+    assert [trainer.update_best(state, {"top1": value}) for value in curve] == [True] * 5
     assert state.evaluations_without_gain == 2 and trainer.has_ended(state)
-    assert (state.best, state.milestone) == (0.79, 0.7)
+    assert (state.best, state.best_for_early_stop) == (0.79, 0.7)
 
 
 def test_a_metric_that_is_no_number_is_never_the_best() -> None:
     trainer, state = toy_trainer(), toy_state()
     curve = [math.nan, 0.2, math.inf, math.nan, 0.1]
-    assert [trainer.take_in(state, value) for value in curve] == [False, True, False, False, False]
+    assert [trainer.update_best(state, {"top1": value}) for value in curve] == [False, True, False, False, False]
     assert (state.best, state.evaluations_without_gain) == (0.2, 3)
 
 

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from plainloop.system.signals import Preemption
-from plainloop.system.signals import SIGNALS
+from plainloop.system.signals import SIGNALS, Preemption
 
 
 @pytest.fixture(autouse=True)

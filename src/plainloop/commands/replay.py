@@ -1,4 +1,4 @@
-"""Looks at one step of a run again: from the newest checkpoint before it, exactly as it was trained. Writes nothing."""
+"""Trains a run again up to one step, from the newest checkpoint before it, and shows that step. Writes nothing."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from torch.utils.hooks import RemovableHandle
 
 from plainloop.config.build import build_checked, settings
 from plainloop.config.durations import Clock, clock_of
-from plainloop.config.settings import CheckpointSettings, TrainerSettings, with_later_keys
-from plainloop.contracts import Batch, Task
+from plainloop.config.settings import TrainerSettings, with_later_keys
+from plainloop.contracts import Batch
 from plainloop.distributed import process_group
 from plainloop.errors import BadConfig, Unresumable
 from plainloop.loop.micro_batches import shares_of, split
-from plainloop.loop.normalize import Normalize, to_float
 from plainloop.loop.state import TrainState
 from plainloop.loop.trainer import Trainer
 from plainloop.run import backend
-from plainloop.run.parts import base_rate, build_data, build_model, build_schedule, build_state
-from plainloop.run.run import loop_settings
+from plainloop.run.parts import build_model, build_state
+from plainloop.run.run import build_trainer
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.recorder import Silent
 from plainloop.system.signals import Preemption
@@ -35,10 +34,10 @@ from plainloop.system.signals import Preemption
 
 @dataclass
 class Findings:
-    """What a step shows; nothing of it is rounded."""
+    """What a step shows, with all digits."""
 
     step: int
-    from_step: int  # of the checkpoint that training went on from; 0 is the start
+    from_step: int  # the checkpoint that training began from; 0 is the start
     lr: float = 0.0
     losses: dict[int, float] = field(default_factory=dict)  # sample -> its own loss
     bad_images: list[int] = field(default_factory=list)  # samples whose image is not finite before the model
@@ -63,10 +62,10 @@ class Findings:
 
 
 def replay(folder: Path, step: int, *, plugins: Sequence[str] = ()) -> Findings:
-    """Trains the run in `folder` up to `step` and looks at that step, on one process: ranks of a larger run see their
-    own shares of BatchNorm and dropout otherwise.
+    """Trains the run in `folder` up to `step` and looks at that step, in one process. A run of several ranks had other
+    BatchNorm statistics and dropout.
 
-    Raises BadConfig when the run has no such step, or is none.
+    Raises BadConfig when the run has no such step, or the folder holds no run.
     """
     path = folder / "config.yaml"
     if not path.is_file():
@@ -79,37 +78,22 @@ def replay(folder: Path, step: int, *, plugins: Sequence[str] = ()) -> Findings:
 
 
 def look(config: dict[str, Any], folder: Path, step: int, clock: Clock) -> Findings:
-    told = settings(TrainerSettings, config["trainer"], clock)
-    backend.prepare(deterministic=told.deterministic, detect_anomaly=False)
+    args = settings(TrainerSettings, config["trainer"], clock)
+    backend.prepare(deterministic=args.deterministic, detect_anomaly=False, cudnn_benchmark=args.cudnn_benchmark)
     make = functools.partial(build_checked, clock=clock, plugins=config["plugins"])
     device = process_group.pick_device(config["device"])
-    task: Task = make(config["task"])
-    data, augment = build_data(config, make)
-    model = build_model(config, told, device, make)
-    state = build_state(config, told, model, device, make)
-    if (saved := newest_before(folder / "checkpoints", step)) is not None:
+    saved = newest_before(folder / "checkpoints", step)
+    model = build_model(config | {"init_from": None} if saved else config, args, device, make)
+    state = build_state(config, args, model, device, make)
+    if saved:
         state.load_state_dict(saved)
-    state.evaluations_without_gain = 0  # whether the run stopped early is not what is asked
+    state.evaluations_without_gain = 0  # a step after an early stop is no other step
     findings = Findings(step, state.step)
-    told_of_loop = loop_settings(told, settings(CheckpointSettings, config["checkpoint"], clock), clock)
-    unwatched = {"steps": step, "log_every": step, "eval_every": None, "save_every": None, "save_every_s": None}
-    Replaying(
-        task=task,
-        data=data,
-        augment=augment,
-        schedule=build_schedule(config, make),
-        prepare=to_float,
-        normalize=Normalize(
-            mean=config["facts"]["mean"], std=config["facts"]["std"], device=device, channels_last=told.channels_last
-        ),
-        recorder=Silent(folder),
-        preemption=Preemption(),
-        device=device,
-        seed=config["seed"],
-        base_lr=base_rate(config),
-        findings=findings,
-        **told_of_loop | unwatched | {"patience": None, "max_skips": step},
-    ).fit(state, backend.wrap(model, told, device))
+    changed: dict[str, Any] = dict.fromkeys(("steps", "log_every", "max_skips"), step)
+    changed |= dict.fromkeys(("eval_every", "save_every", "save_every_s", "patience"))
+    changed |= {"findings": findings, "recorder": Silent(folder), "preemption": Preemption()}
+    trainer, wrapped = build_trainer(config, state, make(config["task"]), kind=Replaying, **changed)
+    trainer.fit(state, wrapped)
     return findings
 
 
@@ -121,14 +105,14 @@ def newest_before(folder: Path, step: int) -> dict[str, Any] | None:
             continue
         try:
             return checkpoints.load(path)
-        except Unresumable:  # damaged, or never committed: the one before it is as good
+        except Unresumable:  # damaged, or not committed: an older one gives the same steps
             continue
     return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replaying(Trainer):
-    """Trains as ever, and looks at the last step instead of taking it."""
+    """Trains up to the last step and examines that one instead of making it."""
 
     findings: Findings
 
@@ -167,7 +151,7 @@ def _row(tensor: Tensor, *, row: int) -> Tensor:
 
 
 class Replayed(nn.Module):
-    """Answers with what a model has answered before, so that a sample's own loss is that of the whole batch's pass."""
+    """Returns the outputs that a model gave before, so that a sample's loss comes from the pass of its whole batch."""
 
     def __init__(self, outputs: Sequence[Any]) -> None:
         super().__init__()
@@ -179,7 +163,7 @@ class Replayed(nn.Module):
 
 @contextmanager
 def keeping(model: nn.Module, outputs: list[Any]) -> Iterator[None]:
-    """Collects what the model answers."""
+    """Collects the model's outputs."""
     handle = model.register_forward_hook(lambda _, __, output: outputs.append(output))
     try:
         yield
@@ -189,7 +173,7 @@ def keeping(model: nn.Module, outputs: list[Any]) -> Iterator[None]:
 
 @contextmanager
 def watched(model: nn.Module, findings: Findings) -> Iterator[None]:
-    """Notes the first module whose output is not finite; inner ones end before those that hold them."""
+    """Finds the first module whose output is not finite; inner modules come before those that hold them."""
 
     def watch(name: str, module: nn.Module) -> RemovableHandle:
         def note(_: nn.Module, __: Any, output: Any) -> None:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from plainloop.contracts import Split
+from plainloop.system.processes import num_cpus
 
 INHERIT: Mapping[str, Any] = MappingProxyType({})  # a split with the shared settings
 
@@ -87,6 +88,5 @@ def check(loader: Loader, place: str) -> None:
 
 def workers_for_this_rank() -> int:
     """Four, or this rank's share of the CPUs that the process may use if that is less."""
-    granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return max(1, min(WORKERS_PER_GPU, granted // ranks_here))
+    return max(1, min(WORKERS_PER_GPU, num_cpus() // ranks_here))

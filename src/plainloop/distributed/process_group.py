@@ -134,7 +134,7 @@ def _listen(port: int) -> int:
             if error.errno != errno.EADDRINUSE or time.monotonic() > until:
                 raise BadConfig(
                     f"MASTER_PORT={port} cannot be used: {error.strerror}",
-                    hint="leave MASTER_PORT out: a free port is found",
+                    hint="leave MASTER_PORT out: the ranks find each other without it",
                 ) from error
             time.sleep(0.2)
         else:

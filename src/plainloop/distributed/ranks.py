@@ -96,7 +96,7 @@ def _srun() -> tuple[str, ...] | None:
 
 
 def _private_folder() -> Path:
-    """A folder of the same name in all processes of one job, and in no other job. Raises BadConfig if others may use it."""
+    """The same folder in all processes of one job, and in no other. Raises BadConfig if others can use it."""
     known = [f"{name}={os.environ[name]}" for name in OF_THE_JOB if name in os.environ]
     known += [f"{name}={value}" for name, value in os.environ.items() if name.startswith("PMIX_SERVER_URI")]
     step = [os.environ.get(f"SLURM_{name}", "") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]

@@ -45,8 +45,8 @@ class EMA:
             self._copied = list(zip(*integers, strict=True))
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(*self._averaged, 1 - decay)
-        for own, other in self._copied:
-            own.copy_(other)
+        for mine, theirs in self._copied:
+            mine.copy_(theirs)
 
 
 class Window:

@@ -39,7 +39,7 @@ def build_data(config: Mapping[str, Any], make: Make) -> tuple[Data, list[Augmen
     return make(config["data"], sample_transforms=tuple(transforms)), augment
 
 
-def build_model(config: Mapping[str, Any], told: TrainerSettings, device: torch.device, make: Make) -> nn.Module:
+def build_model(config: Mapping[str, Any], args: TrainerSettings, device: torch.device, make: Make) -> nn.Module:
     """The model on its device, its initial weights drawn from the run's seed or taken from `init_from`."""
     rng.seed_all(rng.fold(rng.INIT, config["seed"]), device)
     model: nn.Module = make(config["model"])
@@ -49,9 +49,9 @@ def build_model(config: Mapping[str, Any], told: TrainerSettings, device: torch.
         except ValueError as error:
             raise BadConfig(str(error)) from error
     model = model.to(device)
-    if told.channels_last:
+    if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    if told.sync_batchnorm and collectives.world_size() > 1:
+    if args.sync_batchnorm and collectives.world_size() > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
 
@@ -72,16 +72,16 @@ def build_schedule(config: Mapping[str, Any], make: Make) -> Schedule:
 
 
 def build_state(
-    config: Mapping[str, Any], told: TrainerSettings, model: nn.Module, device: torch.device, make: Make
+    config: Mapping[str, Any], args: TrainerSettings, model: nn.Module, device: torch.device, make: Make
 ) -> TrainState:
     """The model with its optimizer, gradient scaler and average, before the first step."""
     lr = base_rate(config)
-    groups = param_groups(model, lr=lr, weight_decay=config["optimizer"].get("weight_decay"), **vars(told.param_groups))
+    groups = param_groups(model, lr=lr, weight_decay=config["optimizer"].get("weight_decay"), **vars(args.param_groups))
     return TrainState(
         model=model,
         optimizer=make(config["optimizer"] | {"lr": lr})(groups),
-        scaler=GradScaler(device.type, enabled=told.precision == "fp16"),
-        ema=EMA(model, told.ema_decay) if told.ema_decay else None,
+        scaler=GradScaler(device.type, enabled=args.precision == "fp16"),
+        ema=EMA(model, args.ema_decay) if args.ema_decay else None,
     )
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import functools
 import time
-from contextlib import nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from plainloop.config.build import build_checked, settings
-from plainloop.config.durations import Clock, clock_of
+from plainloop.config.durations import clock_of, train_batch_size
 from plainloop.config.settings import CheckpointSettings, TrainerSettings
 from plainloop.contracts import Task
 from plainloop.distributed import collectives, failures, process_group, ranks
+from plainloop.loop.monitor import Monitor
 from plainloop.loop.normalize import Normalize, to_float
+from plainloop.loop.state import TrainState
 from plainloop.loop.trainer import Trainer
 from plainloop.run import backend
 from plainloop.run.parts import base_rate, build_data, build_loggers, build_model, build_schedule, build_state
@@ -23,8 +28,10 @@ from plainloop.run.resume import take_up
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.journal import Journal, attempt
 from plainloop.run_dir.recorder import Recorder, Silent
+from plainloop.run_dir.status import command_to_continue
 from plainloop.system.signals import Preemption
 
+SAME_NAMES = ("accumulate", "clip_norm", "clip_value", "clip_agc", "log_every", "max_skips")  # in config and loop
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -34,82 +41,114 @@ def run(config: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     A folder that holds the run's checkpoints is continued; only rank 0's `folder` counts. Raises RunError for what a
     person can mend, and Preempted when asked to stop.
     """
-    told = config["trainer"]
-    backend.prepare(deterministic=told["deterministic"], detect_anomaly=told["detect_anomaly"])
-    with process_group.process_group(config["device"], timeout_s=told["timeout_s"]), Preemption() as preemption:
-        folder, started = collectives.from_rank_0([str(folder), time.time_ns()])
-        folder, rank = Path(folder), collectives.rank()
+    args = config["trainer"]
+    backend.prepare(**{key: args[key] for key in ("deterministic", "detect_anomaly", "cudnn_benchmark")})
+    with process_group.process_group(config["device"], timeout_s=args["timeout_s"]), Preemption() as preemption:
+        folder, started = share_folder(folder)
+        rank, num_ranks = collectives.rank(), collectives.world_size()
         notes = ranks.rendezvous_folder() or folder / f"{failures.NOTES_PREFIX}{started}"
-        ours = attempt(folder, config["plugins"]) if rank == 0 else nullcontext()
+        command = lambda override: command_to_continue(folder, overrides=[override], plugins=config["plugins"])  # noqa: E731
+        rank_batch = train_batch_size(config) // num_ranks
         with (
             failures.recording(notes, rank=rank),
-            ours as journal,
-            failures.raising_root_cause(notes, journal, rank=rank),
-            backend.errors_explained(told["accumulate"]),
-            process_group.lost_peers_named(told["timeout_s"]),
+            attempt(folder, config["plugins"]) if rank == 0 else nullcontext() as journal,
+            root_cause_in_journal(notes, journal),
+            backend.errors_explained(accumulate=args["accumulate"], rank_batch=rank_batch, command=command),
+            process_group.lost_peers_named(args["timeout_s"]),
         ):
             return train(config, folder, journal, preemption)
 
 
+def share_folder(folder: Path | None) -> tuple[Path, int]:
+    """Rank 0's folder, and the time at which it started, on every rank. Collective.
+
+    Absolute where there are several ranks: a launcher may have started them in different working directories.
+    """
+    if collectives.world_size() == 1:
+        assert folder is not None
+        return folder, time.time_ns()
+    name, started = collectives.from_rank_0([str(folder.absolute()) if folder else "", time.time_ns()])
+    return Path(name), started
+
+
+def root_cause_in_journal(notes: Path, journal: Journal | None) -> AbstractContextManager[None]:
+    """Raises the failure of the rank that failed first; rank 0 writes each rank's failure into the journal."""
+    if journal is None:
+        return failures.raising_root_cause(notes, rank=collectives.rank())
+    failures.remove_old_notes(journal.folder, keep=notes)
+    write = lambda failure: journal.event("rank_failed", **asdict(failure))  # noqa: E731
+    return failures.raising_root_cause(notes, rank=0, on_failure=write)
+
+
 def train(config: dict[str, Any], folder: Path, journal: Journal | None, preemption: Preemption) -> dict[str, Any]:
-    """Builds the parts in order, takes up what an earlier attempt saved, and trains. Rank 0 has the journal."""
+    """Builds the parts in order, loads what an earlier attempt saved, and trains. Rank 0 has the journal."""
     clock = clock_of(config)
-    told = settings(TrainerSettings, config["trainer"], clock)
+    args = settings(TrainerSettings, config["trainer"], clock)
     make = functools.partial(build_checked, clock=clock, plugins=config["plugins"])
     device = process_group.pick_device(config["device"])
-    saving = settings(CheckpointSettings, config["checkpoint"], clock)
-    checkpoints = Checkpoints(folder / "checkpoints", keep_last=saving.keep_last, save_best=saving.save_best)
+    saving = config["checkpoint"]
+    checkpoints = Checkpoints(folder / "checkpoints", keep_last=saving["keep_last"], save_best=saving["save_best"])
 
     saved = take_up(config, checkpoints, journal)
     if saved:
         config = config | {"init_from": None}  # the checkpoint holds all weights: that file may be gone
     task: Task = make(config["task"])
-    data, augment = build_data(config, make)
-    model = build_model(config, told, device, make)
-    state = build_state(config, told, model, device, make)
+    # A checkpoint holds the weights that init_from named; that file may be gone by now.
+    model = build_model(config | {"init_from": None} if saved else config, args, device, make)
+    state = build_state(config, args, model, device, make)
     if saved:
         state.load_state_dict(saved, rank=collectives.rank(), world_size=collectives.world_size())
 
     recorder: Recorder | Silent = Silent(folder)
     if journal:
         recorder = Recorder(config, state, checkpoints, journal, build_loggers(config, make), clock=clock, task=task)
-    facts = config["facts"]
-    trainer = Trainer(
-        task=task,
-        data=data,
-        augment=augment,
-        schedule=build_schedule(config, make),
-        prepare=to_float,
-        normalize=Normalize(mean=facts["mean"], std=facts["std"], device=device, channels_last=told.channels_last),
-        recorder=recorder,
-        preemption=preemption,
-        device=device,
-        seed=config["seed"],
-        base_lr=base_rate(config),
-        **loop_settings(told, saving, clock),
-    )
+    trainer, wrapped = build_trainer(config, state, task, recorder=recorder, preemption=preemption)
     with recorder:
-        trainer.fit(state, backend.wrap(model, told, device))
+        trainer.fit(state, wrapped)
     return recorder.summary
 
 
-def loop_settings(told: TrainerSettings, saving: CheckpointSettings, clock: Clock) -> dict[str, Any]:
-    """What the loop is told, in its own terms: steps, seconds, None for never."""
-    return {
+def build_trainer(
+    config: Mapping[str, Any], state: TrainState, task: Task, *, kind: type[Trainer] = Trainer, **changed: Any
+) -> tuple[Trainer, nn.Module]:
+    """The loop with its parts, and what runs the forward pass. `changed` adds or replaces arguments of the loop."""
+    clock = clock_of(config)
+    args = settings(TrainerSettings, config["trainer"], clock)
+    saving = settings(CheckpointSettings, config["checkpoint"], clock)
+    make = functools.partial(build_checked, clock=clock, plugins=config["plugins"])
+    device = next(state.model.parameters()).device
+    data, augment = build_data(config, make)
+    facts, stop = config["facts"], args.early_stop
+    parts = {
+        "task": task,
+        "data": data,
+        "augment": augment,
+        "schedule": build_schedule(config, make),
+        "prepare": to_float,
+        "normalize": Normalize(mean=facts["mean"], std=facts["std"], device=device, channels_last=args.channels_last),
+        "device": device,
+        "seed": config["seed"],
         "steps": clock.total_steps,
         "steps_per_epoch": clock.steps_per_epoch,
-        "precision": PRECISIONS[told.precision],
-        "accumulate": told.accumulate,
-        "clip_norm": told.clip_norm,
-        "clip_value": told.clip_value,
-        "clip_agc": told.clip_agc,
-        "log_every": told.log_every,
-        "eval_every": None if told.eval_every == "never" else told.eval_every,
-        "save_every": None if told.save_every == "never" else told.save_every,
+        "base_lr": base_rate(config),
+        "best_by": Monitor(saving.monitor or task.monitor, saving.mode or task.mode),
+        "stop_by": Monitor(stop.monitor or task.monitor, stop.mode or task.mode),
+        "precision": PRECISIONS[args.precision],
+        "eval_every": None if args.eval_every == "never" else args.eval_every,
+        "save_every": None if args.save_every == "never" else args.save_every,
         "save_every_s": 60 * saving.every_minutes if saving.every_minutes else None,
         "save_best": saving.save_best,
-        "patience": told.early_stop.patience,
-        "min_delta": told.early_stop.min_delta,
-        "skip_nonfinite": told.on_nonfinite == "skip",
-        "max_skips": told.max_skips,
+        "patience": stop.patience,
+        "min_delta": stop.min_delta,
+        "skip_nonfinite": args.on_nonfinite == "skip",
     }
+    parts |= {name: getattr(args, name) for name in SAME_NAMES}
+    wrapped = backend.wrap(
+        state.model,
+        device,
+        compile=args.compile,
+        find_unused_parameters=args.find_unused_parameters,
+        static_graph=args.static_graph,
+        bucket_cap_mb=args.bucket_cap_mb,
+    )
+    return kind(**parts | changed), wrapped

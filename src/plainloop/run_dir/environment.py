@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plainloop.distributed import ranks
+from plainloop.system.processes import num_cpus
 from plainloop.system.secrets import redact
 from plainloop.system.signals import signals_blocked
 
@@ -66,7 +67,7 @@ def environment(code: Path | None = None) -> dict[str, Any]:
             "capability": torch.backends.cpu.get_cpu_capability(),
             "mkl": torch.backends.mkl.is_available(),
             "mkldnn": torch.backends.mkldnn.is_available(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": num_cpus(),
         },
         "host": socket.gethostname(),
         "machine": platform.machine(),

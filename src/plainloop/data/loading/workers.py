@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import signal
-import sys
 from collections.abc import Iterator, Sequence, Set
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -18,11 +16,11 @@ from plainloop.contracts import Batch
 from plainloop.data.loaders import Loader
 from plainloop.data.loading import sampler
 from plainloop.errors import RunError
+from plainloop.system.processes import end_with_parent
 from plainloop.system.signals import SIGNALS, signals_blocked
 
 Key = tuple[int, int]  # (epoch, index): with the seed, all that a sample's draws depend on
 NOT_FOR_WORKERS = (*SIGNALS, signal.SIGUSR1)
-PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
 class Samples(Protocol):
@@ -127,6 +125,5 @@ def start_worker(worker: int) -> None:
     """Leaves signals to the trainer, which finishes its step first, and dies with it, however that dies."""
     for number in NOT_FOR_WORKERS:
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     torch.set_num_threads(1)
