@@ -10,17 +10,17 @@ from typing import Any
 
 from torch import nn
 
-from plainloop.config.build import build, settings
+from plainloop.config.build import settings
 from plainloop.config.check.check import check
 from plainloop.config.compose.composer import Composer
 from plainloop.config.compose.origin import Origin
 from plainloop.config.durations import clock_of
+from plainloop.config.parts import build_model, build_state, make_part
 from plainloop.config.settings import TrainerSettings
 from plainloop.distributed import process_group
 from plainloop.loop.state import TrainState
 from plainloop.loop.trainer import Trainer
 from plainloop.run import backend
-from plainloop.run.parts import build_model, build_state
 from plainloop.run.run import build_trainer
 from plainloop.run_dir.recorder import Silent
 from plainloop.system.signals import Preemption
@@ -55,13 +55,13 @@ def ours(overrides: Sequence[str], *, model: nn.Module | None = None) -> Ours:
     config = check(composed.config, origin=Origin(overrides, composer=composer), known=composed.problems).config
     clock = clock_of(config)
     args = settings(TrainerSettings, config["trainer"], clock)
-    make = functools.partial(build, clock=clock, plugins=config["plugins"])
+    make = functools.partial(make_part, config, clock)
     device = process_group.pick_device(config["device"])
     backend.prepare(deterministic=args.deterministic, detect_anomaly=args.detect_anomaly, cudnn_benchmark="auto")
     model = build_model(config, args, device, make) if model is None else model.to(device)
     state = build_state(config, args, model, device, make)
     silent = {"recorder": Silent(Path()), "preemption": Preemption()}
-    trainer, wrapped = build_trainer(config, state, make(config["task"]), **silent)
+    trainer, wrapped = build_trainer(config, state, make("task"), **silent)
     return Ours(trainer, state, wrapped, config)
 
 

@@ -15,10 +15,9 @@ import yaml
 from PIL import Image
 from torchvision import datasets
 
-from plainloop.config.build import build
 from plainloop.config.durations import clock_of
+from plainloop.config.parts import base_lr_of, schedule_of
 from plainloop.data.fashion_mnist import FILES
-from plainloop.run.parts import base_rate, build_schedule
 from plainloop.run.run import run
 from tests.harness.configs import ROOT, checked
 
@@ -117,22 +116,22 @@ def test_a_recipe_says_what_was_measured_where_it_comes_from_and_how_to_run_it(r
 def test_yolov3_rises_over_1000_steps_and_falls_at_213_and_240() -> None:
     config = checked("experiment=schedule_yolov3", "data.batch_size=8", "trainer.devices=1")
     clock = clock_of(config)
-    schedule = build_schedule(config, partial(build, clock=clock, plugins=[]))
+    schedule = schedule_of(config)
     epoch = clock.steps_per_epoch
     steps = [0, 500, 1000, 213 * epoch - 1, 213 * epoch, 240 * epoch - 1, 240 * epoch, 270 * epoch - 1]
-    rates = [base_rate(config) * schedule(step) for step in steps]
+    rates = [base_lr_of(config) * schedule(step) for step in steps]
     expected = [0.0, 0.0000625, 0.000125, 0.000125, 0.0000125, 0.0000125, 0.00000125, 0.00000125]
     assert rates == pytest.approx(expected, rel=1e-12)  # products in another order
 
 
 def test_yolov3_on_two_cards_of_8_learns_twice_as_fast() -> None:
-    assert base_rate(checked("experiment=schedule_yolov3", "data.batch_size=16")) == 0.00025
+    assert base_lr_of(checked("experiment=schedule_yolov3", "data.batch_size=16")) == 0.00025
 
 
 def test_mmocrs_rate_is_poly_by_epoch_and_ends_above_1e_7() -> None:
     config = checked("experiment=schedule_mmocr_textdet", "data.batch_size=64")
     clock = clock_of(config)
-    schedule = build_schedule(config, partial(build, clock=clock, plugins=[]))
+    schedule = schedule_of(config)
     rate = lambda epoch, step=0: 0.02 * schedule(epoch * clock.steps_per_epoch + step)  # noqa: E731
     assert rate(7) == rate(7, clock.steps_per_epoch - 1)
     assert rate(600) == pytest.approx((0.02 - 1e-7) * 0.5**0.9 + 1e-7, rel=1e-12)

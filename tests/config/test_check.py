@@ -101,23 +101,15 @@ def test_what_is_left_open_must_be_given() -> None:
     assert found["data.root"].given_by.startswith("conf/data/image_folder.yaml:")
 
 
-def test_everything_is_reported_at_once() -> None:
-    typed = [
-        "optimizer.lr=abc",
-        "+model.widht=3",
-        "trainer.precision=half",
-        "seed=-1",
-        "lr_decay_epochs=[6]",
-        "name=a/b",
-    ]
-    assert problems(*typed).keys() == {
-        "optimizer.lr",
-        "model.widht",
-        "trainer.precision",
-        "seed",
-        "lr_decay_epochs",
-        "name",
-    }
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "trainer.precision=half seed=-1 lr_decay_epochs=[6] name=a/b",
+        "optimizer.lr=abc +model.widht=3 +data.batchsize=3",
+    ],
+)
+def test_all_that_one_stage_finds_is_said_at_once(typed: str) -> None:
+    assert problems(*typed.split()).keys() == {text.lstrip("+").partition("=")[0] for text in typed.split()}
 
 
 def test_a_broken_interpolation_names_the_key_that_was_meant() -> None:
@@ -166,7 +158,7 @@ def test_only_ones_own_files_widen_the_allowlist(tmp_path: Path, file: str, choi
 
 
 def test_a_target_that_does_not_exist_names_the_nearest() -> None:
-    assert problems("optimizer._target_=torch.optim.Adamw")["optimizer._target_"].meant == "torch.optim.AdamW"
+    assert problems("optimizer._target_=torch.optim.Adamw")["optimizer._target_"].meant.startswith("torch.optim.AdamW")
 
 
 def test_an_optimizer_must_be_bound_and_not_called() -> None:
@@ -193,7 +185,7 @@ def test_a_model_for_other_images_says_so() -> None:
 def test_classes_of_model_and_data_must_agree() -> None:
     assert problems("model.num_classes=7")["model.num_classes"].expected.startswith("10: 0, 1, 2, 3, 4, ...")
     found = problems("task.class_weights=[1,2]")["task.class_weights"]
-    assert (found.got, found.expected[:2]) == ("2 weights", "10")
+    assert (found.got, found.instead) == ("[1,2]", "task.class_weights=null")
 
 
 # Data
@@ -208,7 +200,7 @@ def test_a_folder_of_images_is_looked_at_and_not_decoded(pets: Path) -> None:
 
 def test_data_that_are_not_there_are_a_problem_of_the_config(tmp_path: Path) -> None:
     found = problems("data=image_folder", f"data.root={tmp_path / 'nowhere'}")
-    assert str(tmp_path / "nowhere") in found["data"].what
+    assert str(tmp_path / "nowhere") in found["data.root"].what
 
 
 def test_a_batch_larger_than_the_data_says_how_many_there_are() -> None:

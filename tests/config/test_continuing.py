@@ -12,7 +12,7 @@ from plainloop.config.compose.origin import Origin
 from plainloop.config.compose.resume import merge_saved_config, saved_config, split_resume
 from plainloop.config.explain.problems import InvalidConfig
 from plainloop.run.resume import plain
-from tests.harness.commands import COMPOSER, SEEN, passed
+from tests.harness.commands import CACHE, COMPOSER, passed
 from tests.harness.pictures import write_pictures
 
 
@@ -30,7 +30,7 @@ def going_on(folder: Path, *typed: str) -> dict[str, Any]:
     composed = merge_saved_config(folder, overrides, COMPOSER)
     assert composed.config is not None and composed.problems == []
     origin = Origin(overrides, composer=COMPOSER, saved=folder / "config.yaml")
-    return check(composed.config, origin=origin, folder=folder, seen=SEEN).config
+    return check(composed.config, origin=origin, folder=folder, cache=CACHE).config
 
 
 def changed(folder: Path, *typed: str) -> set[str]:

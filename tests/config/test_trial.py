@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from plainloop.config.check.check import Seen, check
+from plainloop.config.check.check import CheckCache, check
 from plainloop.config.compose.origin import Origin
 from plainloop.run_dir.weights import save_weights
 from tests.harness.commands import COMPOSER, passed, problems
@@ -95,12 +95,12 @@ def test_what_runs_in_workers_is_built_and_not_tried_on_a_batch(tmp_path: Path) 
 
 
 def test_jobs_of_a_sweep_share_what_does_not_differ() -> None:
-    seen = Seen()
+    cache = CheckCache()
     for job in range(3):
         origin = Origin([f"optimizer.lr=0.{job + 1}"], composer=COMPOSER)
-        check(COMPOSER.compose(origin.overrides), origin=origin, seen=seen)
-    assert len(seen.tried) == 4 + 3  # task, loggers, augmentations and weights once, three optimizers
-    assert set(seen.tried.values()) == {None}
+        check(COMPOSER.compose(origin.overrides), origin=origin, cache=cache)
+    assert len(cache.dry_run.refusals) == 4 + 3  # task, loggers, data and weights once, three optimizers
+    assert set(cache.dry_run.refusals.values()) == {None}
 
 
 # Initial weights
@@ -148,9 +148,7 @@ def test_initial_weights_that_are_not_there_are_told_without_torch(
 ) -> None:
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "folder").mkdir()
-    monkeypatch.setattr(
-        "plainloop.config.check.check._with_torch", lambda *_, **__: pytest.fail("torch was not needed")
-    )
+    monkeypatch.setattr("plainloop.config.check.check.dry_run", lambda *_, **__: pytest.fail("torch was not needed"))
     found = problems(f"init_from={tmp_path / name}")
     assert found.keys() == {"init_from"}
     assert what in found["init_from"].what

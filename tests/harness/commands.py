@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from plainloop.config.check.check import Checked, Seen, check
+from plainloop.config.check.check import CheckCache, Checked, check
 from plainloop.config.compose.composer import Composer
 from plainloop.config.compose.origin import Origin
 from plainloop.config.explain.problems import InvalidConfig, Problem, for_hydra
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEN = Seen()  # models and data are looked at once for all tests
+CACHE = CheckCache()  # models and data are looked at once for all tests
 COMPOSER = Composer(ROOT / "conf")
 
 
@@ -18,7 +18,7 @@ def passed(*overrides: str, **more: object) -> Checked:
     composed = COMPOSER.compose_or_explain(overrides)
     assert composed.config is not None, composed.problems
     origin = Origin(overrides, composer=COMPOSER)
-    return check(composed.config, origin=origin, known=composed.problems, seen=SEEN, **more)  # type: ignore[arg-type]
+    return check(composed.config, origin=origin, known=composed.problems, cache=CACHE, **more)  # type: ignore[arg-type]
 
 
 def problems(*overrides: str, **more: object) -> dict[str, Problem]:

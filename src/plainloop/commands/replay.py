@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 from torch.utils.hooks import RemovableHandle
 
-from plainloop.config.build import build_checked, settings
+from plainloop.config.build import settings
 from plainloop.config.durations import Clock, clock_of
+from plainloop.config.parts import build_model, build_state, make_part
 from plainloop.config.settings import TrainerSettings, with_later_keys
 from plainloop.contracts import Batch
 from plainloop.distributed import process_group
@@ -25,7 +26,6 @@ from plainloop.loop.micro_batches import shares_of, split
 from plainloop.loop.state import TrainState
 from plainloop.loop.trainer import Trainer
 from plainloop.run import backend
-from plainloop.run.parts import build_model, build_state
 from plainloop.run.run import build_trainer
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.recorder import Silent
@@ -80,7 +80,7 @@ def replay(folder: Path, step: int, *, plugins: Sequence[str] = ()) -> Findings:
 def look(config: dict[str, Any], folder: Path, step: int, clock: Clock) -> Findings:
     args = settings(TrainerSettings, config["trainer"], clock)
     backend.prepare(deterministic=args.deterministic, detect_anomaly=False, cudnn_benchmark=args.cudnn_benchmark)
-    make = functools.partial(build_checked, clock=clock, plugins=config["plugins"])
+    make = functools.partial(make_part, config, clock)
     device = process_group.pick_device(config["device"])
     saved = newest_before(folder / "checkpoints", step)
     model = build_model(config | {"init_from": None} if saved else config, args, device, make)
@@ -92,7 +92,7 @@ def look(config: dict[str, Any], folder: Path, step: int, clock: Clock) -> Findi
     changed: dict[str, Any] = dict.fromkeys(("steps", "log_every", "max_skips"), step)
     changed |= dict.fromkeys(("eval_every", "save_every", "save_every_s", "patience"))
     changed |= {"findings": findings, "recorder": Silent(folder), "preemption": Preemption()}
-    trainer, wrapped = build_trainer(config, state, make(config["task"]), kind=Replaying, **changed)
+    trainer, wrapped = build_trainer(config, state, make("task"), kind=Replaying, **changed)
     trainer.fit(state, wrapped)
     return findings
 

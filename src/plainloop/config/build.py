@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, TypeVar
@@ -10,7 +12,6 @@ from typing import Any, TypeVar
 from plainloop.config.durations import Clock
 from plainloop.config.targets import locate
 from plainloop.config.types import counts_steps, fields_of, signature_of
-from plainloop.errors import BadConfig
 
 # What a node may hold beside its target's own arguments.
 RESERVED = ("_target_", "_partial_", "_args_")
@@ -29,7 +30,7 @@ def build(node: Mapping[str, Any], clock: Clock, *args: Any, plugins: Sequence[s
     """
     target = locate(node["_target_"], plugins)
     signature = signature_of(target)
-    given = {key: _part(value, clock, plugins) for key, value in node.items() if key not in RESERVED}
+    given = {key: _part(value, clock, plugins) for key, value in arguments_of(node).items()}
     for name, value in given.items():
         parameter = signature.parameters.get(name)
         if parameter is not None and counts_steps(parameter.annotation):
@@ -41,12 +42,8 @@ def build(node: Mapping[str, Any], clock: Clock, *args: Any, plugins: Sequence[s
     return target(*positional, **given)
 
 
-def build_checked(node: Mapping[str, Any], clock: Clock, **given: Any) -> Any:
-    """The same at the start of a run, where a ValueError is about what the person has given. Raises BadConfig then."""
-    try:
-        return build(node, clock, **given)
-    except ValueError as error:
-        raise BadConfig(f"{node['_target_']}: {error}") from error
+def arguments_of(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in node.items() if name not in RESERVED}
 
 
 def settings(kind: type[T], node: Mapping[str, Any], clock: Clock) -> T:
@@ -60,6 +57,26 @@ def settings(kind: type[T], node: Mapping[str, Any], clock: Clock) -> T:
             value = max(1, _in_steps(value, clock))  # a share of a short run is a step at least
         values[name] = value
     return kind(**values)
+
+
+# Facts by data config: the jobs of a sweep look into each folder once.
+FactsCache = dict[str, dict[str, Any]]
+
+
+def facts_of(
+    data: Mapping[str, Any], *, plugins: Sequence[str] = (), cache: FactsCache | None = None
+) -> dict[str, Any]:
+    """Plain facts of a resolved data node, with `num_classes`. Raises what the source's `facts` raises."""
+    key = json.dumps(data, sort_keys=True, default=str)
+    if cache is None or key not in cache:
+        source: Any = locate(data["_target_"], plugins)
+        found = source.facts(**arguments_of(data))
+        plain = dataclasses.asdict(found) | {"num_classes": found.num_classes}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+        if cache is None:
+            return plain
+        cache[key] = plain
+    return cache[key]
 
 
 def _part(value: Any, clock: Clock, plugins: Sequence[str]) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
-from plainloop.config.resolve import leaves
+from plainloop.config.nodes import leaves
 from plainloop.config.targets import locate
 from plainloop.contracts import Schedule
 from plainloop.errors import BadConfig

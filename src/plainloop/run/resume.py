@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +9,11 @@ from typing import Any
 import yaml
 
 from plainloop.config import compare
-from plainloop.config.build import build
 from plainloop.config.durations import clock_of
+from plainloop.config.parts import schedule_of
 from plainloop.config.settings import with_later_keys
-from plainloop.contracts import Schedule
 from plainloop.distributed import collectives
 from plainloop.errors import BadConfig
-from plainloop.run.parts import build_schedule
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.journal import Journal
 from plainloop.run_dir.status import command_to_continue
@@ -69,10 +66,6 @@ def settle_config(config: Mapping[str, Any], journal: Journal, *, step: int) -> 
         log.warning("goes on with another config than it was started with:\n%s", compare.table(found))
         journal.event("config_changed", step=step, changes=[vars(pair) for pair in found])
     storage.write_whole(path, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True).encode())
-
-
-def schedule_of(config: Mapping[str, Any]) -> Schedule:
-    return build_schedule(config, functools.partial(build, clock=clock_of(config), plugins=config["plugins"]))
 
 
 def plain(node: Any) -> Any:

@@ -13,8 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from plainloop.config.build import build_checked, settings
+from plainloop.config.build import settings
 from plainloop.config.durations import clock_of, train_batch_size
+from plainloop.config.parts import (
+    base_lr_of,
+    build_data,
+    build_loggers,
+    build_model,
+    build_schedule,
+    build_state,
+    make_part,
+)
 from plainloop.config.settings import CheckpointSettings, TrainerSettings
 from plainloop.contracts import Task
 from plainloop.distributed import collectives, failures, process_group, ranks
@@ -23,7 +32,6 @@ from plainloop.loop.normalize import Normalize, to_float
 from plainloop.loop.state import TrainState
 from plainloop.loop.trainer import Trainer
 from plainloop.run import backend
-from plainloop.run.parts import base_rate, build_data, build_loggers, build_model, build_schedule, build_state
 from plainloop.run.resume import take_up
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.journal import Journal, attempt
@@ -84,7 +92,7 @@ def train(config: dict[str, Any], folder: Path, journal: Journal | None, preempt
     """Builds the parts in order, loads what an earlier attempt saved, and trains. Rank 0 has the journal."""
     clock = clock_of(config)
     args = settings(TrainerSettings, config["trainer"], clock)
-    make = functools.partial(build_checked, clock=clock, plugins=config["plugins"])
+    make = functools.partial(make_part, config, clock)
     device = process_group.pick_device(config["device"])
     saving = config["checkpoint"]
     checkpoints = Checkpoints(folder / "checkpoints", keep_last=saving["keep_last"], save_best=saving["save_best"])
@@ -92,7 +100,7 @@ def train(config: dict[str, Any], folder: Path, journal: Journal | None, preempt
     saved = take_up(config, checkpoints, journal)
     if saved:
         config = config | {"init_from": None}  # the checkpoint holds all weights: that file may be gone
-    task: Task = make(config["task"])
+    task: Task = make("task")
     # A checkpoint holds the weights that init_from named; that file may be gone by now.
     model = build_model(config | {"init_from": None} if saved else config, args, device, make)
     state = build_state(config, args, model, device, make)
@@ -115,14 +123,14 @@ def build_trainer(
     clock = clock_of(config)
     args = settings(TrainerSettings, config["trainer"], clock)
     saving = settings(CheckpointSettings, config["checkpoint"], clock)
-    make = functools.partial(build_checked, clock=clock, plugins=config["plugins"])
+    make = functools.partial(make_part, config, clock)
     device = next(state.model.parameters()).device
     data, augment = build_data(config, make)
     facts, stop = config["facts"], args.early_stop
     parts = {
         "task": task,
         "data": data,
-        "augment": augment,
+        "augment": list(augment.values()),
         "schedule": build_schedule(config, make),
         "prepare": to_float,
         "normalize": Normalize(mean=facts["mean"], std=facts["std"], device=device, channels_last=args.channels_last),
@@ -130,7 +138,7 @@ def build_trainer(
         "seed": config["seed"],
         "steps": clock.total_steps,
         "steps_per_epoch": clock.steps_per_epoch,
-        "base_lr": base_rate(config),
+        "base_lr": base_lr_of(config),
         "best_by": Monitor(saving.monitor or task.monitor, saving.mode or task.mode),
         "stop_by": Monitor(stop.monitor or task.monitor, stop.mode or task.mode),
         "precision": PRECISIONS[args.precision],

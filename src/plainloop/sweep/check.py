@@ -18,9 +18,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from plainloop.config.check.check import Checked, Seen, check, hydra_builds_only_its_own
+from plainloop.config.check.check import CheckCache, Checked, check, hydra_is_right
 from plainloop.config.compose.composer import Composer
 from plainloop.config.compose.origin import Origin
+from plainloop.config.explain.locate import locate
 from plainloop.config.explain.problems import BadJob, InvalidConfig, Problem, invalid_run, invalid_sweep
 from plainloop.config.explain.wrong_options import by
 from plainloop.sweep.local.gpu_pool import pool_problems
@@ -47,20 +48,23 @@ def check_sweep(composer: Composer, overrides: Sequence[str], known: Sequence[Pr
     """Raises InvalidConfig with all problems of all jobs; makes nothing."""
     problems = list(known)
     master = _master(composer, overrides)
-    if master is not None and OmegaConf.select(master, "hydra.sweeper._target_") != _target_of(BasicSweeper):
-        problems += hydra_builds_only_its_own(master, Origin(overrides, composer=composer), list(master.plugins or ()))
-        if problems:
+    if master is not None:
+        found = list(hydra_is_right(master, list(master.plugins or ())))
+        problems += locate(found, Origin(overrides, composer=composer))
+        foreign = bool(found) or master.hydra.sweeper._target_ != _target_of(BasicSweeper)
+        if foreign and problems:
             raise invalid_run(problems, overrides)
-        return Sweep(master, [])
+        if foreign:
+            return Sweep(master, [])
     hydra_overrides, jobs = _expand(composer, overrides, master, problems)
     if problems:
         raise invalid_run(problems, overrides)
-    seen = Seen()
+    cache = CheckCache()
     good: list[Job] = []
     bad: list[BadJob] = []
     for number, job_overrides in enumerate(jobs):
         try:
-            good.append(_check_job(composer, master, number, hydra_overrides, job_overrides, seen, good))
+            good.append(_check_job(composer, master, number, hydra_overrides, job_overrides, cache, good))
         except InvalidConfig as error:
             bad.append(BadJob(number, tuple(job_overrides), error.problems))
     if bad:
@@ -77,7 +81,7 @@ def check_sweep(composer: Composer, overrides: Sequence[str], known: Sequence[Pr
 
 def check_late(composer: Composer, master: DictConfig, overrides: Sequence[str]) -> Job:
     """One more job of a sweep that runs already. Raises InvalidConfig."""
-    return _check_job(composer, master, 0, list(master.hydra.overrides.hydra), list(overrides), Seen(), [])
+    return _check_job(composer, master, 0, list(master.hydra.overrides.hydra), list(overrides), CheckCache(), [])
 
 
 def _master(composer: Composer, overrides: Sequence[str]) -> DictConfig | None:
@@ -139,7 +143,7 @@ def _check_job(
     number: int,
     hydra_overrides: list[str],
     overrides: list[str],
-    seen: Seen,
+    cache: CheckCache,
     earlier: list[Job],
 ) -> Job:
     composed = composer.compose_or_explain([*hydra_overrides, *overrides])
@@ -177,7 +181,7 @@ def _check_job(
         origin=Origin([*hydra_overrides, *overrides], composer=composer),
         launcher=launcher if isinstance(launcher, dict) else None,  # type: ignore[arg-type]
         folder=root,
-        seen=seen,
+        cache=cache,
         known=problems,
     )
     same = next((i for i, job in enumerate(earlier) if job.overrides == tuple(overrides)), None)

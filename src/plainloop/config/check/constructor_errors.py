@@ -1,4 +1,4 @@
-"""What a constructor says of its arguments, as a problem of the config: which key it means, and what would do."""
+"""What a constructor says of its arguments, as a finding: which key it means."""
 
 from __future__ import annotations
 
@@ -7,78 +7,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from plainloop.config.build import RESERVED
-from plainloop.config.compose.origin import Origin
-from plainloop.config.explain.problems import Problem
-from plainloop.config.explain.suggest import nearest
-from plainloop.config.resolve import leaves
+from plainloop.config.check.findings import CheckContext, Finding
+from plainloop.config.explain.suggest import as_override
+from plainloop.config.nodes import leaves
+from plainloop.errors import RunError
 
-# What code raises for arguments that it cannot use, and for want of a package or a file of theirs.
-REFUSALS = (
-    TypeError,
-    ValueError,
-    AssertionError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    RuntimeError,
-    ImportError,
-    OSError,
-)
 _OF_THE_MACHINE = (ImportError, OSError)  # says nothing of a value
+# What code raises for arguments that it cannot use, and where a package or a file that they need is missing.
+_OF_VALUES = (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, AttributeError, RuntimeError)
+REFUSALS = (*_OF_VALUES, *_OF_THE_MACHINE, RunError)
 
 _DOTTED = re.compile(r"[a-z_]\w*(?:\.\w+)+")
-_ADVICE = re.compile(r"\btype (\w+(?:\.\w+)*=[^\s,;<]+)")  # what our own messages say of the way out
+_ADVICE = re.compile(r"\btype (\w+(?:\.\w+)*=[^\s,;<]+)")  # what our own messages tell to type
 _ALIASES = {"lr": "learning"}
 
 
-def refused(error: Exception, node: Mapping[str, Any], path: str, origin: Origin, *, names: bool = True) -> Problem:
+def finding_from_error(error: BaseException, node: Mapping[str, Any], path: str, context: CheckContext) -> Finding:
     """
     Args:
-        node: what was built.
-        path: its key; what the error blames lies below it, or is it.
-        names: whether the error is in the words of the node's own target; else a word of it means nothing.
+        node: what was built; {} where it was no node.
+        path: its key. The finding is about it, or about one of the keys below it.
     """
     text = first_line(error)
     values = {key: value for key, value in leaves(node, f"{path}.") if key.rpartition(".")[2] not in RESERVED}
-    key = (_blamed(error, text, values, origin) if names else "") or path
-    value = shown(values[key]) if key in values else ""
-    text = text.removeprefix(f"{key}: ").removesuffix(f" but got {value}").rstrip(",")
-    who = str(node.get("_target_", ""))
-    what = f"{who} refuses it: {text}" if who else text
+    key = _key_meant(error, text, values, context) or path
+    got = as_override(values[key]) if key in values else ""
+    text = text.removeprefix(f"{key}: ").removesuffix(f" but got {got}").rstrip(",")
+    target = str(node.get("_target_", ""))
     advice = _ADVICE.search(text)
-    if key == path:
-        typed = [text for text in origin.overrides if text.lstrip("+~").startswith(f"{path}.")]
-        typed = typed or [text for text in origin.overrides if text.startswith(f"{path}=")]
-        instead = f"leave out {'one of ' if len(typed) > 1 else ''}{', '.join(typed)}" if typed else ""
-        return Problem(path, what, given_by=origin.given_by(path), instead=advice[1] if advice else instead)
-    place = origin.written(key)
-    ours = place is not None and place.text != "" and origin.override_of(key)
-    other = f"{key}={place.text.replace(', ', ',')}" if ours and place else _without(key, origin)
-    return Problem(
-        key,
-        what,
-        value,
-        f"such as {place.text} ({place})" if ours and place else "",
-        origin.given_by(key),
-        instead=advice[1] if advice else other,
-    )
-
-
-def unknown_optimizer(problem: Problem, node: Mapping[str, Any]) -> Problem:
-    """timm's own words for a misspelt name leave open which there are."""
-    import timm.optim
-
-    names = [str(name) for name in timm.optim.list_optimizers()]
-    near = nearest(str(node.get("opt")), names)
-    return Problem(
-        "optimizer.opt",
-        "timm has no such optimizer",
-        str(node.get("opt")),
-        f'one of {len(names)} names: python -c "import timm.optim; print(*timm.optim.list_optimizers())"',
-        problem.given_by,
-        meant=", ".join(near),
-        instead=f"optimizer.opt={near[0]}" if near else problem.instead,
-    )
+    return Finding(key, f"{target} refuses it: {text}" if target else text, got, instead=advice[1] if advice else "")
 
 
 def first_line(error: BaseException) -> str:
@@ -89,29 +46,18 @@ def first_line(error: BaseException) -> str:
     return f"{kind}: {lines[0]}" if lines and isinstance(error, LookupError | ArithmeticError) else (lines or [kind])[0]
 
 
-def shown(value: Any) -> str:
-    """As it would be typed.
-
-    >>> shown([2, None, True]), shown("a")
-    ('[2,null,true]', 'a')
-    """
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(shown, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _blamed(error: Exception, text: str, values: Mapping[str, Any], origin: Origin) -> str:
+def _key_meant(error: BaseException, text: str, values: Mapping[str, Any], context: CheckContext) -> str:
     """The key whose name the message has, or whose value; else the only one that the person has changed."""
     for key in _DOTTED.findall(text):
         if key in values:
             return str(key)
     words = re.findall(r"[a-z_]\w*", text.lower())
-    changed = [key for key in values if origin.override_of(key)]
+    changed = [key for key in values if context.is_typed(key)]
     named = [(key not in changed, at, key) for key in values if (at := _mentioned(key, words)) is not None]
     if named:
         return min(named)[2]
     tokens = re.findall(r"-?[\w.]+\w", text) + re.findall(r"-?\d+", text)
-    quoted = [key for key in changed if shown(values[key]) in tokens or str(values[key]) in tokens]
+    quoted = [key for key in changed if as_override(values[key]) in tokens or str(values[key]) in tokens]
     if len(quoted) == 1:
         return quoted[0]
     return changed[0] if len(changed) == 1 and not isinstance(error, _OF_THE_MACHINE) else ""
@@ -126,8 +72,3 @@ def _mentioned(key: str, words: list[str]) -> int | None:
         if word == name or longer or shorter or word == _ALIASES.get(name):
             return at
     return None
-
-
-def _without(key: str, origin: Origin) -> str:
-    text = origin.override_of(key)
-    return f"leave {text} out" if text else ""

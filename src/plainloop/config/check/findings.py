@@ -1,33 +1,68 @@
-"""What rules judge and what they find."""
+"""What a check looks at and what it finds. Where a key was given, and what was meant, is added by `explain.locate`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plainloop.config.compose.origin import Origin
 from plainloop.config.durations import Clock
-from plainloop.config.explain.problems import Problem
-from plainloop.config.resolve import PENDING
+from plainloop.config.nodes import PENDING
+from plainloop.config.types import UNKNOWN
 
 
 @dataclass(frozen=True)
-class Warned:
-    """Right, but slow or surprising."""
+class Finding:
+    """One wrong thing. Every part but the first two may be empty.
+
+    Args:
+        instead: what to type; "" leaves the suggestion to `explain.locate`.
+        value, annotation: a value and the type that it does not fit.
+        unknown, keys: a dotted key that does not exist, and those that do.
+        choices: values that exist where the given one does not.
+    """
+
+    key: str
+    what: str
+    got: str = ""
+    expected: str = ""
+    instead: str = ""
+    value: Any = None
+    annotation: Any = UNKNOWN
+    unknown: str = ""
+    keys: Sequence[str] = ()
+    choices: Sequence[str] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Caution:
+    """Right, but slow or surprising: a warning."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Case:
-    """What rules judge. `clock` and config["facts"] are there for the late ones only."""
+class CheckContext:
+    """What is checked. `clock` and config["facts"] are there for the late rules only.
+
+    Args:
+        plugins: packages of the person's own, and the file that names them.
+        is_typed: whether the command line gives a key.
+        written: the value that a YAML file has for a key of the command line; None where none has.
+        folder: where the run or the sweep will be written.
+        began_on: the number of ranks on which a run that is resumed began.
+    """
 
     config: dict[str, Any]
-    origin: Origin
-    ranks: int
-    folder: Path | None = None  # where the run or the sweep will be written
+    plugins: tuple[str, ...] = ()
+    plugins_file: Path = Path()
+    is_typed: Callable[[str], bool] = lambda key: False
+    written: Callable[[str], Any] = lambda key: None
+    folder: Path | None = None
+    began_on: int | None = None
+    ranks: int = 1
     clock: Clock | None = None
 
     def get(self, key: str) -> Any:
@@ -37,15 +72,16 @@ class Case:
             node = node.get(part) if isinstance(node, Mapping) else None
         return None if node is PENDING else node
 
-    def problem(self, key: str, what: str, **more: Any) -> Problem:
-        return Problem(key, what, given_by=self.origin.given_by(key), **more)
+    @property
+    def steps(self) -> Clock:
+        assert self.clock is not None, "only late rules count steps"
+        return self.clock
 
 
-Finding = Problem | Warned
-Rule = Callable[[Case], Iterator[Finding]]
+Rule = Callable[[CheckContext], Iterator[Finding | Caution]]
 
 
-def judge(rules: tuple[Rule, ...], case: Case) -> tuple[list[Problem], list[str]]:
-    """All findings of some rules: problems, and the texts of warnings."""
-    found = [finding for rule in rules for finding in rule(case)]
-    return [f for f in found if isinstance(f, Problem)], [f.text for f in found if isinstance(f, Warned)]
+def run_rules(rules: Sequence[Rule], context: CheckContext) -> tuple[list[Finding], list[str]]:
+    """What some rules find, and the texts of their warnings."""
+    found = [finding for rule in rules for finding in rule(context)]
+    return [f for f in found if isinstance(f, Finding)], [f.text for f in found if isinstance(f, Caution)]

@@ -1,16 +1,22 @@
-"""Rules about devices, and how many processes a config asks for. Imports torch only where it must ask the machine."""
+"""Rules about this machine: its devices, its folders, and how many processes a config asks for.
+
+Nothing is created to find out, and torch is imported only where it must be asked about devices.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from plainloop.config.check.findings import Case, Finding, Rule, Warned
+from plainloop.config.check.findings import Caution, CheckContext, Finding, Rule
+from plainloop.run_dir.weights_file import weights_file
 from plainloop.system.gpus import first_visible
 
 # What torch calls x86 processors that compute bf16 by way of fp32, number by number.
 _WITHOUT_BF16 = ("DEFAULT", "NO AVX", "AVX2")
+_LONGEST = 255  # bytes of a file's name, on every file system that we know
 
 
 def ranks_of(config: Mapping[str, Any], launcher: Mapping[str, Any] | None = None) -> int:
@@ -29,18 +35,18 @@ def ranks_of(config: Mapping[str, Any], launcher: Mapping[str, Any] | None = Non
     return max(1, int(devices))
 
 
-def device_is_there(case: Case) -> Iterator[Finding]:
+def device_is_there(context: CheckContext) -> Iterator[Finding | Caution]:
     import torch
 
-    device, devices = case.get("device"), case.get("trainer.devices")
+    device, devices = context.get("device"), context.get("trainer.devices")
     if device == "cuda" and not torch.cuda.is_available():
-        yield case.problem("device", "torch sees no CUDA device", got="cuda", instead="device=cpu")
+        yield Finding("device", "torch sees no CUDA device", got="cuda", instead="device=cpu")
     if device == "mps" and not torch.backends.mps.is_available():
-        yield case.problem("device", "this machine has no MPS device", got="mps", instead="device=cpu")
+        yield Finding("device", "this machine has no MPS device", got="mps", instead="device=cpu")
     gpus = _visible_gpus() if device in ("auto", "cuda") else 0
     wanted = max(devices, default=0) + 1 if isinstance(devices, list) else devices if isinstance(devices, int) else 0
     if gpus and wanted > gpus:
-        yield case.problem(
+        yield Finding(
             "trainer.devices",
             "asks for more GPUs than there are",
             got=str(devices),
@@ -49,17 +55,17 @@ def device_is_there(case: Case) -> Iterator[Finding]:
         )
     if isinstance(devices, list) and not gpus and device != "cuda":
         numbers = ", ".join(map(str, devices))
-        yield Warned(f"trainer.devices=[{numbers}] names GPUs, and none is used: {len(devices)} processes on the CPU")
+        yield Caution(f"trainer.devices=[{numbers}] names GPUs, and none is used: {len(devices)} processes on the CPU")
 
 
-def precision_suits_the_device(case: Case) -> Iterator[Finding]:
+def precision_suits_the_device(context: CheckContext) -> Iterator[Finding | Caution]:
     import torch
 
-    precision, device = case.get("trainer.precision"), case.get("device")
+    precision, device = context.get("trainer.precision"), context.get("device")
     cuda = device in ("auto", "cuda") and torch.cuda.is_available()
     gpu = first_visible() if cuda else None  # torch would wake CUDA to say it
     if precision == "bf16" and gpu is not None and gpu.capability < (8, 0):
-        yield case.problem(
+        yield Finding(
             "trainer.precision",
             f"{gpu.name} computes no bf16",
             got="bf16",
@@ -67,14 +73,14 @@ def precision_suits_the_device(case: Case) -> Iterator[Finding]:
             instead="trainer.precision=fp16",
         )
     if precision == "fp16" and not cuda:
-        yield Warned("trainer.precision=fp16 without a GPU is slower than fp32; bf16 needs no gradient scaler")
+        yield Caution("trainer.precision=fp16 without a GPU is slower than fp32; bf16 needs no gradient scaler")
     on_cpu = device == "cpu" or (device == "auto" and not cuda and not torch.backends.mps.is_available())
     if precision == "bf16" and on_cpu and torch.backends.cpu.get_cpu_capability() in _WITHOUT_BF16:
-        yield Warned(
+        yield Caution(
             "trainer.precision=bf16 on this CPU, which has no bf16 instructions, is several times slower than fp32"
         )
-    if case.get("trainer.sync_batchnorm") and case.ranks > 1 and not cuda:
-        yield case.problem(
+    if context.get("trainer.sync_batchnorm") and context.ranks > 1 and not cuda:
+        yield Finding(
             "trainer.sync_batchnorm",
             "needs CUDA devices: torch computes it nowhere else",
             got="true",
@@ -82,17 +88,47 @@ def precision_suits_the_device(case: Case) -> Iterator[Finding]:
         )
 
 
-def devices_agree_with_the_launcher(case: Case) -> Iterator[Finding]:
-    dealt, devices = os.environ.get("WORLD_SIZE"), case.get("trainer.devices")
+def devices_agree_with_the_launcher(context: CheckContext) -> Iterator[Finding | Caution]:
+    dealt, devices = os.environ.get("WORLD_SIZE"), context.get("trainer.devices")
     wanted = len(devices) if isinstance(devices, list) else devices
     if dealt is not None and isinstance(wanted, int) and wanted != int(dealt):
-        yield case.problem(
+        yield Finding(
             "trainer.devices",
             f"a launcher has started {dealt} processes already",
             got=str(devices),
             expected=f"auto, or {dealt}",
             instead="leave trainer.devices out",
         )
+
+
+def folder_can_be_written(context: CheckContext) -> Iterator[Finding | Caution]:
+    """The nearest folder that exists must take new ones."""
+    if context.folder is None:
+        return
+    above = context.folder.absolute()
+    while not os.path.lexists(above) and above != above.parent:
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        what = f"{above} {'cannot be written' if above.is_dir() else 'is no folder'}"
+    elif any(len(os.fsencode(part)) > _LONGEST for part in context.folder.parts):
+        what = f"has a part of more than {_LONGEST} bytes"
+    else:
+        return
+    key = "hydra.sweep.dir" if context.is_typed("hydra.sweep.dir") else "hydra.run.dir"
+    expected = "a folder that is yours, or one that can be made"
+    yield Finding(key, what, str(context.folder), expected, f"{key}=<a folder of yours>")
+
+
+def initial_weights_are_there(context: CheckContext) -> Iterator[Finding | Caution]:
+    source = context.get("init_from")
+    if not isinstance(source, str):
+        return
+    try:
+        weights_file(Path(source))
+    except ValueError as error:
+        what = str(error).removeprefix(f"init_from={source} ")
+        expected = "a run directory or a weights file: .safetensors or .pth"
+        yield Finding("init_from", what, source, expected, "init_from=null, or one that exists")
 
 
 def _is_local(launcher: Mapping[str, Any] | None) -> bool:

@@ -44,7 +44,7 @@ _SEARCH = "hydra.searchpath="
 _NAN = re.compile(r"(?<![^\[,])(nan|inf)(?![^\],])")  # whole, alone or in a list
 
 # What composing may raise for something that a person wrote.
-_BROKEN = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
+_BROKEN = (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError)
 
 
 # From the config that options compose, and the values that will be applied: the config that takes them.

@@ -20,7 +20,7 @@ from plainloop.config import compare
 from plainloop.config.compose.composer import Composed, Composer
 from plainloop.config.explain.problems import InvalidConfig, Problem, invalid_run
 from plainloop.config.explain.wrong_options import by
-from plainloop.config.resolve import leaves, resolve
+from plainloop.config.nodes import leaves, resolve
 from plainloop.config.settings import with_later_keys
 from plainloop.run_dir.status import read_status
 

@@ -14,7 +14,8 @@ from plainloop.config.explain import other_codes
 from plainloop.config.explain.other_codes import Equivalent
 from plainloop.config.explain.problems import EVERYWHERE, Problem, listing
 from plainloop.config.explain.suggest import as_override, is_one_edit, kind_of, nearest_key, suggest_value
-from plainloop.config.explain.wrong_options import SEVERAL, Library, by, choose
+from plainloop.config.explain.wrong_options import Library, by, choose
+from plainloop.config.groups import SEVERAL
 from plainloop.config.nodes import key_paths, node_at
 from plainloop.config.settings import annotation_of
 from plainloop.config.types import misfit

@@ -14,9 +14,7 @@ from hydra.core.override_parser.types import Override
 from plainloop.config.explain import other_codes
 from plainloop.config.explain.problems import Problem, as_typed, listing
 from plainloop.config.explain.suggest import as_override, is_one_edit, nearest
-
-# Groups of named things, of which several options can be taken at once: logger=[csv,wandb].
-SEVERAL = ("augment", "logger", "experiment", "debug")
+from plainloop.config.groups import SEVERAL
 
 
 @dataclass(frozen=True)
