@@ -19,8 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from plainloop.config.build import FactsCache, facts_of
 from plainloop.config.check import machine, rules, schema
-from plainloop.config.check.dry_run import DryRunCache, ModelSummary, dry_run
+from plainloop.config.check.dry_run import DryRunCache, dry_run
 from plainloop.config.check.findings import CheckContext, Finding, run_rules
+from plainloop.config.check.meta_model import ModelSummary
 from plainloop.config.check.plan import Plan, plan_of
 from plainloop.config.compose.origin import Origin
 from plainloop.config.durations import clock_of

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from plainloop.config.build import arguments_of
-from plainloop.config.check.dry_run import ModelSummary
+from plainloop.config.check.meta_model import ModelSummary
 from plainloop.config.durations import Clock, clock_of, train_batch_size
 from plainloop.config.parts import base_lr_of, lr_scaling_of, schedule_of
 from plainloop.config.targets import locate
