@@ -50,6 +50,7 @@ class Facts:
     mean: tuple[float, ...]  # per channel, of images in [0, 1]
     std: tuple[float, ...]
     class_counts: tuple[int, ...] | None = None  # training samples of each class; None: not known
+    files_hash: str = ""  # changes when a file is added, removed or renamed; "": not known
 
     @property
     def num_classes(self) -> int:
@@ -159,6 +160,15 @@ class DescribesData(Protocol):
     @classmethod
     def plan_lines(cls, **arguments: Any) -> list[str]:
         """Takes the constructor's arguments. Says which folders and files are used, and which are not."""
+        ...
+
+
+class NamesFiles(Protocol):
+    """A data source whose facts have a `files_hash`."""
+
+    @classmethod
+    def file_names(cls, **arguments: Any) -> Iterator[str]:
+        """Takes the constructor's arguments. The names of all files, from its root, in a fixed order."""
         ...
 
 

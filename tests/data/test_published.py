@@ -165,7 +165,7 @@ def test_facts_of_every_source_do_without_torch(module, source, fashion):
     for name in ("a", "b"):
         (fashion / "folder" / name).mkdir(parents=True)
         for i in range(2):
-            (fashion / "folder" / name / f"{i}.jpg").touch()
+            (fashion / "folder" / name / f"{i}.jpg").write_bytes(b"no image")
     told = "" if module == "digits" else f"root={str(root)!r}, " + "classes=10, download=True, " * (module == "cifar")
     code = (
         f"import sys; from plainloop.data.{module} import {source}; facts = {source}.facts({told}batch_size=8); "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from plainloop.contracts import Batch, Facts, Split
 from plainloop.data.images import LabelledImages
-from plainloop.data.loading.listing import list_splits
+from plainloop.data.loading.listing import Listings, list_splits
 from plainloop.errors import BadData
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(kw_only=True, eq=False)
 class ImageFolder(LabelledImages):
-    """`root` holds train/, val/ and perhaps test/ of class folders, or class folders alone; then each class is split.
+    """`root` has train/, val/ and perhaps test/ with class folders, or class folders alone; then each class is split.
 
     Args:
         num_workers: `auto` is four, or fewer where fewer CPUs are granted.
@@ -29,6 +29,7 @@ class ImageFolder(LabelledImages):
         crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction and cuts out the centre;
             so does training, unless `sample_transforms` have given the image its size.
         val_fraction: the share of each class to validate on where `root` has no val/; the same images for every seed.
+        allow_changed: lets a run be resumed when files were added or removed; it is then no longer the same run.
         sample_transforms: image (3, H, W) uint8 of any size -> the same; for training only, in order.
 
     Raises BadData for folders that cannot be trained on; batches raise it for a damaged file.
@@ -41,9 +42,10 @@ class ImageFolder(LabelledImages):
     image_size: int = 224
     crop_fraction: float = 0.875
     val_fraction: float = 0.2
+    allow_changed: bool = False
     sample_transforms: Sequence[Callable[[Any], Any]] = ()
 
-    changes_no_result: ClassVar[tuple[str, ...]] = ("root", "timeout", "*num_workers", "*prefetch")
+    changes_no_result: ClassVar[tuple[str, ...]] = ("root", "timeout", "*num_workers", "*prefetch", "allow_changed")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,16 +58,26 @@ class ImageFolder(LabelledImages):
 
     def known(self) -> Facts:
         mean, std = self.statistics(IMAGENET_MEAN, IMAGENET_STD)
-        listings = list_splits(self.root, val_fraction=self.val_fraction)
-        shape = (3, self.image_size, self.image_size)
-        return Facts(listings.num_train, listings.num_val, listings.train.class_names, shape, mean, std)
+        found, shape = self.listings(), (3, self.image_size, self.image_size)
+        counts, names = found.class_counts, found.train.class_names
+        return Facts(sum(counts), found.num_val, names, shape, mean, std, counts, found.files_hash())
+
+    def listings(self) -> Listings:
+        return list_splits(self.root, val_fraction=self.val_fraction)
+
+    @classmethod
+    def plan_lines(cls, **arguments: Any) -> list[str]:
+        return cls(**arguments).listings().plan_lines()
+
+    @classmethod
+    def file_names(cls, **arguments: Any) -> Iterator[str]:
+        return cls(**arguments).listings().file_names()
 
     @cached_property
     def images(self) -> dict[Split, Images]:
         from plainloop.data.loading.samples import split_images
 
-        listings = list_splits(self.root, val_fraction=self.val_fraction)
-        return split_images(listings, image_size=self.image_size, crop_fraction=self.crop_fraction)
+        return split_images(self.listings(), image_size=self.image_size, crop_fraction=self.crop_fraction)
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
         from plainloop.data.loading.sampler import Shard

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import shlex
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from plainloop.contracts import Split
+from plainloop.data.loading import layout
+from plainloop.data.loading.layout import EXTENSIONS, quoted
 from plainloop.data.loading.stratify import num_held_out
 from plainloop.errors import BadData
 
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SIZES_UP_TO = 100_000  # images; on network storage it takes minutes to ask for the sizes of more
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,9 @@ class Listing:
 
     folder: Path
     files: dict[str, list[str]]
+    skipped: Counter[str] = field(default_factory=Counter)  # files that are no images, by extension
+    stray: int = 0  # images that lie in no class folder
+    changed: dict[str, int] = field(default_factory=dict)  # each folder inside: when a name in it changed last
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -41,103 +50,213 @@ class Listing:
 class Listings:
     """All splits of a data set. Without its own folder, validation takes `val_fraction` of each class of `train`."""
 
+    root: Path
     train: Listing
     val: Listing | None
     test: Listing | None
     val_fraction: float
 
     @property
-    def num_train(self) -> int:
-        return len(self.train) - (self.num_val if self.val is None else 0)
+    def splits(self) -> dict[Split, Listing]:
+        named: dict[Split, Listing | None] = {"train": self.train, "val": self.val, "test": self.test}
+        return {split: listing for split, listing in named.items() if listing is not None}
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Training images of each class."""
+        counts = [len(names) for names in self.train.files.values()]
+        return tuple(n - (num_held_out(n, self.val_fraction) if self.val is None else 0) for n in counts)
 
     @property
     def num_val(self) -> int:
-        if self.val is not None:
-            return len(self.val)
-        return sum(num_held_out(len(names), self.val_fraction) for names in self.train.files.values())
+        return len(self.train) - sum(self.class_counts) if self.val is None else len(self.val)
+
+    def file_names(self) -> Iterator[str]:
+        """split/class/file of every image."""
+        return (f"{split}/{path}" for split, listing in self.splits.items() for path in listing.paths)
+
+    def files_hash(self) -> str:
+        digest = hashlib.sha256()
+        for name in self.file_names():
+            digest.update(os.fsencode(name) + b"\n")
+        return digest.hexdigest()[:16]
+
+    def is_current(self) -> bool:
+        """Whether no file has been added or removed since."""
+        changed = {place: then for listing in self.splits.values() for place, then in listing.changed.items()}
+        return all(Path(place).is_dir() and os.stat(place).st_mtime_ns == then for place, then in changed.items())
+
+    def plan_lines(self) -> list[str]:
+        """What is used, and what is not."""
+        where = {split: f"{listing.folder.name}/" for split, listing in self.splits.items()}
+        if self.train.folder == self.root:
+            where = {"train": "data.root"}
+        lines = [f"{split} from {where[split]} ({len(self.splits[split])} images)" for split in where]
+        if self.val is None:
+            lines.append(f"val takes {self.val_fraction:g} of each class of train")
+        lines = [", ".join(lines)]
+        used = (
+            self.train.files if self.train.folder == self.root else [part.folder.name for part in self.splits.values()]
+        )
+        if unused := sorted(e.name + "/" for e in os.scandir(self.root) if e.is_dir() and e.name not in used):
+            lines.append(f"not used: {quoted(unused)}")
+        if skipped := sum((listing.skipped for listing in self.splits.values()), Counter()):
+            lines.append(f"skipped files: {numbered(skipped)}")
+        if stray := sum(listing.stray for listing in self.splits.values()):
+            lines.append(f"skipped images that lie in no class folder: {stray}")
+        if deeper := [path.rpartition("/")[0] for path in self.train.paths if path.count("/") > 1]:
+            lines.append(f"images in folders inside class folders are used too: {quoted(sorted(set(deeper)))}")
+        if alike := [names for names in look_alikes(self.train.class_names).values() if len(names) > 1]:
+            lines.append(f"different classes with almost the same name: {quoted([' and '.join(n) for n in alike])}")
+        if sum(map(len, self.splits.values())) > SIZES_UP_TO:
+            lines.append(f"not looked for: empty files, because there are more than {SIZES_UP_TO} images")
+        return lines
+
+
+_last: list[tuple[tuple[str, float], Listings]] = []  # the newest one: the check asks for it several times
 
 
 def list_splits(root: str, *, val_fraction: float) -> Listings:
-    """Finds train/, val/ and test/ of class folders in `root`, or class folders alone.
+    """Finds the folders of train, val and test in `root`, or class folders alone.
 
     Raises BadData for what cannot be trained on, with what to do about it.
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f"data.val_fraction={val_fraction} must lie between 0 and 1, such as 0.2")
+    if _last and _last[0][0] == (root, val_fraction) and _last[0][1].is_current():
+        return _last[0][1]
     base = Path(root).expanduser()
     if not base.is_dir():
         what = "is a file" if base.exists() else "does not exist"
         raise BadData(
             f"data.root={root} {what}", hint="set data.root=<folder with train/ and val/, or with one folder a class>"
         )
-    if not (base / "train").is_dir():
-        if (base / "val").is_dir():
-            raise BadData(
-                f"data.root={root} has val/ but no train/", hint=f"put the training classes into {base / 'train'}"
-            )
-        listings = Listings(list_classes(base), None, None, val_fraction)
-    else:
-        parts = {split: list_classes(base / split) for split in ("train", "val", "test") if (base / split).is_dir()}
-        listings = Listings(parts["train"], parts.get("val"), parts.get("test"), val_fraction)
-        for split in parts.keys() - {"train"}:
-            require_same_classes(parts["train"], split, parts[split])
+    names = layout.find_splits(root, base)
+    if "test" in names and not layout.subfolders(base / names["test"]):
+        del names["test"]  # images without labels
+    changed = os.stat(base).st_mtime_ns
+    train = list_classes(base / names.get("train", ""))
+    train.changed[str(base)] = changed
+    parts = {split: list_classes(base / name) for split, name in names.items() if split != "train"}
+    for split, part in parts.items():
+        require_same_classes(train, split, part)
+    require_class_folders(train, is_root=not names)
+    listings = Listings(base, train, parts.get("val"), parts.get("test"), val_fraction)
     if listings.num_val == 0:
         raise BadData(
-            f"no class of {listings.train.folder} has two images, "
-            f"one to train on and one for data.val_fraction={val_fraction}",
+            f"no class of {train.folder} has two images, one to train on and one for data.val_fraction={val_fraction}",
             hint=f"add images, or put some of each class into {base / 'val'}",
         )
+    refuse_empty_files(listings)
+    _last[:] = [((root, val_fraction), listings)]
     return listings
 
 
 def list_classes(folder: Path) -> Listing:
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    files = {name: list_images(folder, name) for name in names}
-    if not any(files.values()):
-        inside = f"its folders {quoted(names)} hold none" if names else "it has no class folders"
+    names, stray = layout.subfolders(folder), layout.num_images(folder)
+    listing = Listing(folder, {}, stray=stray, changed={str(folder): os.stat(folder).st_mtime_ns})
+    for name in names:
+        listing.files[name] = list_images(listing, name)
+    others = f"; other files there: {numbered(listing.skipped)}" if listing.skipped else ""
+    if not any(listing.files.values()):
+        inside = f"its folders {quoted(names)} hold none{others}" if names else "it has no class folders"
+        inside += f", and {stray} images lie directly in it" if stray else ""
         raise BadData(
-            f"no images in {folder}: {inside}",
-            hint=f"make one folder a class in it, with files ending in {', '.join(EXTENSIONS)}",
+            f"no images in class folders in {folder}: {inside}",
+            hint=f"make one folder for each class in it, with files ending in {', '.join(EXTENSIONS)}",
         )
-    empty = [name for name in names if not files[name]]
-    if empty:
+    if empty := [name for name in names if not listing.files[name]]:
         raise BadData(
-            f"class folders without images in {folder}: {quoted(empty)}",
-            hint=f"put files ending in {', '.join(EXTENSIONS)} into them, or delete them",
+            f"class folders without images in {folder}: {quoted(empty)}{others}",
+            hint=f"put files ending in {', '.join(EXTENSIONS)} into them, or move them out of {folder}",
         )
-    return Listing(folder, files)
+    return listing
 
 
-def list_images(folder: Path, name: str) -> list[str]:
+def list_images(listing: Listing, name: str) -> list[str]:
     """Image files of one class folder and of those inside it, without hidden ones; sorted, with the class in front."""
-    found = []
-    for where, folders, files in os.walk(folder / name, followlinks=True):
-        folders[:] = [inner for inner in folders if not inner.startswith(".")]
-        found += [
-            os.path.relpath(os.path.join(where, file), folder)
-            for file in files
-            if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
-        ]
+    found, start = [], len(str(listing.folder)) + 1
+    for where, folders, files in os.walk(listing.folder / name, followlinks=True):
+        listing.changed[where] = os.stat(where).st_mtime_ns
+        folders[:] = [inner for inner in folders if not layout.is_leftover(inner)]
+        found += [f"{where[start:]}/{file}" for file in files if layout.is_image(file)]
+        others = (file for file in files if not layout.is_image(file) and not file.startswith("."))
+        listing.skipped.update(os.path.splitext(file)[1].lower() or "without extension" for file in others)
     return sorted(found)
 
 
-def require_same_classes(train: Listing, split: Split | str, other: Listing) -> None:
+def numbered(kinds: Counter[str]) -> str:
+    """
+    >>> numbered(Counter({".txt": 1, ".gif": 2}))
+    '2 .gif, 1 .txt'
+    """
+    return quoted([f"{number} {kind}" for kind, number in sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))])
+
+
+def require_class_folders(train: Listing, *, is_root: bool) -> None:
+    """Refuses what would be trained on with wrong labels: a folder too high, splits as classes, one class."""
+    folder, names = train.folder, list(train.files)
+    deep = [name for name, paths in train.files.items() if all(path.count("/") > 1 for path in paths)]
+    if deep:
+        inner = sorted({path.rpartition("/")[0] for name in deep for path in train.files[name]})
+        up = f"if {quoted(deep, 3)} are the classes, move the images up into them"
+        lower = folder / deep[0]
+        while not layout.num_images(lower) and len(more := layout.subfolders(lower)) == 1:
+            lower /= more[0]
+        lower = lower.parent if layout.num_images(lower) else lower
+        first = f"type data.root={shlex.quote(str(lower))}" if is_root else f"move them up into {folder}"
+        down = f"if the classes are in {deep[0]}/, {first}" if len(names) == 1 or not is_root else ""
+        down = down or f"if the classes are inside, choose one of these folders: {first}"
+        raise BadData(
+            f"the class folders {quoted(deep)} in {folder} hold no images themselves; the images are in the folders "
+            f"{quoted(inner, 6)}",
+            hint=f"{down}; {up}",
+        )
+    if all(layout.names_a_split(name) for name in names):
+        raise BadData(
+            f"the folders {quoted(names)} in {folder} would become classes, and their names are those of splits",
+            hint="name them train, val and test, each with one folder for each class",
+        )
+    if len(names) == 1:
+        raise BadData(
+            f"{folder} has only one class folder, {names[0]}/ with {len(train)} images; there must be two or more",
+            hint=f"make one folder for each class in {folder}",
+        )
+
+
+def require_same_classes(train: Listing, split: Split, other: Listing) -> None:
     missing = [name for name in train.files if name not in other.files]
     added = [name for name in other.files if name not in train.files]
-    if missing or added:
-        sides = [f"only in train/: {quoted(missing)}"] * bool(missing) + [f"only in {split}/: {quoted(added)}"] * bool(
-            added
-        )
+    if not missing and not added:
+        return
+    sides = [f"only in {train.folder.name}/: {quoted(missing)}"] if missing else []
+    sides += [f"only in {other.folder.name}/: {quoted(added)}"] if added else []
+    alike = [" and ".join(names) for names in look_alikes([*missing, *added]).values() if len(names) > 1]
+    hint = f"make the class folders of {train.folder.name}/ and {other.folder.name}/ the same"
+    if split == "test":
+        hint += f", or move {other.folder.name}/ out of data.root: training does not use it"
+    raise BadData(
+        f"{train.folder} and {other.folder} have different classes; {'; '.join(sides)}",
+        hint=f"these differ only in how they are written: {quoted(alike)}; rename one of each" if alike else hint,
+    )
+
+
+def look_alikes(names: tuple[str, ...] | list[str]) -> dict[str, list[str]]:
+    """Names that differ only in case, in space, - and _, or in how accents are encoded (a Mac's archives), together."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        key = unicodedata.normalize("NFKC", name).casefold().replace("-", "_").replace(" ", "_").strip("_")
+        groups.setdefault(key, []).append(name)
+    return groups
+
+
+def refuse_empty_files(listings: Listings) -> None:
+    if sum(map(len, listings.splits.values())) > SIZES_UP_TO:
+        return
+    paths = (listing.folder / path for listing in listings.splits.values() for path in listing.paths)
+    if empty := [str(path) for path in paths if path.stat().st_size == 0]:
         raise BadData(
-            f"{train.folder} and {other.folder} have different classes; {'; '.join(sides)}",
-            hint=f"make the class folders of train/ and {split}/ the same",
+            f"{len(empty)} image files are empty (0 bytes): {quoted(empty, 5)}",
+            hint=f"copy them again, or delete them: find {shlex.quote(str(listings.root))} -type f -empty -delete "
+            "(a run that has begun can go on without them: data.allow_changed=true)",
         )
-
-
-def quoted(names: Sequence[str], most: int = 10) -> str:
-    """
-    >>> quoted(["cat", "dog"]), quoted(["a", "b", "c"], most=2)
-    ('cat, dog', 'a, b and 1 more')
-    """
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -1,0 +1,89 @@
+"""Which folders of `data.root` are splits, which are classes, and which are neither."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from plainloop.contracts import Split
+from plainloop.errors import BadData
+
+EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+# Spellings of the split folders, in lower case, without digits and punctuation: Train, train_set and train2017 are one.
+SPELLINGS: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training", "trainset", "trainingset", "traindata", "trainimages"),
+    "val": ("val", "valid", "validate", "validation", "dev", "eval", "evaluation", "valset", "valdata", "valimages"),
+    "test": ("test", "testing", "testset", "testdata", "testimages"),
+}
+# Folders that operating systems and archive programs leave behind.
+LEFTOVERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "__pycache__")
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones and leftovers."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_leftover(entry.name))
+
+
+def is_leftover(name: str) -> bool:
+    return name.startswith(".") or name in LEFTOVERS
+
+
+def is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def num_images(folder: Path) -> int:
+    """Image files that lie directly in a folder."""
+    return sum(is_image(entry.name) and entry.is_file() for entry in os.scandir(folder))
+
+
+def split_of(name: str) -> Split | None:
+    """
+    >>> split_of("Training"), split_of("val_2017"), split_of("train_station")
+    ('train', 'val', None)
+    """
+    word = re.sub(r"[^a-z]", "", name.lower())
+    return next((split for split, spellings in SPELLINGS.items() if word in spellings), None)
+
+
+def names_a_split(name: str) -> bool:
+    """Whether a word of the name is one of a split: images_train."""
+    return any(split_of(word) for word in re.split(r"[^a-z]+", name.lower()))
+
+
+def find_splits(root: str, base: Path) -> dict[Split, str]:
+    """The folder of each split; {} if the folders in `data.root` are classes. Raises BadData if this is unclear."""
+    names = subfolders(base)
+    found: dict[Split, list[str]] = {}
+    for name in names:
+        if split := split_of(name):
+            found.setdefault(split, []).append(name)
+    candidates = [name for names_of_split in found.values() for name in names_of_split]
+    others = [name for name in names if name not in candidates and num_images(base / name)]
+    if others and all(num_images(base / name) for name in candidates):
+        return {}  # such as the classes bus/, car/ and train/
+    for split, spellings in found.items():
+        if len(spellings) > 1:
+            raise BadData(
+                f"data.root={root} has several folders for {split}: {quoted(spellings)}",
+                hint=f"keep one of them in data.root, with the name {split}",
+            )
+    if found and "train" not in found:
+        also = f", beside the folders {quoted(others)}" if others else ""
+        raise BadData(
+            f"data.root={root} has {quoted(candidates)} but no train/{also}",
+            hint=f"put the training classes into {base / 'train'}",
+        )
+    return {split: spellings[0] for split, spellings in found.items()}
+
+
+def quoted(names: Sequence[str], most: int = 10) -> str:
+    """
+    >>> quoted(["cat", "dog"]), quoted(["a", "b", "c"], most=2)
+    ('cat, dog', 'a, b and 1 more')
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
