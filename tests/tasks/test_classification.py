@@ -14,6 +14,8 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from plainloop.config.build import build
+from plainloop.config.durations import Clock
 from plainloop.contracts import Batch
 from plainloop.tasks.classification import Accuracy, Classification
 from tests.harness.configs import checked
@@ -101,6 +103,14 @@ def test_a_class_weight_of_two_is_the_sample_twice(loss: Any) -> None:
     plain = Classification(num_classes=CLASSES, loss=loss)
     assert loss_of(weighted, once) == pytest.approx(loss_of(plain, twice), rel=1e-6)
     assert weighted.weight(once).item() == plain.weight(twice).item() == 3.0
+
+
+def test_balanced_weights_are_inverse_to_the_counts_of_the_data_with_the_mean_one() -> None:
+    node = checked("task.class_weights=balanced")["task"]
+    weights = build(node, Clock(1, 1)).class_weights
+    counts = torch.tensor(node["class_counts"])
+    torch.testing.assert_close(weights * counts, (weights * counts)[:1].expand(10))
+    assert weights.mean().item() == pytest.approx(1, abs=1e-6)
 
 
 def in_parts(task: Classification, batch: Batch, *, weigh: bool = True) -> tuple[float, float]:
@@ -303,6 +313,8 @@ def test_an_update_that_reads_is_caught() -> None:
         ({"loss": "mse"}, r"task\.loss='mse' must be cross_entropy or bce"),
         ({"class_names": ["a"]}, r"task\.class_names has 1 names, and there are 7 classes"),
         ({"per_class": True}, r"task\.per_class=true needs the names"),
+        ({"class_weights": "balanced"}, r"does not say the training samples of each class; type one number per class"),
+        ({"class_weights": "balanced", "class_counts": [1] * 6 + [0]}, r"has no training samples of some class"),
         ({"num_classes": 0}, r"task\.num_classes=0 must be 1 or more"),
     ],
 )

@@ -17,8 +17,9 @@ SAFE = (
     *("name", "check", "resume", "resume_step", "plugins*", "logger.*", "checkpoint.*", "trainer.devices*"),
     *("trainer.log_every", "trainer.save_every", "trainer.max_skips", "trainer.timeout_s", "trainer.tuned.*"),
     *("threads", "trainer.accumulate"),  # the same samples, rounded in another order; with BatchNorm other statistics
-    "data.*batch_size_per_device",  # of evaluation: what is measured does not depend on it
 )
+# They follow from which files the data set has; data.allow_changed=true accepts other files.
+FILE_FACTS = ("facts.num_train", "facts.num_val", "facts.class_counts", "facts.files_hash")
 # Judged by comparing what the schedule says for every step that is done.
 DURATION = ("trainer.duration", "scheduler.total_steps")
 

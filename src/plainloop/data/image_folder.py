@@ -45,7 +45,7 @@ class ImageFolder(LabelledImages):
     allow_changed: bool = False
     sample_transforms: Sequence[Callable[[Any], Any]] = ()
 
-    changes_no_result: ClassVar[tuple[str, ...]] = ("root", "timeout", "*num_workers", "*prefetch", "allow_changed")
+    changes_no_result: ClassVar = (*LabelledImages.changes_no_result, "timeout", "*prefetch", "allow_changed")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,6 +14,7 @@ from plainloop.config.parts import schedule_of
 from plainloop.config.settings import with_later_keys
 from plainloop.distributed import collectives
 from plainloop.errors import BadConfig
+from plainloop.run import data_files
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.journal import Journal
 from plainloop.run_dir.status import command_to_continue
@@ -47,11 +48,13 @@ def take_up(config: Mapping[str, Any], checkpoints: Checkpoints, journal: Journa
 
 
 def settle_config(config: Mapping[str, Any], journal: Journal, *, step: int) -> None:
-    """Writes config.yaml, or holds the config against the one that is there. Raises BadConfig."""
-    path = journal.folder / "config.yaml"
+    """Writes config.yaml, or compares the config with the one that is there. Raises BadConfig."""
+    path, kept = journal.folder / "config.yaml", plain(config)
+    if "allow_changed" in kept["data"]:
+        kept["data"]["allow_changed"] = False  # it is for this start only
     if path.exists():
         saved = with_later_keys(yaml.safe_load(path.read_text()))
-        now = plain(config) | ({"init_from": saved["init_from"]} if step else {})  # its weights are in the checkpoint
+        now = kept | ({"init_from": saved["init_from"]} if step else {})  # its weights are in the checkpoint
         found = compare.differences(saved, now)
         total = clock_of(config).total_steps
         if step > total:
@@ -60,12 +63,34 @@ def settle_config(config: Mapping[str, Any], journal: Journal, *, step: int) -> 
                 f"{step} steps are done already, and trainer.duration={config['trainer']['duration']} is {total}",
                 hint=f"type a longer trainer.duration, or continue it as it was: {again}",
             )
-        compare.check(found, config, step=step, schedules=lambda: (schedule_of(saved), schedule_of(config)))
         if not found:
             return
-        log.warning("goes on with another config than it was started with:\n%s", compare.table(found))
-        journal.event("config_changed", step=step, changes=[vars(pair) for pair in found])
-    storage.write_whole(path, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True).encode())
+        files = [pair for pair in found if pair.key in compare.FILE_FACTS]
+        found = [pair for pair in found if pair not in files]
+        compare.check(found, config, step=step, schedules=lambda: (schedule_of(saved), schedule_of(config)))
+        if files:
+            accept_changed_files(config, journal, step=step)
+        if found:
+            log.warning("goes on with another config than it was started with:\n%s", compare.table(found))
+            journal.event("config_changed", step=step, changes=[vars(pair) for pair in found])
+    else:
+        data_files.write(journal.folder, config)
+    storage.write_whole(path, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).encode())
+
+
+def accept_changed_files(config: Mapping[str, Any], journal: Journal, *, step: int) -> None:
+    """Notes which files of the data differ. Raises BadConfig unless data.allow_changed=true."""
+    changed = data_files.changes(journal.folder, config)
+    text = data_files.as_text(changed)
+    if not config["data"].get("allow_changed"):
+        again = command_to_continue(journal.folder, plugins=config["plugins"])
+        raise BadConfig(
+            f"the data have other files than when this run was started:\n{text}",
+            hint=f"put the files back, or go on with those that are there: {again} data.allow_changed=true",
+        )
+    log.warning("data.allow_changed=true: with other files it is no longer the run that was started:\n%s", text)
+    journal.event("data_changed", step=step, **{kind: len(names) for kind, names in changed.items()})
+    data_files.write(journal.folder, config)
 
 
 def plain(node: Any) -> Any:

@@ -27,8 +27,9 @@ class Classification:
         label_smoothing: share of each label that is spread evenly over all classes, in [0, 1)
             (https://arxiv.org/abs/1512.00567).
         class_weights: how many samples one of each class counts for in the training loss, which is divided by the sum
-            of its batch's. A mixed label weighs what its parts do (torch divides by the number of samples then, so
-            that the same label would weigh differently in its two forms).
+            of the batch's weights; for mixed labels too, where torch divides by the number of samples. "balanced":
+            inverse to `class_counts`, with the mean 1.
+        class_counts: training samples of each class; needed for "balanced" alone.
         loss: "bce" is the mean over classes of binary cross entropies (https://arxiv.org/abs/2110.00476).
         class_names: of the data, in the order of the labels; needed for `per_class`.
         per_class: adds accuracy/<class name> for each class to every evaluation.
@@ -38,13 +39,15 @@ class Classification:
 
     monitor = "top1"
     mode: Literal["max", "min"] = "max"
+    changes_no_result = ("class_counts",)  # the data's facts are compared
 
     def __init__(
         self,
         *,
         num_classes: int,
         label_smoothing: float = 0.0,
-        class_weights: Sequence[float] | None = None,
+        class_weights: Sequence[float] | Literal["balanced"] | None = None,
+        class_counts: Sequence[int] | None = None,
         loss: Literal["cross_entropy", "bce"] = "cross_entropy",
         class_names: Sequence[str] | None = None,
         per_class: bool = False,
@@ -55,6 +58,8 @@ class Classification:
             raise ValueError(f"task.label_smoothing={label_smoothing} must be 0 or more and below 1; 0.1 is usual")
         if loss not in ("cross_entropy", "bce"):
             raise ValueError(f"task.loss={loss!r} must be cross_entropy or bce")
+        if class_weights == "balanced":
+            class_weights = balanced(class_counts)
         if class_weights is not None:
             check_class_weights(class_weights, num_classes)
         if class_names is not None and len(class_names) != num_classes:
@@ -203,6 +208,22 @@ def probabilities(label: Tensor, logits: Tensor) -> Tensor:
 def sample_weights(label: Tensor, class_weights: Tensor) -> Tensor:
     """(B,): the weight of each sample's class, or what the parts of a mixed label weigh together."""
     return label @ class_weights if label.is_floating_point() else class_weights[label]
+
+
+def balanced(class_counts: Sequence[int] | None) -> list[float]:
+    """Weights inverse to the counts, with the mean 1.
+
+    >>> balanced([10, 30])
+    [1.5, 0.5]
+    """
+    if not class_counts or 0 in class_counts:
+        what = "has no" if class_counts else "does not say the"
+        raise ValueError(
+            f"task.class_weights=balanced: the data set {what} training samples of "
+            f"{'some class' if class_counts else 'each class'}; type one number per class: task.class_weights=[1,2,...]"
+        )
+    inverse = [1 / count for count in class_counts]
+    return [len(inverse) * weight / math.fsum(inverse) for weight in inverse]
 
 
 def check_class_weights(class_weights: Sequence[float], num_classes: int) -> None:

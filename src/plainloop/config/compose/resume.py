@@ -184,7 +184,9 @@ def newest_unfinished(runs: Path, config: Mapping[str, Any]) -> Path | None:
 
 def _same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether two configs describe the same run, however it is watched and spread over processes."""
-    return not any(compare.changes_result(pair.key, now) for pair in compare.differences(_kept(saved), _kept(now)))
+    accepted = compare.FILE_FACTS if (now.get("data") or {}).get("allow_changed") else ()
+    found = [pair for pair in compare.differences(_kept(saved), _kept(now)) if pair.key not in accepted]
+    return not any(compare.changes_result(pair.key, now) for pair in found)
 
 
 def _kept(config: Mapping[str, Any]) -> dict[str, Any]:

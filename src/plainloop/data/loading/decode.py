@@ -34,7 +34,8 @@ def decode(path: Path) -> Tensor:
             image = to_rgb(ImageOps.exif_transpose(opened))
     except DAMAGED as error:
         raise BadData(
-            f"{path} cannot be decoded ({type(error).__name__}: {error})", hint="mend or delete this file"
+            f"{path} cannot be decoded ({type(error).__name__}: {error})",
+            hint="mend this file; or delete it, and continue the run with data.allow_changed=true",
         ) from error
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
