@@ -3,7 +3,7 @@
 import yaml
 
 from tests.harness.pictures import command, write_pictures
-from tests.harness.shell import lines, train
+from tests.harness.runs import lines, train
 
 
 def test_a_run_goes_on_with_other_files_when_it_is_allowed_to(tmp_path):
