@@ -10,35 +10,35 @@ JOBS ?= 2
 MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# The first of these that is 3.11 or newer and can make environments; a name may be there and not run (pyenv's shims).
+# setup uses the first of these that is Python 3.11 or newer and has venv and ensurepip.
 CANDIDATES := python3 python3.13 python3.12 python3.11 python3.14 python
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-all kill-test test-slurm test-slurm-all lint format lock clean
 
-help:  ## Lists what can be made.
+help:  ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-setup: $(VENV)/.installed  ## Makes .venv with the locked set, once; again when requirements.lock changes.
+setup: $(VENV)/.installed  ## Makes .venv with the pinned packages, once; again when requirements.lock changes.
 	@:
 
-train: setup  ## Trains; ARGS are train.py's overrides. Without any: the embedded digits, some seconds.
+train: setup  ## Trains; ARGS are train.py's overrides. Without ARGS: handwritten digits, some seconds.
 	@$(RUN) train.py $(ARGS)
 
 test: setup  ## Runs the test suite, doctests included; ARGS are pytest's.
 	@$(RUN) -m pytest -n $(JOBS) $(ARGS)
 
-test-all: setup  ## Runs the slow tests and the kill test too: everything that needs no GPU, Slurm or browser.
+test-all: setup  ## Runs the slow tests and the kill test as well: all that need no GPU, Slurm or browser.
 	@$(RUN) -m pytest -n $(JOBS) -m "not (gpu or slurm or browser)" $(ARGS)
 
-kill-test: setup  ## Kills runs 200 times at random and compares every bit with runs left alone.
+kill-test: setup  ## Kills runs 200 times at random; each continues and must end with the bits of a run left alone.
 	@$(RUN) -m pytest -m kill $(ARGS)
 
-test-slurm: setup  ## Runs one case of each kind on a real Slurm that it starts and takes down; needs root and Debian's packages.
+test-slurm: setup  ## Tests one job of each kind on a real Slurm, which it starts and stops; needs root and Debian.
 	@$(RUN) -m pytest -m "slurm and not slow" tests/slurm $(ARGS)
 
-test-slurm-all: setup  ## The same with what takes minutes: 30 preemptions, a dead node, the time limit, a dead driver.
+test-slurm-all: setup  ## The same, and what takes minutes: 30 preemptions, a dead node, the time limit.
 	@$(RUN) -m pytest -m slurm tests/slurm $(ARGS)
 
 lint: setup  ## Checks format, lint and types.
@@ -50,7 +50,7 @@ format: setup  ## Formats, and repairs what ruff can repair.
 	@$(RUN) -m ruff format .
 	@$(RUN) -m ruff check --fix .
 
-lock: setup  ## Writes requirements.lock anew from pyproject.toml's floors, for Python 3.11 and newer.
+lock: setup  ## Writes requirements.lock again, from the lowest versions in pyproject.toml.
 	@$(RUN) -m pip install --quiet uv
 	@$(RUN) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --extra dev \
 		--no-annotate --no-header --output-file requirements.lock pyproject.toml
@@ -62,7 +62,7 @@ clean:  ## Removes .venv and caches; outputs/ stays.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@python="$(PYTHON)"; \
 	if [ -n "$$python" ] && ! "$$python" -c '$(USABLE)' 2>/dev/null; then \
-		echo "PYTHON=$$python is no Python 3.11 or newer that can make environments (venv and ensurepip)" >&2; exit 1; \
+		echo "PYTHON=$$python is no Python 3.11 or newer with venv and ensurepip" >&2; exit 1; \
 	fi; \
 	for candidate in $(CANDIDATES); do \
 		[ -n "$$python" ] && break; \
@@ -73,8 +73,13 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 		echo "install one (Debian, Ubuntu: apt-get install python3 python3-venv), or name it: make setup PYTHON=<path>" >&2; \
 		exit 1; \
 	fi; \
-	echo "Making $(VENV) with $$("$$python" --version): some minutes and 6 GB (CUDA's libraries are most of it), once."; \
+	echo "setup 1/3: makes $(VENV) with $$("$$python" --version)"; \
 	"$$python" -m venv $(VENV)
-	@$(RUN) -m pip install --quiet --require-hashes -r requirements.lock
+	@echo "setup 2/3: installs the packages of requirements.lock, once. Some minutes and 6 GB, mostly CUDA's libraries."
+	@echo "           pip prints nothing for a minute or two after \"Installing collected packages\"."
+	@if [ -t 1 ]; then bar=on; else bar=off; fi; \
+	$(RUN) -m pip install --progress-bar $$bar --require-hashes -r requirements.lock
+	@echo "setup 3/3: installs plainloop itself, as a link to src/"
 	@$(RUN) -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
+	@echo "setup is done; type: . $(VENV)/bin/activate"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+INSTALL = "-m pip install --progress-bar off --require-hashes -r requirements.lock"  # without a terminal
 
 # Answers what the Makefile asks of an interpreter. `-m venv DIR` puts a copy of itself there, as venv does.
 INTERPRETER = """#!/bin/sh
@@ -69,9 +70,10 @@ def test_make_train_on_a_fresh_machine_installs_the_lock_and_trains(machine: Fre
     machine.has("python3")
     result = machine.make("train", "ARGS=optimizer=sgd seed=1")
     assert result.returncode == 0, result.stderr
+    assert re.findall(r"^setup (.*?)[:;]", result.stdout, re.MULTILINE) == ["1/3", "2/3", "3/3", "is done"]
     assert machine.asked() == [
         "venv by python3",
-        "-m pip install --quiet --require-hashes -r requirements.lock",
+        INSTALL,
         "-m pip install --quiet --no-deps --no-build-isolation -e .",
         "train.py optimizer=sgd seed=1",
     ]
@@ -92,7 +94,7 @@ def test_another_lock_is_installed(machine: FreshMachine) -> None:
     later = (machine.clone / ".venv/.installed").stat().st_mtime + 10
     os.utime(machine.clone / "requirements.lock", (later, later))
     machine.make("setup")
-    assert "-m pip install --quiet --require-hashes -r requirements.lock" in machine.asked()
+    assert INSTALL in machine.asked()
 
 
 def test_an_installation_that_failed_is_tried_again(machine: FreshMachine) -> None:
