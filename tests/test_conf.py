@@ -58,15 +58,6 @@ def test_no_file_has_a_key_twice(path: Path) -> None:
     assert len(found) == len(set(found))
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_recipe_says_what_it_reaches_and_how_it_is_run(path: Path) -> None:
-    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    assert head[0] == "# @package _global_"
-    text = " ".join(head)
-    assert f"experiment={path.stem}" in text
-    assert "Not yet measured" in text or re.search(r"\d \u00b1 |\d \+- ", text), "result ± spread, or: Not yet measured"
-
-
 @pytest.mark.parametrize(
     ("path", "file"), [("", "train"), ("trainer", "trainer/default"), ("checkpoint", "checkpoint/default")]
 )
