@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from plainloop import errors
-from plainloop.config.explain.other_codes import lookup
-from tests.harness.commands import ROOT, passed
+from tests.harness.commands import ROOT, passed, problems
 from tests.test_layers import LAYERS
 
 PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")}
@@ -63,10 +62,10 @@ def test_every_exit_code_is_listed() -> None:
     assert codes <= {int(code) for code, _ in rows("docs/reliability.md", "code") if code.isdigit()}
 
 
-def test_words_of_other_codes_are_known() -> None:
+def test_words_of_other_codes_are_answered() -> None:
     for there, _ in rows("docs/coming_from.md", "there"):
-        for name in quoted(there):
-            assert lookup(name) is not None, f"{name}: config/explain/other_codes.py does not know it"
+        for word in quoted(there):
+            assert problems(f"{word}=1")[word].instead, f"{word}: the answer names nothing to type"
 
 
 @pytest.mark.parametrize("command", sorted(set(CHECKED)))
