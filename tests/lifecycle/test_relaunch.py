@@ -129,10 +129,8 @@ def test_workers_may_come_and_go_between_lives(tmp_path: Path) -> None:
 
 
 def test_another_number_of_threads_is_said(tmp_path: Path) -> None:
-    import torch
-
     train(tmp_path, *RUN, prepare=inject.at_step(6, inject.send(signal.SIGTERM)))
-    ended = train(tmp_path, *RUN, prepare=lambda: torch.set_num_threads(2))
+    ended = train(tmp_path, *RUN, "threads=2")
     assert ended.code == 0
     assert "the last bits may differ: threads: 1 before, 2 now" in ended.out + ended.err
     assert Checkpoints(tmp_path / "run" / "checkpoints").newest() is not None

@@ -26,7 +26,7 @@ from plainloop.loop.micro_batches import shares_of, split
 from plainloop.loop.state import TrainState
 from plainloop.loop.trainer import Trainer
 from plainloop.run import backend
-from plainloop.run.run import build_trainer
+from plainloop.run.run import build_trainer, num_threads
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.recorder import Silent
 from plainloop.system.signals import Preemption
@@ -83,6 +83,7 @@ def look(config: dict[str, Any], folder: Path, step: int, clock: Clock) -> Findi
     make = functools.partial(make_part, config, clock)
     device = process_group.pick_device(config["device"])
     saved = newest_before(folder / "checkpoints", step)
+    torch.set_num_threads(num_threads(config, folder))
     model = build_model(config | {"init_from": None} if saved else config, args, device, make)
     state = build_state(config, args, model, device, make)
     if saved:

@@ -45,6 +45,7 @@ from plainloop.run_dir.status import command_to_continue
 from plainloop.sweep.check import check_sweep
 from plainloop.sweep.paths import unreadable
 from plainloop.system import storage
+from plainloop.system.processes import sleep_while_waiting
 
 log = logging.getLogger("plainloop")
 
@@ -54,6 +55,7 @@ _INTERRUPTED = 130  # as shells count it: 128 + SIGINT
 def main(conf_dir: Path) -> None:
     """Does what the command line says. Leaves by SystemExit with a code of `plainloop.errors` unless all is well."""
     sys.argv[1:] = command_line.without_local_rank(sys.argv[1:])
+    sleep_while_waiting()
     try:
         ranks.read_launcher_variables()
     except RunError as error:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from plainloop.config.build import settings
+from plainloop.config.check.meta_model import model_summary
 from plainloop.config.durations import clock_of, train_batch_size
 from plainloop.config.parts import (
     base_lr_of,
@@ -37,9 +38,12 @@ from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.journal import Journal, attempt
 from plainloop.run_dir.recorder import Recorder, Silent
 from plainloop.run_dir.status import command_to_continue
+from plainloop.system import storage
+from plainloop.system.processes import cpus_per_rank
 from plainloop.system.signals import Preemption
 
 SAME_NAMES = ("accumulate", "clip_norm", "clip_value", "clip_agc", "log_every", "max_skips")  # in config and loop
+MACS_PER_THREAD = 2_000_000  # of one image; with less to do, threads mostly wait for one another
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -100,9 +104,9 @@ def train(config: dict[str, Any], folder: Path, journal: Journal | None, preempt
     saved = take_up(config, checkpoints, journal)
     if saved:
         config = config | {"init_from": None}  # the checkpoint holds all weights: that file may be gone
+    torch.set_num_threads(num_threads(config, folder))
     task: Task = make("task")
-    # A checkpoint holds the weights that init_from named; that file may be gone by now.
-    model = build_model(config | {"init_from": None} if saved else config, args, device, make)
+    model = build_model(config, args, device, make)
     state = build_state(config, args, model, device, make)
     if saved:
         state.load_state_dict(saved, rank=collectives.rank(), world_size=collectives.world_size())
@@ -114,6 +118,22 @@ def train(config: dict[str, Any], folder: Path, journal: Journal | None, preempt
     with recorder:
         trainer.fit(state, wrapped)
     return recorder.summary
+
+
+def num_threads(config: Mapping[str, Any], folder: Path) -> int:
+    """Threads of each rank that compute on the CPU: the last bits of the result depend on them. Collective.
+
+    `auto` is what the run in `folder` began with on as many ranks; for a new run, what its model can use.
+    """
+    if config["threads"] != "auto":
+        return int(config["threads"])
+    began = storage.read_json(folder / "environment.json")
+    if began and began.get("ranks", 1) == collectives.world_size():
+        chosen = began["threads"]
+    else:
+        macs = model_summary(config).macs
+        chosen = cpus_per_rank() if macs is None else min(cpus_per_rank(), max(1, macs // MACS_PER_THREAD))
+    return int(collectives.from_rank_0(chosen))
 
 
 def build_trainer(

@@ -132,9 +132,7 @@ class Recorder:
             return
         changed = fingerprint_differences(fingerprint(began), fingerprint(self.environment))
         if changed:
-            log.warning(
-                "the machine is not the one that this run began on; the last bits may differ: %s", "; ".join(changed)
-            )
+            log.warning("not all is as when this run began; the last bits may differ: %s", "; ".join(changed))
             self.journal.event("environment_changed", step=self.state.step, changes=changed)
 
     def settle_best(self) -> None:

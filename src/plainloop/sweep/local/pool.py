@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 
 from plainloop.sweep.job import Job, leave_quietly
+from plainloop.system.processes import num_cpus
 from plainloop.system.signals import SIGNALS
 
 POLL_S = 0.02
@@ -138,12 +139,8 @@ def _ended(pid: int) -> int | None:
 
 def _share_threads(num_jobs: int, num_processes: int) -> None:
     """Divides the CPU among jobs that run at the same time, unless the person has said how many threads each takes."""
-    if num_jobs == 1 or "OMP_NUM_THREADS" in os.environ:
-        return
-    import torch
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // num_jobs))
-    os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // num_processes))  # for its own processes
+    if num_jobs > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cpus() // num_jobs // num_processes)))
 
 
 def _print_into(job: Job) -> None:

@@ -7,6 +7,7 @@ import random
 
 from plainloop.distributed import ranks
 from plainloop.sweep.slurm.port import PORTS
+from plainloop.system.processes import sleep_while_waiting
 
 PORT = "PLAINLOOP_PORT"  # a free one of the first node, found by the batch script
 VARIABLES = (*ranks.OURS, "MASTER_ADDR", "MASTER_PORT", ranks.RENDEZVOUS)
@@ -35,6 +36,7 @@ def take_place() -> int:
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")
     if cpus:
         os.environ.setdefault("OMP_NUM_THREADS", cpus)
+    sleep_while_waiting()
     rank: int = job.global_rank
     return rank
 
