@@ -22,7 +22,7 @@ def is_terminal() -> bool:
 
 
 class Bar:
-    """Drawn by whoever calls `move`: a thread that draws would be forked half-way through with the data workers."""
+    """Draws inside `move`, without a thread: forking data workers in the middle of a thread's work could hang them."""
 
     def __init__(self, total_steps: int, step: int) -> None:
         self._progress = Progress(

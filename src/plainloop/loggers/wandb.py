@@ -66,12 +66,12 @@ class Wandb:
 
     def start(self, folder: Path, config: Mapping[str, Any], step: int) -> None:
         """Continues or begins the run. Raises BadConfig when wandb refuses it, for want of a key or of a network."""
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its crash reports would carry our variables away
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # crash reports would send our variables
         import wandb
 
         mode = _mode() if self._mode == "auto" else self._mode
         try:
-            with signals_blocked():  # the helper inherits it, and is deaf until it has set up its own handlers
+            with signals_blocked():  # wandb's helper process starts with signals blocked until it has its own handlers
                 self._run = wandb.init(
                     **self._names,
                     id=_run_id(folder),
@@ -106,7 +106,7 @@ class Wandb:
 
     @contextmanager
     def _going_on_without(self) -> Iterator[None]:
-        """Gives wandb up for this attempt when its helper process is gone: it obeys SIGTERM, whoever means us by it."""
+        """Stops sending for this attempt if wandb's helper process has ended: a SIGTERM meant for us may end it."""
         import wandb
 
         try:
@@ -117,7 +117,7 @@ class Wandb:
 
 
 def check_names(project: str, tags: Sequence[str]) -> None:
-    """What wandb.init would refuse when there is a run directory already. Raises ValueError."""
+    """Refuses early what wandb.init would refuse after the run directory is made. Raises ValueError."""
     if find_spec("wandb") is None:
         raise ValueError("the package wandb is not there; install it with pip install wandb, or type logger=jsonl")
     if not 0 < len(project) <= 128 or set(project) & set(NOT_IN_PROJECTS):
