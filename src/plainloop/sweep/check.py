@@ -109,7 +109,7 @@ def _expand(
         try:
             parsed = parser.parse_overrides([text])[0]  # unlike parse_override it tells glob() where the options are
         except HydraException:
-            problems += composer.explain([text]).problems
+            problems += composer.compose_or_explain([text]).problems
             continue
         if parsed.is_sweep_override() and (problem := _no_list(parsed)):
             problems.append(problem)
