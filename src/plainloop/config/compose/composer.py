@@ -59,13 +59,15 @@ class Composed:
 class Composer:
     """Hydra's composition of one conf folder. Makes the Hydra instance that `hydra.core` looks for globally."""
 
-    def __init__(self, conf_dir: Path, *, config_name: str = "train", extra_dir: Path | None = None) -> None:
+    def __init__(self, conf_dir: Path, *, config_name: str = "train", extra_dir: Path | str = "") -> None:
         self.conf_dir, self.config_name = conf_dir.resolve(), config_name
         version.setbase("1.3")
         GlobalHydra.instance().clear()
         search_path = create_config_search_path(str(self.conf_dir))
-        if extra_dir is not None:
-            search_path.prepend("command-line", f"file://{extra_dir.resolve()}", SearchPathQuery(provider="schema"))
+        if extra_dir:
+            search_path.prepend(
+                "command-line", f"file://{Path(extra_dir).resolve()}", SearchPathQuery(provider="schema")
+            )
         self.hydra = Hydra.create_main_hydra2(task_name=config_name, config_search_path=search_path)
         JobRuntime.instance().set("name", config_name)
         # Every YAML file is read once for all jobs of a sweep.
