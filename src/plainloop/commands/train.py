@@ -31,6 +31,7 @@ from plainloop.config.compose.command import Command
 from plainloop.config.compose.composer import Composer
 from plainloop.config.compose.origin import Origin
 from plainloop.config.explain.problems import InvalidConfig, Problem, invalid_run
+from plainloop.config.explain.suggest import as_override
 from plainloop.distributed import ranks
 from plainloop.distributed.failures import RankFailed
 from plainloop.errors import LostPeer, Preempted, RunError
@@ -126,7 +127,7 @@ def show_config(command: Command, composer: Composer) -> int:
             config.data.pop("batch_size_per_device" if command.resolve else "batch_size")  # the one gives the other
     shown = composer.hydra.get_sanitized_cfg(config, command.shown)
     part = OmegaConf.select(shown, command.package) if command.package else shown
-    print_once((OmegaConf.to_yaml(part) if OmegaConf.is_config(part) else str(part)).rstrip())
+    print_once((OmegaConf.to_yaml(part) if OmegaConf.is_config(part) else as_override(part)).rstrip())
     return 0
 
 
