@@ -36,8 +36,7 @@ from plainloop.distributed import ranks
 from plainloop.distributed.failures import RankFailed
 from plainloop.errors import LostPeer, Preempted, RunError
 from plainloop.run_dir.status import command_to_continue
-from plainloop.sweep.check import check_sweep
-from plainloop.sweep.paths import unreadable
+from plainloop.sweep.check import check_sweep, unreadable
 from plainloop.system import storage
 from plainloop.system.processes import sleep_while_waiting
 
@@ -83,10 +82,10 @@ def register_launchers(conf_dir: Path) -> None:
     """Ours replace the submitit plugin's after Hydra's scan. Raises BadConfig for wrong settings in conf/local."""
     Plugins.instance()
     from hydra_plugins.plainloop_launchers.submitit_local import LocalConf
-    from hydra_plugins.plainloop_launchers.submitit_slurm import of_the_site
+    from hydra_plugins.plainloop_launchers.submitit_slurm import site_defaults
 
     ConfigStore.instance().store(group="hydra/launcher", name="submitit_local", node=LocalConf())
-    ConfigStore.instance().store(group="hydra/launcher", name="submitit_slurm", node=of_the_site(conf_dir))
+    ConfigStore.instance().store(group="hydra/launcher", name="submitit_slurm", node=site_defaults(conf_dir))
 
 
 def start_run(command: Command, composer: Composer) -> int:
@@ -185,11 +184,11 @@ def start_sweep(command: Command, composer: Composer) -> int:
         raise invalid_run([Problem("-m", what, instead=instead)], command.overrides)
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # without initialising CUDA, so that jobs can be forked
     sweep = check_sweep(composer, command.overrides, composer.wrong_flags(command.flags))
-    if sweep.jobs and sweep.jobs[0].checked.config["check"]:
-        for number, job in enumerate(sweep.jobs):
-            print_once(f"job {number} of {len(sweep.jobs)}   ({' '.join(job.overrides)})\n{job.checked.plan}")
+    if sweep.jobs and sweep.jobs[0].config["check"]:
+        for job, checked in zip(sweep.jobs, sweep.checked, strict=True):
+            print_once(f"job {job.number} of {len(sweep.jobs)}   ({' '.join(job.overrides)})\n{checked.plan}")
         return 0
-    for text in dict.fromkeys(text for job in sweep.jobs for text in job.checked.warnings):
+    for text in sweep.warnings:
         print_once(f"warning: {text}", sys.stderr)
     from plainloop.sweep import driver
 
