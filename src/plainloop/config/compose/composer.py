@@ -22,7 +22,7 @@ from hydra._internal.config_repository import CachingConfigRepository, IConfigRe
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.default_element import ResultDefault
+from hydra.core.default_element import ConfigDefault, ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -34,7 +34,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from plainloop.config.explain.problems import Problem
+from plainloop.config.explain.problems import Problem, as_typed
 from plainloop.config.explain.unknown_keys import unknown
 from plainloop.config.explain.wrong_options import Library, by, needs_multirun, wrong_option
 from plainloop.config.nodes import key_paths, node_at
@@ -107,14 +107,16 @@ class Composer:
     def written(self, group: str, option: str) -> dict[str, Any]:
         """The keys that an option's file has, dotted and without the group's name, and what is written there."""
         found = self.repository.load_config(f"{group}/{option}")
-        config = found.config if found is not None else None
-        if not isinstance(config, DictConfig):
-            return {}
-        nodes = {key: node_at(config, key) for key in key_paths(config) if key.split(".")[0] != "defaults"}
-        plain: dict[str, Any] = {
-            key: OmegaConf.to_container(node) for key, node in nodes.items() if OmegaConf.is_config(node)
-        }
-        return {key: plain[key] if key in plain else node._value() for key, node in nodes.items()}
+        config, values = found and found.config, dict[str, Any]()
+        if found is None or not isinstance(config, DictConfig):
+            return values
+        for entry in found.defaults_list or ():  # options that this one starts from
+            if isinstance(entry, ConfigDefault) and entry.path not in (None, "_self_"):
+                values |= self.written(group, entry.path)
+        for key in key_paths(config):
+            node = node_at(config, key)
+            values[key] = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value()
+        return values
 
     def _look_where(self, overrides: Sequence[str]) -> None:
         """Takes further folders of the command line into account."""
@@ -270,7 +272,7 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
     try:
         return _parsed(text)
     except HydraException as error:
-        key, _, value = text.partition("=")
+        key, _, value = as_typed(text).partition("=")
         what, instead = f"does not parse: {_first_line(error)}", f"'{key}=\"{value}\"'"
         if "=" not in text:
             problems.append(Problem(text, "is no override", expected="key=value, as in trainer.duration=90ep"))
