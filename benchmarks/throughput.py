@@ -1,11 +1,12 @@
-"""Fashion-MNIST end to end: the share of a model's own speed that is left with data, augmentation and metrics.
+"""Compares training on Fashion-MNIST with the model alone: what data, augmentation and metrics cost.
 
     python benchmarks/throughput.py                       # resnet20, batches of 128
     python benchmarks/throughput.py model=tiny trainer.channels_last=true
-    python benchmarks/throughput.py --data digits         # where Fashion-MNIST is not at hand
+    python benchmarks/throughput.py --data digits         # without Fashion-MNIST
 
-The one contender is the loop: it indexes batches in memory, crops and flips them, normalizes, trains, counts, logs. The
-other is the same model's forward, backward and step on one batch that never changes. Target: 0.95 of its images/s.
+One side is our loop: it indexes batches in memory, crops and flips them, normalizes, trains, computes metrics, logs.
+The other is the same model's forward, backward and optimizer step on one batch that never changes. Target: 0.95 of its
+images/s.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from plainloop.loop.trainer import to
 
 
 class Resident:
-    """Forward, backward and step on one batch that is there already, as the model sees it."""
+    """Forward, backward and optimizer step on one batch that is already on the device and normalized."""
 
     def __init__(self, loop: Ours) -> None:
         trainer = loop.trainer
@@ -47,8 +48,8 @@ class Resident:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=21, help="rounds; 15 or more for a sound interval")
-    parser.add_argument("--block-seconds", type=float, default=2.0, help="a block is at least so long")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument("--block-seconds", type=float, default=2.0, help="least length of a block")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's threads")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--data", default="fashion_mnist")
     parser.add_argument(
