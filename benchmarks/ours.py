@@ -1,4 +1,4 @@
-"""Our loop for the comparison: the parts of a real run, with a recorder that writes nothing."""
+"""This project's loop as a contender: the parts of a real run, with a recorder that keeps nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from plainloop.run_dir.recorder import Silent
 from plainloop.system.signals import Preemption
 
 ROOT = Path(__file__).resolve().parent.parent
-# Only training steps are compared, so there are no evaluations and saves; more steps than any benchmark takes.
+# Only the steps of training are compared, so nothing else happens; more steps than any benchmark takes.
 TRAINING_ALONE = ("trainer.duration=100000000st", "trainer.eval_every=never", "trainer.save_every=never")
 
 
@@ -38,14 +38,14 @@ class Ours:
     config: dict[str, Any]
 
     def train(self, steps: int) -> None:
-        """Trains `steps` more steps, as a resumed run would."""
+        """Goes on as a resumed run would: from where it stands, for so many steps."""
         replace(self.trainer, steps=self.state.step + steps).fit(self.state, self.model)
 
 
 def ours(overrides: Sequence[str], *, model: nn.Module | None = None) -> Ours:
-    """The loop of `python train.py <overrides>`, with `model` instead of the config's model if it is given.
+    """The loop that `python train.py <overrides>` would run, or the same with another model than the config's.
 
-    Raises ValueError for wrong overrides.
+    Raises ValueError with what is wrong with the overrides.
     """
     overrides = (*TRAINING_ALONE, *overrides)
     composer = Composer(ROOT / "conf")
