@@ -13,7 +13,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "src"))  # a clone runs as it is, installed or not
 
-from plainloop.commands.train import main  # noqa: E402
+try:
+    from plainloop.commands.train import main
+except ModuleNotFoundError as error:
+    if str(error.name).startswith("plainloop"):
+        raise
+    sys.exit(f"{sys.executable} has no {error.name}: type `make setup` once, and `. .venv/bin/activate` in each shell")
 
 if __name__ == "__main__":
     main(ROOT / "conf")

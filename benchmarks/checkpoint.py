@@ -1,10 +1,10 @@
-"""What a save costs: bytes, seconds that training stands still, and the share of a run at an interval.
+"""Measures a save: its bytes, the seconds for which training waits, and its share of a run's time.
 
-    python benchmarks/checkpoint.py                          # 200 MB in /dev/shm: what hashing and copying cost
-    python benchmarks/checkpoint.py --folder . --model resnet50   # with AdamW and EMA, on this disk
+    python benchmarks/checkpoint.py                          # 200 MB into memory (/dev/shm): hashing and copying alone
+    python benchmarks/checkpoint.py --folder . --model resnet50   # a model with AdamW and EMA, to this disk
 
-Saves are synchronous, so that the stall is the whole save. The target is 200 MB/s with hash and fsync in memory, and at
-most 5 % of a run at the default interval.
+Training waits for the whole save. Targets: 200 MB/s in memory, with hash and fsync; at most 5 % of the time of a run
+that saves at the default interval.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def state_of_size(megabytes: int) -> dict[str, Any]:
 
 
 def state_of_model(name: str) -> dict[str, Any]:
-    """A model of timm's after one step of AdamW, and its average."""
+    """A timm model after one step of AdamW, and its EMA."""
     import timm
 
     model = timm.create_model(name)
@@ -50,10 +50,10 @@ def seconds(work: Any, *arguments: Any, **settings: Any) -> tuple[float, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="on the disk to be measured")
-    parser.add_argument("--megabytes", type=int, default=200, help="size of the state, where no model is named")
-    parser.add_argument("--model", help="a model of timm's instead, with AdamW and EMA")
+    parser.add_argument("--megabytes", type=int, default=200, help="size of the state if no model is given")
+    parser.add_argument("--model", help="a timm model instead, with AdamW and EMA")
     parser.add_argument("--saves", type=int, default=7)
-    parser.add_argument("--every-minutes", type=float, default=10.0, help="interval of which a save is a share")
+    parser.add_argument("--every-minutes", type=float, default=10.0, help="time between two saves, for the share")
     arguments = parser.parse_args()
 
     state = state_of_model(arguments.model) if arguments.model else state_of_size(arguments.megabytes)
@@ -65,7 +65,7 @@ def main() -> None:
             for step in range(1, arguments.saves + 1)
         ]
         serialised, data = seconds(state_to_bytes, state)
-        hashed, _ = seconds(describe, data, step=1, finite=True, final=False, best=None)
+        hashed, _ = seconds(describe, data, step=1, final=False, best=None)
         loaded, _ = seconds(Checkpoints(folder).newest)
         stall = statistics.median(stalls)
         rate = len(data) / 1e6 / stall

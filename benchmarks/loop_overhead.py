@@ -1,13 +1,14 @@
-"""What the loop itself costs per step, next to a bare PyTorch loop and, where it is installed, to Lightning.
+"""Compares the time of our loop per step with a bare PyTorch loop and, if it is installed, with Lightning.
 
     python benchmarks/loop_overhead.py
-    python benchmarks/loop_overhead.py --clock cpu      # seconds of CPU instead: for a machine that is busy
-    pip install lightning                               # then it is measured, too
+    python benchmarks/loop_overhead.py --clock cpu      # CPU seconds instead of wall time: for a busy machine
+    pip install lightning                               # then Lightning is measured as well
 
-All do the same tensor work on the same data in memory: index a batch of bytes, normalize, forward, cross entropy,
+All loops do the same tensor work on the same data in memory: index a batch of bytes, normalize, forward, cross entropy,
 accuracy, backward, one fused AdamW step; losses and accuracies are read every 50 steps. The bare loop does no more.
-Ours also seeds every generator at every step, measures the gradient norm where it logs, and looks for signals, bad
-numbers and what is due. Targets: at most 1.10 times bare for steps of 2 ms or more, at most 150 microseconds for any.
+Ours also seeds the generators at every step, measures the gradient norm at log steps, and checks for signals, bad
+numbers, and whether to log, evaluate or save. Targets: at most 1.10 times the bare loop for steps of 2 ms or more, and
+at most 150 microseconds more for any step.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch.nn import functional as F
 
 from plainloop.loop.normalize import Normalize
 
-# The first has next to no tensor work, so that what is left is the loop.
+# The first has almost no tensor work, so its time is the loop's own.
 CASES: dict[str, tuple[Callable[[], nn.Module] | None, list[str]]] = {
     "a linear layer": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), ["data.batch_size=8"]),
     "about 2 ms": (None, ["data.batch_size=32"]),
@@ -39,7 +40,7 @@ READ_EVERY = 50
 
 
 class Bare:
-    """What one writes by hand."""
+    """The loop that one writes by hand."""
 
     def __init__(self, loop: Ours) -> None:
         self.model = copy.deepcopy(loop.state.model)
@@ -90,9 +91,9 @@ def loss_and_top1(model: nn.Module, image: Tensor, label: Tensor) -> tuple[Tenso
 
 
 def lightning_contender(loop: Ours, clock: Clock) -> Contender:
-    """Lightning's Trainer without its logger, checkpoints, progress bar and summary, fed the bare loop's batches.
+    """Lightning's Trainer without logger, checkpoints, progress bar and summary, on the bare loop's batches.
 
-    Timed from its first step to its last: what it does before and after is not counted.
+    The time is that from its first step to its last.
     """
     import lightning
 
@@ -164,15 +165,15 @@ def report(case: str, steps: int, times: dict[str, list[float]], clock: Clock) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=21, help="rounds; 15 or more for a sound interval")
-    parser.add_argument("--block-seconds", type=float, default=1.0, help="a block is at least so long")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--block-seconds", type=float, default=1.0, help="least length of a block")
+    parser.add_argument("--threads", type=int, default=1, help="torch's threads")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    parser.add_argument("--case", choices=list(CASES), action="append", help="one of them; all if left out")
+    parser.add_argument("--case", choices=list(CASES), action="append", help="one case; all if this is left out")
     parser.add_argument("overrides", nargs="*", help="as for train.py, for all cases: device=cuda")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
-    warnings.filterwarnings("ignore")  # Lightning's advice about loaders that this comparison does without
+    warnings.filterwarnings("ignore")  # Lightning's advice about data loaders
     start = time.perf_counter()
     for case in arguments.case or CASES:
         found = contenders(case, arguments.overrides, arguments.clock)

@@ -1,4 +1,4 @@
-"""This project's loop as a contender: the parts of a real run, with a recorder that keeps nothing."""
+"""Our loop for the comparison: the parts of a real run, with a recorder that writes nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from plainloop.run_dir.recorder import Silent
 from plainloop.system.signals import Preemption
 
 ROOT = Path(__file__).resolve().parent.parent
-# Only the steps of training are compared, so nothing else happens; more steps than any benchmark takes.
+# Only training steps are compared, so there are no evaluations and saves; more steps than any benchmark takes.
 TRAINING_ALONE = ("trainer.duration=100000000st", "trainer.eval_every=never", "trainer.save_every=never")
 
 
@@ -38,14 +38,14 @@ class Ours:
     config: dict[str, Any]
 
     def train(self, steps: int) -> None:
-        """Goes on as a resumed run would: from where it stands, for so many steps."""
+        """Trains `steps` more steps, as a resumed run would."""
         replace(self.trainer, steps=self.state.step + steps).fit(self.state, self.model)
 
 
 def ours(overrides: Sequence[str], *, model: nn.Module | None = None) -> Ours:
-    """The loop that `python train.py <overrides>` would run, or the same with another model than the config's.
+    """The loop of `python train.py <overrides>`, with `model` instead of the config's model if it is given.
 
-    Raises ValueError with what is wrong with the overrides.
+    Raises ValueError for wrong overrides.
     """
     overrides = (*TRAINING_ALONE, *overrides)
     composer = Composer(ROOT / "conf")

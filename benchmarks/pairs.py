@@ -1,7 +1,7 @@
-"""How the benchmarks measure: blocks of the contenders in turn, and the median of their ratios within each round.
+"""How the benchmarks measure: the contenders take turns, and the result is the median of the ratios of all rounds.
 
-On a machine that others use, too, a block and its neighbours in time see the same disturbance, and their ratio keeps
-what is left. The interval comes from the order of the ratios alone; it assumes no distribution.
+Other programs on the machine slow down blocks that are close in time by about the same factor, which the ratio cancels.
+The interval uses only the order of the ratios, so it assumes no distribution.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 
 Clock = Literal["wall", "cpu"]
-Contender = Callable[[int], float]  # trains so many steps more; seconds that they took
+Contender = Callable[[int], float]  # trains so many more steps; the seconds that they took
 
 CLOCKS: dict[Clock, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -38,7 +38,7 @@ class Median:
 
 
 def seconds(clock: Clock, work: Callable[[], None], device: torch.device) -> float:
-    """What `work` takes, up to the last kernel that it started."""
+    """The time of `work`, until the last kernel that it started has ended."""
     read = CLOCKS[clock]
     settle(device)
     start = read()
@@ -55,9 +55,9 @@ def settle(device: torch.device) -> None:
 def rounds(
     contenders: dict[str, Contender], *, pairs: int, block_s: float, warm_up: int = 3
 ) -> tuple[int, dict[str, list[float]]]:
-    """Seconds per step of each contender in each round, and the steps of a block; the order turns with every round.
+    """The steps of a block, and the seconds per step of each contender in each round; the order changes every round.
 
-    A block has as many steps as fill `block_s` for the fastest, the same number for all.
+    All blocks have the same number of steps: as many as the fastest contender does in `block_s`.
     """
     first = {name: run(warm_up) and run(warm_up) / warm_up for name, run in contenders.items()}
     steps = max(1, math.ceil(block_s / min(first.values())))
@@ -81,9 +81,9 @@ def differences(times: dict[str, list[float]], one: str, other: str) -> list[flo
 
 
 def median(values: Sequence[float]) -> Median:
-    """With the narrowest interval between two of the sorted values that covers the true median in 95 % of cases.
+    """The median, with the narrowest interval of two sorted values that covers the true median in 95 % of cases.
 
-    With fewer than six values there is none, and the interval given is their whole range.
+    For fewer than six values no such interval exists; then it is their whole range.
     """
     ordered, n = sorted(values), len(values)
     below = [math.comb(n, k) / 2**n for k in range(n + 1)]
@@ -92,7 +92,7 @@ def median(values: Sequence[float]) -> Median:
 
 
 def machine(device: torch.device) -> str:
-    """One line: what the numbers hold for."""
+    """One line: processor, cores, versions and load, for which the numbers hold."""
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return (
@@ -110,5 +110,5 @@ def processor() -> str:
 
 
 def timed(clock: Clock, train: Callable[[int], None], device: torch.device) -> Contender:
-    """A contender of a function that trains so many steps."""
+    """Makes a contender of a function that trains so many steps."""
     return lambda steps: seconds(clock, partial(train, steps), device)

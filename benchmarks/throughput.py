@@ -1,11 +1,12 @@
-"""Fashion-MNIST end to end: the share of a model's own speed that is left with data, augmentation and metrics.
+"""Compares training on Fashion-MNIST with the model alone: what data, augmentation and metrics cost.
 
     python benchmarks/throughput.py                       # resnet20, batches of 128
     python benchmarks/throughput.py model=tiny trainer.channels_last=true
-    python benchmarks/throughput.py --data digits         # where Fashion-MNIST is not at hand
+    python benchmarks/throughput.py --data digits         # without Fashion-MNIST
 
-The one contender is the loop: it indexes batches in memory, crops and flips them, normalizes, trains, counts, logs. The
-other is the same model's forward, backward and step on one batch that never changes. Target: 0.95 of its images/s.
+One side is our loop: it indexes batches in memory, crops and flips them, normalizes, trains, computes metrics, logs.
+The other is the same model's forward, backward and optimizer step on one batch that never changes. Target: 0.95 of its
+images/s.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from ours import Ours, ours
 from pairs import machine, median, ratios, rounds, timed
 from torch.nn import functional as F
 
-from plainloop.loop.trainer import to
+from plainloop.loop.normalize import to_device
 
 
 class Resident:
-    """Forward, backward and step on one batch that is there already, as the model sees it."""
+    """Forward, backward and optimizer step on one batch that is already on the device and normalized."""
 
     def __init__(self, loop: Ours) -> None:
         trainer = loop.trainer
         self.model = copy.deepcopy(loop.state.model)
         self.optimizer = type(loop.state.optimizer)(self.model.parameters(), **loop.state.optimizer.defaults)
         batch = next(iter(trainer.data.train_batches(0, 1, seed=0)))
-        batch = trainer.normalize(trainer.prepare(to(trainer.device, batch)))
+        batch = trainer.normalize(trainer.prepare(to_device(trainer.device, batch)))
         self.image, self.label = batch["image"], batch["label"]
         self.autocast = trainer.autocast
 
@@ -47,8 +48,8 @@ class Resident:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=21, help="rounds; 15 or more for a sound interval")
-    parser.add_argument("--block-seconds", type=float, default=2.0, help="a block is at least so long")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument("--block-seconds", type=float, default=2.0, help="least length of a block")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's threads")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--data", default="fashion_mnist")
     parser.add_argument(

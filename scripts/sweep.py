@@ -1,12 +1,11 @@
-"""Looks at a sweep, collects its results, and starts again what failed: python scripts/sweep.py --help"""
+"""Shows, retries and cancels a sweep: python scripts/sweep.py --help"""
 
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))  # a clone runs as it is, installed or not
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # a clone runs without installation
 
-from plainloop.commands.sweep import main  # noqa: E402
+from plainloop.commands.sweep import main
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:], train=Path(sys.argv[0]).parent.parent / "train.py"))
+    raise SystemExit(main(sys.argv[1:]))

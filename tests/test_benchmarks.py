@@ -15,22 +15,30 @@ from tests.harness.configs import ROOT
 
 def run(script: str, *arguments: str) -> str:
     """What a benchmark prints, run as one types it."""
-    command = [sys.executable, f"benchmarks/{script}.py", *arguments, "device=cpu"]
+    command = [sys.executable, f"benchmarks/{script}.py", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_loop_overhead_ends_with_a_ratio_to_the_bare_loop():
-    printed = run("loop_overhead", "--pairs=2", "--block-seconds=0.02", "--case=a linear layer")
+    printed = run("loop_overhead", "--pairs=2", "--block-seconds=0.02", "--case=a linear layer", "device=cpu")
     assert re.search(r"ours +\d+\.\d{3} \[\d+\.\d{3}, \d+\.\d{3}\] x bare +[+-]\d+ \[.*\] us per step", printed)
     assert f"torch {torch.__version__} with 1 thread(s)" in printed
 
 
 def test_throughput_ends_with_a_share_of_the_resident_batchs():
-    printed = run("throughput", "--pairs=2", "--block-seconds=0.02", "--threads=1", "--data=digits", "model=tiny")
+    printed = run(
+        "throughput", "--pairs=2", "--block-seconds=0.02", "--threads=1", "--data=digits", "model=tiny", "device=cpu"
+    )
     assert re.search(r"ours / resident \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] of the images/s", printed)
     assert re.search(r"resident +[\d,]+ \[.*\] images/s +an epoch in \d+\.\d s", printed)
+
+
+def test_checkpoint_ends_with_the_share_of_a_run(tmp_path):
+    printed = run("checkpoint", f"--folder={tmp_path}", "--megabytes=4", "--saves=2")
+    assert re.search(r"share of a run +\d+\.\d\d %", printed)
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_bare_loop_does_the_same_tensor_work():

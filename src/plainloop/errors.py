@@ -62,7 +62,7 @@ class CannotWrite(RunError):
 
 
 class LostPeer(RunError):
-    """Other ranks are gone or do not answer; why, they alone can say."""
+    """Other ranks are gone or do not answer. Only they know why."""
 
     code, reason = 76, "rank"
 

@@ -173,7 +173,7 @@ def cosine(
 
 @dataclass(frozen=True, kw_only=True)
 class OneCycle:
-    """Rises to the base rate and falls far below the start, momentum the other way (https://arxiv.org/abs/1708.07120).
+    """Rises to the base rate and falls almost to 0; momentum does the opposite (https://arxiv.org/abs/1708.07120).
 
     The base rate is the peak. Numbers and names are those of torch.optim.lr_scheduler.OneCycleLR.
 
@@ -181,7 +181,7 @@ class OneCycle:
         pct_start: share of the run in (0, 1) that the rise takes; with `three_phase` below 0.5.
         div_factor: peak / first rate.
         final_div_factor: first rate / last rate.
-        three_phase: falls back to the first rate as fast as it rose, then to the last rate.
+        three_phase: falls to the first rate in as many steps as it rose, then to the last rate.
 
     >>> schedule = OneCycle(total_steps=12, pct_start=0.5, div_factor=4, final_div_factor=2)
     >>> [schedule(step) for step in (0, 5, 11, 1000)]
@@ -240,7 +240,7 @@ class OneCycle:
 
 @dataclass(frozen=True, kw_only=True)
 class Cyclic:
-    """Goes up and down between `min_lr` and the base rate, momentum the other way (https://arxiv.org/abs/1506.01186).
+    """Rises and falls between `min_lr` and the base rate; momentum does the opposite (https://arxiv.org/abs/1506.01186).
 
     Numbers and names are those of torch.optim.lr_scheduler.CyclicLR, but that its `max_lr` is our base rate and its
     `base_lr` our `min_lr`.
@@ -287,7 +287,7 @@ class Cyclic:
         return self.max_momentum - (self.max_momentum - self.base_momentum) * self._height(step)
 
     def _height(self, step: int) -> float:
-        """0 at the foot of a cycle, 1 at its top, lower tops later if `mode` says so."""
+        """0 at the lowest point of a cycle, 1 at the highest; later cycles are lower if `mode` says so."""
         step = min(step, self.total_steps)
         up = self.step_size_up
         down = up if self.step_size_down is None else self.step_size_down
@@ -304,7 +304,7 @@ def _rise(position: float, length: float, start: float, end: float) -> float:
 
 
 def _progress(step: int, warmup: int, total_steps: int, every: int) -> float:
-    """What share of the way from the end of the warm-up to the end of the run is done; 0 to 1."""
+    """The share of the steps after the warm-up that is done; 0 to 1."""
     step = min(step, total_steps)
     held = max(step - step % every, warmup)
     return (held - warmup) / max(total_steps - warmup, 1)  # a warm-up as long as the run leaves nothing to divide

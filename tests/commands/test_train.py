@@ -105,9 +105,26 @@ def test_what_only_informs_needs_no_torch(tmp_path: Path, arguments: list[str]) 
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("typed", "part", "expected"),
+    [
+        (["hydra/launcher=submitit_slurm", "--cfg", "hydra"], "hydra.launcher._target_", "plainloop_launchers"),
+        (["debug=nan", "--cfg", "job"], "trainer.detect_anomaly", "true"),
+        (["data.batch_size_per_device=16", "-c", "job"], "data.batch_size_per_device", "16"),
+        (["data.batch_size_per_device=16", "trainer.devices=2", "--resolve", "--cfg", "job"], "data.batch_size", "32"),
+        (["--resolve", "--cfg", "job"], "model.num_classes", "10"),
+        (["resume=outputs/one", "--cfg", "job"], "trainer.duration", "20st"),
+        (["--cfg", "all"], "seed", "0"),
+    ],
+)
+def test_what_cfg_shows_is_what_runs(finished: Path, typed: list[str], part: str, expected: str) -> None:
+    shown = train(finished, *typed, "--package", part)
+    assert (shown.returncode, expected in shown.stdout) == (0, True), shown.stdout + shown.stderr
+
+
 def test_help_names_groups_options_keys_and_examples_that_exist(tmp_path: Path) -> None:
     text = train(tmp_path, "--help").stdout
-    assert "optimizer: adadelta, adam, adamw, lamb, lion, muon, rmsprop, sgd, timm" in text
+    assert "optimizer: adadelta, adagrad, adam, adamw, lamb, lion, muon, nadam, rmsprop, sgd, timm" in text
     assert text.count("python train.py") == 3
     from plainloop.config.compose.composer import Composer
     from plainloop.config.nodes import key_paths

@@ -55,7 +55,7 @@ def test_what_is_told_of_a_typo_is_the_key_that_was_meant(composer: Composer) ->
     keys = [key for key in key_paths(composer.compose([])) if key.split(".")[0] != "hydra"]
     groups = {*composer.groups, *(other.partition(".")[0] for other in keys)}
     meant = {typo: key for key in keys for typo in typos(key, 7) if typo not in keys and typo not in groups}
-    found = {problem.key: problem for problem in composer.explain([f"{typo}=1" for typo in meant]).problems}
+    found = {problem.key: problem for problem in composer.compose_or_explain([f"{typo}=1" for typo in meant]).problems}
     right = [typo for typo, key in meant.items() if found[typo].meant == key or f"`{key}`" in found[typo].what]
     assert len(meant) > 150
     assert len(right) / len(meant) >= 0.95, [(t, meant[t], found[t].lines()) for t in meant if t not in right]
@@ -169,7 +169,7 @@ def test_what_is_left_out_by_default_may_be_left_out(composer: Composer) -> None
 
 
 def test_adding_a_new_root_key_is_refused(composer: Composer) -> None:
-    assert {p.key: p for p in composer.explain(["+lr=0.1"]).problems}["lr"].instead == "optimizer.lr=0.1"
+    assert {p.key: p for p in composer.compose_or_explain(["+lr=0.1"]).problems}["lr"].instead == "optimizer.lr=0.1"
 
 
 def test_options_of_an_own_package_are_options(composer: Composer, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 
 import pytest
 
+from plainloop.config.explain import other_codes
 from plainloop.config.explain.problems import Problem
 from tests.config.test_corpus import WRONG
 from tests.harness.commands import problems
@@ -34,6 +36,37 @@ TOLD = {
     "~augment.flipp": "leave ~augment.flipp out",
     "augment=crop_flip ~augment.flipp": "~augment.flip",
     "scheduler=onecycle warmup_steps=100": "scheduler=cosine_warmup scheduler.warmup=100st",
+    "+data.root=/data": "data=image_folder data.root=/data",
+    "momentum=0.8,0.9": "-m optimizer=sgd optimizer.momentum=0.8,0.9",
+    # a value for a group of keys, or a path for an option
+    "trainer.early_stop=5": "trainer.early_stop.patience=5",
+    "early_stop=true": "trainer.early_stop.patience=10",
+    "data=/data/pets": "data=image_folder data.root=/data/pets",
+    "augment=[standard,crop_flip]": "augment=standard, or augment=crop_flip",
+    "data.cache=ram": "leave data.cache out",
+    # another way to write a list or a mapping
+    "optimizer.betas=(0.9,0.95)": "optimizer.betas=[0.9,0.95]",
+    'trainer.param_groups.lr_scale={"fc*":0.1}': "'trainer.param_groups.lr_scale={fc*:0.1}'",
+    "lr_decay_epochs=6,8,10": "scheduler=multistep scheduler.milestones=[6ep,8ep,10ep]",
+    # words of other codes whose value decides
+    "save_dir=x": "hydra.run.dir=x",
+    "arch=resnet50": "model=resnet50",
+    "gpus=all": "trainer.devices=auto",
+    "launcher=mpi": "leave launcher out",
+    "no_validate=false": "leave no_validate out",
+    "do_eval=false": "trainer.eval_every=never",
+    "use_vdl=false": "leave use_vdl out",
+    "pretrain_weights=IMAGENET": "model.pretrained=true",
+    "batch_size=4": "data.batch_size_per_device=4",
+    "evaluation.interval=2": "trainer.eval_every=2ep",
+    "checkpoint_config.interval=2": "trainer.save_every=2ep",
+    "log_config.interval=10": "trainer.log_every=10st",
+    "lr_config.policy=poly": "scheduler=polynomial",
+    "optimizer.type=SGD": "optimizer=sgd",
+    "mc_config=x": "leave mc_config out",
+    "mode=eval": "leave mode out",
+    "lr_find=true": "leave lr_find out",
+    "augment.mixup.alpha=0.2": "leave augment.mixup.alpha out",
     # of another type, or far away
     "checkpoint.save_top_k=3": "checkpoint.keep_last=3",
     "logger=wandb logger.wandb.api_key=abc": "leave logger.wandb.api_key out",
@@ -119,6 +152,30 @@ def test_what_is_told_to_type_does_not_lead_back(typed: str) -> None:
 def test_every_wrong_value_names_what_was_expected() -> None:
     silent = [typed for typed in WRONG[::25] for problem in problems(*typed).values() if says_nothing(problem)]
     assert silent == []
+
+
+@pytest.mark.parametrize("option", ["logger=tensorboard", "augment=mixup", "task=detection"])
+def test_an_option_that_this_version_lacks_names_the_nearest(option: str) -> None:
+    (found,) = problems(option).values()
+    assert found.what.endswith("is not in this version")
+    assert found.notes[0].startswith("the nearest ")
+
+
+VALUES = ("2", "0.1", "true", "false", "sgd", "[2,3]", "2,3")
+# What the advice cannot know: paths, weights, GPUs, and the numbers that two keys allow together.
+NOT_KNOWN = re.compile(r"data.root=|init_from=|pretrained=|device=cuda|min_lr=|drop\w*_rate=(2|sgd)|experiment=\[")
+
+
+@pytest.mark.slow
+def test_what_is_told_of_each_word_of_other_codes_runs_with_each_kind_of_value() -> None:
+    told = set()
+    for word, value in itertools.product(other_codes.keys(), VALUES):
+        (found,) = problems(f"{word}={value}").values()
+        assert found.instead, f"{word}={value}"
+        told.add(found.instead)
+    told = {text for text in told if not text.startswith(("leave", "-m")) and "..." not in text}
+    assert len(told) > 60
+    assert [text for text in sorted(told) if problems(*text.split()) and not NOT_KNOWN.search(text)] == []
 
 
 @pytest.mark.slow

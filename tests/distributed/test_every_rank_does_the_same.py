@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plainloop.config.build import build, settings
+from plainloop.config import parts
+from plainloop.config.build import settings
 from plainloop.config.durations import clock_of
 from plainloop.config.explain.problems import InvalidConfig
 from plainloop.config.settings import TrainerSettings
 from plainloop.contracts import Batch
 from plainloop.distributed import collectives
-from plainloop.run import parts
 from plainloop.system import rng
 from tests.distributed.test_one_process_would_say_the_same import wrap
 from tests.harness.configs import checked
@@ -99,12 +99,10 @@ def test_unused_parameters_need_the_key_that_is_there_for_them(tmp_path: Path) -
 
 def sync_batchnorms(wanted: bool) -> int:
     config = checked("model=tiny", "device=cpu")
-    config["trainer"]["sync_batchnorm"] = (
-        wanted  # the check would refuse it without GPUs, and only a forward pass needs them
-    )
+    config["trainer"]["sync_batchnorm"] = wanted  # the check refuses it without GPUs; only a forward pass needs them
     clock = clock_of(config)
-    told = settings(TrainerSettings, config["trainer"], clock)
-    model = parts.build_model(config, told, torch.device("cpu"), partial(build, clock=clock, plugins=[]))
+    made = settings(TrainerSettings, config["trainer"], clock)
+    model = parts.build_model(config, made, torch.device("cpu"), partial(parts.make_part, config, clock))
     return sum(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
 
 

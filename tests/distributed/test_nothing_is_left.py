@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from plainloop.run_dir.status import read_status
-from tests.distributed.test_ways_to_start import TRAIN, environment, finish, start
-from tests.harness import leftovers, ranks
+from tests.harness import ranks
 from tests.harness.configs import checked
+from tests.harness.disks import Disk, disk
+from tests.harness.pictures import command, write_pictures
+from tests.harness.runs import start
 
 
 @pytest.fixture
@@ -25,21 +27,32 @@ def own_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def forks(count: int, folder: Path) -> None:
-    """Runs as forks of this process, in pairs, so that they would clash if they could."""
+@pytest.fixture
+def own_memory() -> Iterator[Disk]:
+    """Shared memory of this test's runs alone."""
+    with disk(Path("/dev/shm"), size="256m") as made:
+        yield made
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def left_in(*folders: Path) -> list[str]:
+    return [path.name for folder in folders for path in folder.iterdir()]
+
+
+def test_some_runs_leave_nothing(tmp_path: Path, own_tmp: Path, own_memory: Disk) -> None:
+    """In pairs, so that they would clash if they could."""
     config = checked("model.width=4", "data.batch_size=120", "trainer.duration=1ep", "device=cpu")
-    for number in range(0, count, 2):
-        pairs = [ranks.start_run(config, folder / str(number + other), 2) for other in range(2)]
-        for pids in pairs:
-            assert ranks.wait(pids) == [0, 0]
-
-
-def test_some_runs_leave_nothing(tmp_path: Path, own_tmp: Path) -> None:
-    files, before = leftovers.open_files(), leftovers.orphans()
-    forks(4, tmp_path / "runs")
-    assert leftovers.open_files() == files
-    assert leftovers.new_orphans(before) == set()
-    assert list(own_tmp.iterdir()) == []
+    files = open_files()
+    for number in range(2):
+        folders = [tmp_path / f"{number}{name}" for name in "ab"]
+        pairs = [ranks.start_run(config, folder, 2, prepare=own_memory.enter) for folder in folders]
+        for pair in pairs:
+            assert ranks.wait(pair) == [0, 0]
+    assert open_files() == files
+    assert left_in(own_tmp, own_memory.seen) == []
 
 
 def processes_of(mark: str) -> list[str]:
@@ -54,47 +67,37 @@ def processes_of(mark: str) -> list[str]:
     return found
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """Twelve of each of two classes, for ranks whose data workers hand them over in shared memory."""
-    for split in ("train", "val"):
-        for number in range(24):
-            path = tmp_path / "images" / split / "ab"[number % 2] / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (16, 16), (10 * number, 0, 0)).save(path)
-    return tmp_path / "images"
-
-
 @pytest.mark.slow
-def test_30_runs_leave_nothing(tmp_path: Path, own_tmp: Path, images: Path) -> None:
-    before, mark = leftovers.orphans(), f"plainloop-test-{os.getpid()}"
-    data = ("data=image_folder", f"data.root={images}", "data.image_size=16", "data.batch_size=4", "data.num_workers=1")
-    folders = [tmp_path / str(number) / "run" for number in range(30)]
-    for number in range(0, 30, 2):
-        pair = []
-        for folder in folders[number : number + 2]:
-            folder.parent.mkdir()
-            pair.append(start(TRAIN, folder, environment(MARK=mark), "trainer.devices=2", *data))
-        finish(*pair)
-    assert {read_status(folder).state for folder in folders} == {"DONE"}
-    assert processes_of(mark) == []
-    assert leftovers.new_orphans(before) == set()
-    assert list(own_tmp.iterdir()) == []
+def test_30_runs_leave_nothing(
+    tmp_path: Path, own_tmp: Path, own_memory: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ranks have data workers, which hand over batches in shared memory."""
+    monkeypatch.setenv("MARK", f"plainloop-test-{os.getpid()}")
+    words = (*command(write_pictures(tmp_path / "pictures")), "data.batch_size=4", "data.num_workers=1")
+    folders = [tmp_path / str(number) for number in range(30)]
+    for pair in zip(folders[::2], folders[1::2]):
+        for folder in pair:
+            folder.mkdir()
+        runs = [start(folder, *words, "trainer.devices=2", prepare=own_memory.enter) for folder in pair]
+        assert [run.wait().code for run in runs] == [0, 0]
+    assert {read_status(folder / "run").state for folder in folders} == {"DONE"}
+    assert processes_of(f"plainloop-test-{os.getpid()}") == []
+    assert left_in(own_tmp, own_memory.seen) == []
 
 
-def test_what_is_left_would_be_noticed(own_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leftovers, "PATIENCE_S", 0.0)
-    before, name = leftovers.orphans(), f"plainloop-test-{os.getpid()}"
-    with (leftovers.SHARED / name).open("w"):
-        assert leftovers.new_orphans(before) == set()  # in use: whose it is does not matter
+def test_what_is_left_would_be_noticed(tmp_path: Path, own_tmp: Path, own_memory: Disk) -> None:
+    name, config = f"MARK=plainloop-test-{os.getpid()}", checked("trainer.duration=1st", "device=cpu")
+
+    def careless() -> None:
+        own_memory.enter()
+        Path("/dev/shm/left").touch()
+
+    assert ranks.wait(ranks.start_run(config, tmp_path / "run", 1, prepare=careless)) == [0]
+    assert left_in(own_tmp, own_memory.seen) == ["left"]
+    assert not Path("/dev/shm/left").exists()
+    sleeper = subprocess.Popen(["sleep", "60"], env=dict([name.split("=")]))
     try:
-        assert leftovers.new_orphans(before) == {name}
-    finally:
-        (leftovers.SHARED / name).unlink()
-    sleeper = subprocess.Popen(["sleep", "60"], env=os.environ | {"MARK": name})
-    try:
-        assert processes_of(f"MARK={name}") == ["sleep 60 "]
+        assert processes_of(name) == ["sleep 60 "]
     finally:
         sleeper.kill()
         sleeper.wait()
-    assert processes_of(f"MARK={name}") == []

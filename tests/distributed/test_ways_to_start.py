@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,17 +19,12 @@ from plainloop.config.compose.resume import saved_config
 from plainloop.distributed import ranks
 from plainloop.errors import BadConfig, Preempted
 from plainloop.run_dir.status import read_status
-from tests.harness import leftovers
+from tests.harness.children import LONGEST_S, Child
 from tests.harness.configs import ROOT
-from tests.harness.runs import differences, remains
+from tests.harness.disks import disk
+from tests.harness.runs import differences, remains, start
 
-LONGEST_S = 120
 RUN = ("model.width=4", "model.drop_rate=0.2", "data.batch_size=120", "trainer.duration=2ep", "device=cpu")
-TRAIN = (sys.executable, str(ROOT / "train.py"))
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHON": sys.executable, **more}
 
 
 def open_mpi(rank: int, ranks: int) -> dict[str, str]:
@@ -49,32 +45,30 @@ def srun(rank: int, ranks: int) -> dict[str, str]:
     return {f"SLURM_{name}": str(value) for name, value in words.items()}
 
 
-def start(command: Sequence[str], folder: Path, env: dict[str, str], *more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*command, *RUN, f"hydra.run.dir={folder}", *more],
-        cwd=folder.parent,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def train(folder: Path, *more: str, prepare: Callable[[], None] = lambda: None, **env: str) -> Child:
+    """`python train.py` for the run of these tests."""
+
+    def with_environment() -> None:
+        os.environ |= env
+        prepare()
+
+    return start(folder.parent, *RUN, f"hydra.run.dir={folder}", *more, prepare=with_environment)
 
 
-def finish(*processes: subprocess.Popen[str]) -> str:
-    said = "".join(process.communicate(timeout=LONGEST_S)[0] for process in processes)
-    assert [process.returncode for process in processes] == [0] * len(processes), said
-    return said
+def finish(*processes: Child) -> str:
+    ended = [process.wait() for process in processes]
+    assert [one.code for one in ended] == [0] * len(ended), ended
+    return "".join(one.out for one in ended)
 
 
 @pytest.fixture(scope="module")
 def by_devices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that `trainer.devices=2` started, and that left nothing but its directory."""
     folder, tmp = tmp_path_factory.mktemp("devices") / "run", tmp_path_factory.mktemp("tmp")
-    before = leftovers.orphans()
-    said = finish(start(TRAIN, folder, environment(TMPDIR=str(tmp)), "trainer.devices=2"))
+    with disk(Path("/dev/shm"), size="256m") as memory:
+        said = finish(train(folder, "trainer.devices=2", prepare=memory.enter, TMPDIR=str(tmp)))
+        assert list(memory.seen.iterdir()) == list(tmp.iterdir()) == []
     assert said.count("best val/top1") == 1
-    assert list(tmp.iterdir()) == []
-    assert leftovers.new_orphans(before) == set()
     return folder
 
 
@@ -93,10 +87,22 @@ def test_the_directory_is_like_any_other(by_devices: Path) -> None:
     assert {"config.yaml", ".hydra", "train.log", "summary.json", "metrics.jsonl"} <= set(os.listdir(by_devices))
 
 
-def test_torchrun(tmp_path: Path, by_devices: Path) -> None:
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", TRAIN[1])
-    finish(start(torchrun, tmp_path / "run", environment()))
-    same_run(tmp_path / "run", by_devices)
+def type_in(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+    folder.parent.mkdir(exist_ok=True)
+    words = [*command, *RUN, f"hydra.run.dir={folder}"]
+    env = os.environ | {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(words, cwd=folder.parent, env=env, stdout=subprocess.DEVNULL)
+
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2")
+
+
+def test_torchrun_and_dist_train_sh_at_once(tmp_path: Path, by_devices: Path) -> None:
+    torchrun = type_in((*TORCHRUN, "--standalone", str(ROOT / "train.py")), tmp_path / "a/run")
+    script = type_in((str(ROOT / "scripts/dist_train.sh"), "2"), tmp_path / "b/run")
+    assert [process.wait(LONGEST_S) for process in (torchrun, script)] == [0, 0]
+    same_run(tmp_path / "a/run", by_devices)
+    same_run(tmp_path / "b/run", by_devices)
 
 
 def free_port() -> int:
@@ -105,33 +111,32 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_torchrun_at_a_port_of_the_persons_choice(tmp_path: Path, by_devices: Path) -> None:
-    place = ("--nnodes=1", f"--master-port={free_port()}", "--nproc-per-node=2")
-    finish(start((sys.executable, "-m", "torch.distributed.run", *place, TRAIN[1]), tmp_path / "run", environment()))
+    place = ("--nnodes=1", f"--master-port={free_port()}")
+    assert type_in((*TORCHRUN, *place, str(ROOT / "train.py")), tmp_path / "run").wait(LONGEST_S) == 0
     same_run(tmp_path / "run", by_devices)
 
 
-def at_port(port: int, rank: int, **more: str) -> dict[str, str]:
+def at_port(port: int, rank: int) -> dict[str, str]:
     """What a person exports who starts every rank by hand."""
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return environment(**where, **dict(zip(ranks.OURS, map(str, (rank, 2, rank, 2)), strict=True)), **more)
+    place = dict(zip(ranks.OURS, map(str, (rank, 2, rank, 2)), strict=True))
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} | place
 
 
 def test_ranks_started_by_hand_meet_at_a_port_of_the_loopback(tmp_path: Path, by_devices: Path) -> None:
     folder, port = tmp_path / "run", free_port()
-    first = start(TRAIN, folder, at_port(port, 0))
-    until_it_listens(port)
+    first = train(folder, **at_port(port, 0))
+    assert first.until(functools.partial(answers, port))
     assert set(listening({first.pid})) <= LOOPBACK
-    finish(start(TRAIN, folder, at_port(port, 1)), first)
+    finish(train(folder, **at_port(port, 1)), first)
     same_run(folder, by_devices)
 
 
-def until_it_listens(port: int) -> None:
-    until = time.monotonic() + LONGEST_S
-    while time.monotonic() < until:
-        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.05)
+def answers(port: int) -> bool:
+    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 def test_a_port_that_is_taken_is_told_with_the_way_out(tmp_path: Path) -> None:
@@ -139,38 +144,26 @@ def test_a_port_that_is_taken_is_told_with_the_way_out(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        process = start(TRAIN, tmp_path / "run", at_port(port, 0), "trainer.timeout_s=60")
-        said, _ = process.communicate(timeout=LONGEST_S)
-    assert process.returncode == BadConfig.code, said
-    assert f"MASTER_PORT={port} cannot be used: Address already in use" in said
-    assert "leave MASTER_PORT out: the ranks find each other without it" in said
+        ended = train(tmp_path / "run", "trainer.timeout_s=60", **at_port(port, 0)).wait()
+    assert ended.code == BadConfig.code, ended
+    assert f"MASTER_PORT={port} cannot be used: Address already in use" in ended.err
+    assert "leave MASTER_PORT out: the ranks find each other without it" in ended.err
 
 
 def test_notes_of_an_earlier_failure_are_swept_at_the_next_start(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/.failed.1").mkdir()
-    finish(start(TRAIN, tmp_path / "run", environment(), "trainer.devices=1"))
+    (tmp_path / "run/.failed.1").mkdir(parents=True)
+    finish(train(tmp_path / "run", "trainer.devices=1"))
     assert not list((tmp_path / "run").glob(".failed.*"))
 
 
-@pytest.mark.parametrize("place", [open_mpi, pytest.param(srun, marks=pytest.mark.slow)], ids=["mpirun", "srun"])
+@pytest.mark.parametrize("place", [open_mpi, srun], ids=["mpirun", "srun"])
 def test_processes_of_another_launcher(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, by_devices: Path, place: Callable[..., dict[str, str]]
 ) -> None:
     tmp = tmp_path_factory.mktemp("tmp")
-    finish(*(start(TRAIN, tmp_path / "run", environment(TMPDIR=str(tmp), **place(rank, 2))) for rank in (1, 0)))
+    finish(*(train(tmp_path / "run", TMPDIR=str(tmp), **place(rank, 2)) for rank in (1, 0)))
     same_run(tmp_path / "run", by_devices)
     assert list(tmp.iterdir()) == []
-
-
-def test_dist_train_sh_twice_at_once_on_the_cpu(tmp_path: Path, by_devices: Path) -> None:
-    script = (str(ROOT / "scripts/dist_train.sh"), "2")
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    runs = [tmp_path / name / "run" for name in ("a", "b")]
-    finish(*(start(script, folder, environment(CUDA_VISIBLE_DEVICES="")) for folder in runs))
-    for folder in runs:
-        same_run(folder, by_devices)
 
 
 def test_dist_train_sh_says_what_it_needs() -> None:
@@ -205,52 +198,50 @@ def listening(pids: set[int]) -> list[str]:
 LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
 
 
-def until_it_trains(folder: Path, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + LONGEST_S
-    while (time.monotonic() < until and not (folder / "status.json").exists()) or read_status(folder).step == 0:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-
-
-def test_listeners_are_on_loopback_and_a_signal_is_passed_on(tmp_path: Path) -> None:
+@pytest.fixture
+def in_training(tmp_path: Path) -> Iterator[tuple[Path, Child, set[int]]]:
+    """The folder of a long run, the process that was started, and its two workers."""
     folder = tmp_path / "run"
-    process = start(TRAIN, folder, environment(), "trainer.devices=2", "trainer.duration=2000ep")
-    until_it_trains(folder, process)
+    process = train(folder, "trainer.devices=2", "trainer.duration=2000ep")
+    assert process.until(lambda: (folder / "status.json").exists() and read_status(folder).step), process.wait()
     workers = descendants(process.pid)
     assert len(workers) == 2
+    yield folder, process, workers
+    process.kill(signal.SIGKILL)
+    process.wait()
+
+
+def are_gone(pids: set[int]) -> bool:
+    until = time.monotonic() + LONGEST_S
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
+        time.sleep(0.05)
+    return time.monotonic() < until
+
+
+def test_listeners_are_on_loopback_and_a_signal_is_passed_on(in_training: tuple[Path, Child, set[int]]) -> None:
+    folder, process, workers = in_training
     addresses = listening(workers | {process.pid})
     assert len(addresses) >= 2
     assert set(addresses) <= LOOPBACK
-    process.send_signal(signal.SIGUSR2)
-    said, _ = process.communicate(timeout=LONGEST_S)
-    assert process.returncode == Preempted.code, said
-    assert said.rstrip().splitlines()[-1].endswith(f"resume={folder}")
+    process.kill(signal.SIGUSR2)
+    ended = process.wait()
+    assert ended.code == Preempted.code, ended
+    assert ended.last_line.endswith(f"resume={folder}")
     assert read_status(folder).state == "PREEMPTED"
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
 
 
 def test_a_listener_on_all_interfaces_would_be_noticed() -> None:
-    code = "import time, torch.distributed as d; s = d.TCPStore('localhost', 0, 1, True); print(flush=True); "
-    code += "time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        process.stdout.readline()
-        assert not set(listening({process.pid})) <= LOOPBACK
-    finally:
-        process.kill()
-        process.wait()
+    import torch.distributed as dist
+
+    store = dist.TCPStore("localhost", 0, 1, True)
+    assert not set(listening({os.getpid()})) <= LOOPBACK
+    del store
 
 
-def test_workers_die_with_the_one_who_started_them(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    process = start(TRAIN, folder, environment(), "trainer.devices=2", "trainer.duration=2000ep")
-    until_it_trains(folder, process)
-    workers = descendants(process.pid)
-    process.kill()
-    process.communicate()
-    until = time.monotonic() + 5
-    while time.monotonic() < until and any(Path(f"/proc/{pid}").exists() for pid in workers):
-        time.sleep(0.05)
-    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+def test_workers_die_with_the_one_who_started_them(in_training: tuple[Path, Child, set[int]]) -> None:
+    folder, process, workers = in_training
+    process.kill(signal.SIGKILL)
+    process.wait()
+    assert are_gone(workers)
     assert read_status(folder).state == "LOST"

@@ -54,10 +54,12 @@ def start_run(
     at_step: AtStep = lambda step: None,
     *,
     meeting: Path | None = None,
+    prepare: Callable[[], Any] = lambda: None,
 ) -> list[Child]:
     """The ranks of a run. `at_step` gets the finished steps before each update."""
 
     def act() -> None:
+        prepare()
         inject.before_updates(lambda step, batch: at_step(step))
         run(config, folder)
 

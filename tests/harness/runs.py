@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def start(cwd: Path, *arguments: str, prepare: Prepare = lambda: None) -> Child:
 
     def typed() -> None:
         sys.argv = ["train.py", *arguments]
+        tempfile.tempdir = None  # read from the environment again
         prepare()
         main(ROOT / "conf")
 

@@ -31,7 +31,7 @@ def weights(net):
 
 
 def test_there_are_the_nine_optimizers():
-    assert NAMES == ["adadelta", "adam", "adamw", "lamb", "lion", "muon", "rmsprop", "sgd", "timm"]
+    assert NAMES == ["adadelta", "adagrad", "adam", "adamw", "lamb", "lion", "muon", "nadam", "rmsprop", "sgd", "timm"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plainloop.run_dir.status import Status, read_status
-from plainloop.sweep.slurm import client, ledger
+from plainloop.sweep.slurm import client, submitted
 from plainloop.system import storage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,7 +159,7 @@ def environment() -> dict[str, str]:
 
 
 def jobs_of(folder: Path) -> list[Job]:
-    return [Job(folder, number, job) for number, job in sorted(ledger.read(folder).items())]
+    return [Job(folder, number, job) for number, job in sorted(submitted.read(folder).items())]
 
 
 def wait_until(what: str, true: Callable[[], object], *, timeout: float = PATIENCE_S) -> None:

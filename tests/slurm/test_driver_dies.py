@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plainloop.sweep.slurm import client, ledger
+from plainloop.sweep.slurm import client, submitted
 from plainloop.system import storage
 from tests.slurm.disturb import preempt
 from tests.slurm.lab import (
@@ -33,12 +33,12 @@ def test_what_was_submitted_and_not_written_down_is_found_again(lab: Lab, tmp_pa
     """What is left by a death before slurm.jsonl is written: everything but that file."""
     given = (*RUN, *TWO_NODES, HELD, "seed=0,1")
     first = lab.submit(*given, folder=tmp_path / "sweep")
-    (tmp_path / "sweep" / ledger.FILE).unlink()
+    (tmp_path / "sweep" / submitted.FILE).unlink()
     before = accounted()
     again = lab.submit(*given, folder=tmp_path / "sweep")
     assert [job.slurm for job in again] == [job.slurm for job in first]
     assert accounted() == before
-    (tmp_path / "sweep" / ledger.FILE).unlink()
+    (tmp_path / "sweep" / submitted.FILE).unlink()
     answer = sweep("cancel", tmp_path / "sweep")
     assert answer.code == 0, answer.text
     assert set(until_over(first).values()) == {"CANCELLED"}
@@ -63,7 +63,7 @@ def test_what_sbatch_took_before_the_driver_died_is_cancelled_and_submitted_once
     (script,) = {path for path in client.scripts().values() if path.is_relative_to(tmp_path)}
     lost = [job for job, path in client.scripts().items() if path == script]
     assert len(lost) == 2
-    assert not ledger.read(tmp_path / "sweep")
+    assert not submitted.read(tmp_path / "sweep")
     jobs = lab.submit(*RUN, *TWO_NODES, HELD, "seed=0,1", folder=tmp_path / "sweep")
     assert {client.states(lost)[job].state for job in lost} == {"CANCELLED"}
     assert {job.state for job in jobs} == {"PENDING"}
@@ -84,7 +84,7 @@ def test_twelve_jobs_end_without_the_driver_and_retry_starts_the_failed_one_alon
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_until("the submission", lambda: len(ledger.read(folder)) == 12)
+    wait_until("the submission", lambda: len(submitted.read(folder)) == 12)
     jobs = jobs_of(folder)
     wait_until("some steps of four jobs", lambda: sum(reached(job, 5) for job in jobs) == 4)
     driver.kill()
@@ -107,8 +107,8 @@ def test_twelve_jobs_end_without_the_driver_and_retry_starts_the_failed_one_alon
     answer = sweep("retry", folder)
     assert answer.code == 0, answer.text
     assert accounted() == before + 1
-    submitted = [row["number"] for row in storage.read_lines(folder / ledger.FILE)]
-    assert submitted == [*range(12), bad]
+    numbers = [row["number"] for row in storage.read_lines(folder / submitted.FILE)]
+    assert numbers == [*range(12), bad]
     assert {row["state"] for row in table(folder)} == {"DONE"}
     assert "nothing to retry" in sweep("retry", folder).text
     assert accounted() == before + 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from plainloop.sweep.slurm import client, ledger
+from plainloop.sweep.slurm import client, submitted
 from plainloop.system import storage
 from tests.harness import sweeps
 from tests.slurm.lab import ROOT, Lab
@@ -28,7 +28,7 @@ def test_the_table_of_a_thousand_jobs_takes_two_seconds_and_no_torch(lab: Lab, t
     folder = sweeps.sweep(tmp_path / "sweep", rows)
     array = client.call("sbatch", "--parsable", "--hold", "--array=0-999", "-o/dev/null", "--wrap=true").stdout.strip()
     lines = [{"number": n, "job": f"{array}_{n}", "log": "/dev/null", "submitted": 0.0} for n in range(1000)]
-    (folder / ledger.FILE).write_text("".join(f"{storage.to_json(line)}\n" for line in lines))
+    (folder / submitted.FILE).write_text("".join(f"{storage.to_json(line)}\n" for line in lines))
     typed = [sys.executable, "-c", WATCHED, str(ROOT / "scripts/sweep.py"), "status", str(folder)]
     done = subprocess.run(typed, capture_output=True, text=True, timeout=120, env=os.environ)
     client.cancel([array])

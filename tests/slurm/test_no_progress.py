@@ -8,7 +8,7 @@ import pytest
 from plainloop.errors import NoProgress
 from plainloop.run_dir.journal import ATTEMPTS
 from plainloop.sweep.slurm import client
-from plainloop.sweep.slurm.leave import in_vain
+from plainloop.sweep.slurm.job import stops_without_progress
 from tests.slurm.lab import RUN, TWO_NODES, Lab, until_over
 
 
@@ -35,7 +35,7 @@ def attempts(folder: Path, *spans: tuple[int, int, str]) -> Path:
 def test_only_the_latest_attempts_in_a_row_that_got_nowhere_count(
     tmp_path: Path, spans: list[tuple[int, int, str]], count: int
 ) -> None:
-    assert in_vain(attempts(tmp_path, *spans)) == count
+    assert stops_without_progress(attempts(tmp_path, *spans)) == count
 
 
 def test_the_third_in_vain_is_the_last() -> None:

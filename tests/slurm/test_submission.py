@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hydra_plugins.plainloop_launchers.submitit_slurm import of_the_site
+from hydra_plugins.plainloop_launchers.submitit_slurm import site_defaults
 from plainloop.errors import BadConfig
 from plainloop.sweep import outcome
-from plainloop.sweep.slurm import client, ledger
+from plainloop.sweep.slurm import client, submitted
 from tests.slurm.lab import (
     HELD,
     ROOT,
@@ -68,7 +68,7 @@ def test_a_site_that_takes_no_more_jobs_is_quoted(lab: Lab, tmp_path: Path) -> N
     assert answer.code == 70, answer.text
     assert "sbatch refused an array of 3 jobs: AssocMaxSubmitJobLimit" in answer.text
     assert "Traceback" not in answer.text
-    assert not ledger.read(tmp_path / "sweep")
+    assert not submitted.read(tmp_path / "sweep")
 
 
 def test_one_wrong_job_of_a_hundred_keeps_all_of_them_from_being_submitted(lab: Lab, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_interrupting_the_terminal_leaves_the_jobs_alone_and_says_how_to_come_ba
     driver = subprocess.Popen(
         words, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    wait_until("the submission", lambda: ledger.read(folder))
+    wait_until("the submission", lambda: submitted.read(folder))
     driver.send_signal(signal.SIGINT)
     text = driver.communicate(timeout=60)[0]
     (job,) = jobs_of(folder)
@@ -119,7 +119,7 @@ def test_what_would_pend_for_ever_is_cancelled_with_the_reason(lab: Lab, tmp_pat
     given = f"hydra.launcher.dependency=afterok:{failed}"
     answer = lab.train(*RUN, *TWO_NODES, given, f"hydra.sweep.dir={folder}", at=tmp_path, wait=True)
     assert answer.code != 0
-    assert "would never start: Slurm says DependencyNeverSatisfied" in answer.text
+    assert "can never start: Slurm says DependencyNeverSatisfied" in answer.text
     (job,) = jobs_of(folder)
     wait_until("the cancellation", lambda: job.state == "CANCELLED")
     assert job.status.reason == "DependencyNeverSatisfied"
@@ -153,7 +153,7 @@ def test_a_folder_that_others_may_write_in_is_refused(lab: Lab, tmp_path: Path) 
 def test_site_settings_are_under_the_command_line_and_over_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "local").mkdir()
     (tmp_path / "local/slurm.yaml").write_text("partition: gpu\ncpus_per_task: 5\n")
-    conf = of_the_site(tmp_path)
+    conf = site_defaults(tmp_path)
     assert (conf.partition, conf.cpus_per_task, conf.timeout_min) == ("gpu", 5, 60)
 
 
@@ -162,7 +162,7 @@ def test_site_settings_that_are_none_are_named(tmp_path: Path, text: str, said: 
     (tmp_path / "local").mkdir()
     (tmp_path / "local/slurm.yaml").write_text(text)
     with pytest.raises(BadConfig, match=said):
-        of_the_site(tmp_path)
+        site_defaults(tmp_path)
 
 
 def test_mmocrs_words_make_the_job_that_they_made_there(lab: Lab, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_results_are_the_same_as_csv_and_json_and_no_cell_is_a_formula(tmp_path:
     folder = sweep(
         tmp_path / "sweep", [(hostile, status("DONE")), (["lr=1"], status("FAILED", message="-cmd", reason=""))]
     )
-    assert main(["collect", str(folder)], train=Path("train.py")) == 0
+    assert main(["collect", str(folder)]) == 0
     rows = json.loads((folder / "results.json").read_text())
     cells = list(csv.DictReader(io.StringIO((folder / "results.csv").read_text())))
     assert [row["lr"] for row in rows] == ["-0.5", "1"] and rows[0]["val/loss"] == 1.0 and rows[1]["val/loss"] is None
@@ -125,8 +125,8 @@ def test_results_are_the_same_as_csv_and_json_and_no_cell_is_a_formula(tmp_path:
 def test_control_characters_do_not_reach_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = sweep(tmp_path / "sweep", [(["name=\x1b[2J"], status("FAILED", reason="data", message="a\x1b]0;x\x07b"))])
     (folder / "0" / "train.log").write_text("\x1b[31mred\n")
-    assert main(["status", str(folder)], train=Path("train.py")) == 0
-    assert main(["logs", str(folder)], train=Path("train.py")) == 0
+    assert main(["status", str(folder)]) == 0
+    assert main(["logs", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "\x1b" not in said and "\\x1b[31mred" in said
 
@@ -135,12 +135,12 @@ def test_a_sweep_that_was_torn_is_told_as_far_as_it_goes(tmp_path: Path, capsys:
     folder = sweep(tmp_path / "sweep", [([f"seed={n}"], status("DONE")) for n in range(3)])
     whole = (folder / "jobs.jsonl").read_text()
     (folder / "jobs.jsonl").write_text(whole[:-20])
-    assert main(["status", str(folder)], train=Path("train.py")) == 0
+    assert main(["status", str(folder)]) == 0
     shown = capsys.readouterr()
     assert "2 DONE" in shown.out
-    assert shown.err.startswith(f"warning: 1 lines of {folder}/jobs.jsonl cannot be read, and their jobs are not told")
+    assert shown.err.startswith(f"warning: 1 lines of {folder}/jobs.jsonl cannot be read, and their jobs are not shown")
     (folder / "jobs.jsonl").write_text("no line of ours\n")
-    assert main(["retry", str(folder)], train=Path("train.py")) == 64
+    assert main(["retry", str(folder)]) == 64
     assert "holds no job that can be read\nnext: type the sweep's command again" in capsys.readouterr().err
 
 
@@ -148,19 +148,19 @@ def test_a_number_that_is_no_job_and_a_jobs_own_folder_are_told_where_to_look(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = sweep(tmp_path / "sweep", [([f"seed={n}"], status("DONE")) for n in range(3)])
-    assert main(["logs", str(folder), "7"], train=Path("train.py")) == 64
+    assert main(["logs", str(folder), "7"]) == 64
     assert capsys.readouterr().err == "job 7 is not a job of this sweep\nnext: they are 0 to 2\n"
-    assert main(["status", str(folder / "1")], train=Path("train.py")) == 64
-    assert capsys.readouterr().err.endswith(f"next: give the folder of a sweep, as {folder}\n")
+    assert main(["status", str(folder / "1")]) == 64
+    assert capsys.readouterr().err.endswith(f"next: give the folder of a sweep, such as {folder}\n")
 
 
 def test_a_folder_without_a_sweep_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["status", str(tmp_path)], train=Path("train.py")) == 64
-    assert "has no jobs.jsonl: it is no sweep's folder" in capsys.readouterr().err
+    assert main(["status", str(tmp_path)]) == 64
+    assert "has no jobs.jsonl: it is not the folder of a sweep" in capsys.readouterr().err
 
 
 def test_watching_ends_when_nothing_runs_or_waits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = sweep(tmp_path / "sweep", [(["seed=0"], status("DONE")), (["seed=1"], status("FAILED", reason="data"))])
     begun = time.monotonic()
-    assert main(["status", str(folder), "--watch", "60"], train=Path("train.py")) == 0
+    assert main(["status", str(folder), "--watch", "60"]) == 0
     assert time.monotonic() - begun < 30

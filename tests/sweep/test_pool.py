@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 from plainloop.config.explain.problems import InvalidConfig
 from plainloop.run_dir.status import read_status
 from plainloop.sweep.job import Job
-from plainloop.sweep.local.launch import places, settle_end
+from plainloop.sweep.local.gpu_pool import gpus_of_slots
+from plainloop.sweep.local.launch import record_early_death
 from plainloop.sweep.local.pool import Pool
 
 
@@ -124,13 +125,13 @@ def test_jobs_are_dealt_the_gpus_that_are_visible(
 ) -> None:
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert places(per_job, slots, configs=[config()]) == expected
+    assert gpus_of_slots(per_job, slots, configs=[config()]) == expected
 
 
 @pytest.mark.parametrize(
     ("per_job", "slots", "devices", "match"),
     [
-        (4, "auto", "auto", "gpus_per_job: is more GPUs than there are, got 4"),
+        (4, "auto", "auto", "gpus_per_job: is more than the visible GPUs, got 4"),
         (1, "auto", 2, "type instead: hydra.launcher.gpus_per_job=2"),
         (1, "auto", [2], "type instead: hydra.launcher.gpus_per_job=3"),
         (-1, "auto", "auto", "gpus_per_job: wrong type or value"),
@@ -141,7 +142,7 @@ def test_jobs_are_dealt_the_gpus_that_are_visible(
 @pytest.mark.usefixtures("three_gpus")
 def test_what_cannot_be_dealt_is_refused(per_job: int, slots: object, devices: object, match: str) -> None:
     with pytest.raises(InvalidConfig, match=match.replace("[", r"\[")):
-        places(per_job, slots, configs=[config(devices)])  # type: ignore[arg-type]
+        gpus_of_slots(per_job, slots, configs=[config(devices)])  # type: ignore[arg-type]
 
 
 # A process that drives three jobs, of which two at a time wait for a signal and write down each that they get.
@@ -237,9 +238,9 @@ def test_a_job_that_dies_before_its_run_begins_is_failed_with_what_its_log_ends_
     job = replace(job, frozen=pickle.dumps(composed))
     job.folder.mkdir()
     job.log_file.write_text("Traceback (most recent call last):\n  ...\nImportError: no module named x\n\n")
-    settle_end(job, 70, attempt=0)
+    record_early_death(job, 70, attempt=0)
     status = read_status(job.folder)
     assert (status.state, status.reason, status.exit_code) == ("FAILED", "start", 70)
     assert status.message == "ended with exit code 70 before the run began: ImportError: no module named x"
-    settle_end(job, 71, attempt=-1)  # a run that began has said it itself
+    record_early_death(job, 71, attempt=-1)  # a run that began has said it itself
     assert read_status(job.folder) == status

@@ -20,9 +20,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from plainloop.config.compose.composer import Composer
-from plainloop.sweep import driver, outcome
+from plainloop.sweep import outcome
 from plainloop.sweep.check import check_sweep
-from plainloop.sweep.numbering import settle
+from plainloop.sweep.numbering import assign_numbers
 from tests.harness.configs import ROOT
 from tests.harness.sweeps import status
 
@@ -85,7 +85,7 @@ def test_jobs_that_fail_hide_nobodys_result_and_are_named_in_the_end(half_failed
     assert lines[2].split()[:4] == ["1", "seed=0", "optimizer.lr=1e+30", "FAILED"]
     assert lines[5].startswith("2 FAILED: nonfinite: ") and lines[5].endswith("(jobs 1, 3)")
     assert lines[6:8] == ["2 DONE, 2 FAILED", "sweep: s"]
-    assert lines[8] == f"to try again what failed: python {ROOT}/scripts/sweep.py retry s"
+    assert lines[8] == f"to retry what failed: python {ROOT}/scripts/sweep.py retry s"
 
 
 def test_a_jobs_folder_is_as_hydra_writes_it_and_as_a_single_runs(half_failed: tuple[Path, int, str]) -> None:
@@ -165,7 +165,7 @@ def test_a_sweep_that_was_stopped_goes_on_by_the_command_in_its_last_line(
     os.kill(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert states(sweep) == {0: "PREEMPTED", 1: "LOST", 2: "PREEMPTED"}
-    assert process.returncode == 137 and "stopped by SIGINT: 2 of 3 jobs are left to do" in said
+    assert process.returncode == 137 and "stopped by SIGINT: 2 of 3 jobs are not finished" in said
     again = said.splitlines()[-1]
     assert again.startswith("python ") and again.endswith(f"hydra.sweep.dir={sweep.relative_to(tmp_path)}")
     code, said = run(tmp_path, *again.split()[2:])
@@ -206,7 +206,7 @@ def test_one_process_drives_a_sweep_and_another_is_told_so(running: tuple[Path, 
     sweep, process = running
     root = str(sweep)
     code, said = run(sweep.parent, "-m", *LONG, "seed=0,1,2", f"hydra.sweep.dir={root}")
-    assert code == 69 and f"another process drives the sweep {root}: pid {process.pid}" in said
+    assert code == 69 and f"another process runs the sweep {root}: pid {process.pid}" in said
     code, said = run(sweep.parent, "retry", root, script="scripts/sweep.py")
     assert code == 0 and "nothing to retry" in said
     code, said = run(sweep.parent, "cancel", root, script="scripts/sweep.py")
@@ -264,9 +264,8 @@ def test_a_job_of_a_long_sweep_costs_a_third_of_a_second_beyond_its_training(tmp
 def test_of_a_hundred_jobs_exactly_what_failed_and_what_was_lost_runs_again_in_its_folder(tmp_path: Path) -> None:
     """13 failed in three ways, 4 lost, 2 running, 81 done, of which only the files are there."""
     checked = check_sweep(Composer(ROOT / "conf"), [*TINY, "seed=range(0,100)", f"hydra.sweep.dir={tmp_path}/s"])
-    jobs = [driver._job(place, one, tmp_path / "s") for place, one in enumerate(checked.jobs)]
     (tmp_path / "s").mkdir()
-    settle(tmp_path / "s", jobs)
+    jobs = assign_numbers(tmp_path / "s", checked.jobs)
     (tmp_path / "s/multirun.yaml").write_text(OmegaConf.to_yaml(checked.master))
     ways = [("nonfinite", 71)] * 8 + [("data", 65)] * 4 + [("internal", 70)]
     failed, lost, busy = range(3, 68, 5), (90, 91, 92, 93), (95, 96)

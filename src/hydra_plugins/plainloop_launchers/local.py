@@ -1,6 +1,6 @@
-"""`hydra/launcher=local`, the default: one job after the other. `gpu_pool`: as many at once as there are GPUs.
+"""`hydra/launcher=local`, the default: one job after the other. `gpu_pool`: one job for each GPU at the same time.
 
-The classes are stand-ins that Hydra's scan can afford; what they do is in `plainloop.sweep`.
+Hydra imports this file at every start, so the work is done in `plainloop.sweep`.
 """
 
 # No postponed annotations: Hydra's scan runs this file outside of sys.modules, where dataclasses cannot resolve them.
@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 
@@ -25,7 +25,7 @@ class LocalConf:
 class GpuPoolConf:
     _target_: str = "hydra_plugins.plainloop_launchers.local.GpuPoolLauncher"
     gpus_per_job: int = 1  # 0: jobs see none
-    slots: Any = "auto"  # jobs at once; auto: as many as the GPUs suffice for, and one on a machine without
+    slots: Any = "auto"  # jobs at the same time; auto: as many as the GPUs allow, and one on a machine without
 
 
 class GpuPoolLauncher(Launcher):
@@ -34,36 +34,34 @@ class GpuPoolLauncher(Launcher):
     def __init__(self, gpus_per_job: int = 1, slots: Any = "auto") -> None:
         self.gpus_per_job, self.slots = gpus_per_job, slots
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Raises InvalidConfig when a job asks for more than it is given; makes nothing."""
-        from plainloop.sweep.local.launch import places
+    def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
+        """Raises InvalidConfig when a job asks for more than it gets; writes nothing."""
+        from plainloop.sweep.local.gpu_pool import gpus_of_slots
 
-        task: Any = task_function
-        self.sweep: Any = task
-        self.places: Any = places(self.gpus_per_job, self.slots, configs=task.configs)
+        self.sweep = task_function
+        self.gpus: Any = gpus_of_slots(self.gpus_per_job, self.slots, configs=task_function.configs)
 
     def launch_jobs(self, jobs: Sequence[Any]) -> Any:
         """Runs checked jobs to their ends; see plainloop.sweep.local.launch.launch."""
         from plainloop.sweep.local.launch import launch
 
-        return launch(jobs, self.sweep.root, self.places)
+        return launch(jobs, self.sweep.root, self.gpus)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """For sweepers that decide from job to job what to try next: each is checked when it comes."""
-        jobs = [self.sweep.prepare(number, tuple(job)) for number, job in enumerate(job_overrides, initial_job_idx)]
+        """For sweepers that propose jobs one after the other; each is checked when it comes."""
+        jobs = [self.sweep.proposed(overrides) for overrides in job_overrides]
         self.launch_jobs(jobs)
         return [self.sweep.returned(job) for job in jobs]
 
 
 class LocalLauncher(GpuPoolLauncher):
-    """A pool with one place, that of a single run: all GPUs, all threads, and the screen."""
+    """A pool with one slot, as a single run has it: all GPUs, all threads, and the screen."""
 
     def __init__(self) -> None:
         super().__init__()
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.sweep = task_function
-        self.places = None
+    def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
+        self.sweep, self.gpus = task_function, None
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalConf, provider="plainloop")

@@ -1,19 +1,18 @@
-"""`hydra/launcher=submitit_slurm`: the plugin's keys, and jobs that survive what Slurm does to them.
+"""`hydra/launcher=submitit_slurm`: the plugin's keys, and jobs that continue after preemption and time limits.
 
-The class is a stand-in that Hydra's scan can afford; what it does is in `plainloop.sweep.slurm`.
+Hydra imports this file at every start, so the work is done in `plainloop.sweep.slurm`.
 """
 
 # No postponed annotations: Hydra's scan runs this file outside of sys.modules, where dataclasses cannot resolve them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.core.utils import JobReturn
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 from omegaconf import DictConfig, OmegaConf
@@ -24,14 +23,14 @@ from plainloop.errors import BadConfig
 
 @dataclass
 class SlurmConf(SlurmQueueConf):
-    """The plugin's keys and defaults, and what it lacks. Times are in minutes where the name says so, else seconds."""
+    """The plugin's keys and more. Times are in minutes where the name says so, else in seconds."""
 
     _target_: str = "hydra_plugins.plainloop_launchers.submitit_slurm.SlurmLauncher"
-    submitit_folder: str = "${hydra.sweep.dir}/.submitit"  # no %j: sbatch needs it before there is a job
+    submitit_folder: str = "${hydra.sweep.dir}/.submitit"  # no %j: sbatch needs the folder before the job exists
     name: str = "${name}"
     mem_gb: float | None = None
     wait: bool = True  # false: return as soon as the jobs are queued
-    python: str | None = None  # the interpreter on the nodes; the one that submits when not given
+    python: str | None = None  # the interpreter on the nodes; null takes the one that submits
     use_srun: bool = True  # false: one task, straight from the batch script
     srun_args: list[str] = field(default_factory=list)
     teardown: list[str] | None = None
@@ -43,27 +42,25 @@ class SlurmConf(SlurmQueueConf):
     wckey: str | None = None
 
 
-def of_the_site(conf_dir: Path) -> SlurmConf:
-    """The defaults, over them what conf/local/slurm.yaml says: keys of hydra.launcher, yours, not in git.
+def site_defaults(conf_dir: Path) -> SlurmConf:
+    """The defaults, with the keys of conf/local/slurm.yaml over them, which are the user's and not in git.
 
-    Raises BadConfig for a file that holds something else.
+    Raises BadConfig for a file with other keys or values.
     """
     path = conf_dir / "local" / "slurm.yaml"
     if not path.is_file():
         return SlurmConf()
     known = {one.name for one in fields(SlurmConf)} - {"_target_"}
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        wrong = sorted(set(found) - known) if isinstance(found, dict) else ["(no keys)"]
-        if wrong:
-            raise ValueError(f"unknown: {', '.join(map(str, wrong))}")
-        conf = SlurmConf(**found)
-        OmegaConf.structured(conf)  # judges the types
+        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        unknown = sorted(set(given) - known) if isinstance(given, dict) else ["(no keys)"]
+        if unknown:
+            raise ValueError(f"unknown: {', '.join(map(str, unknown))}")
+        conf = SlurmConf(**given)
+        OmegaConf.structured(conf)  # checks the types
     except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        said = str(error).splitlines()[0]
-        raise BadConfig(
-            f"{path}: {said}", hint=f"its keys are those of hydra.launcher: {', '.join(sorted(known))}"
-        ) from error
+        hint = f"its keys are those of hydra.launcher: {', '.join(sorted(known))}"
+        raise BadConfig(f"{path}: {str(error).splitlines()[0]}", hint=hint) from error
     return conf
 
 
@@ -72,47 +69,28 @@ class SlurmLauncher(BaseSubmititLauncher):
 
     _EXECUTOR = "slurm"
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Raises InvalidConfig when the site cannot run such jobs; makes nothing."""
+    def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
+        """Raises InvalidConfig when the site cannot run such jobs; writes nothing."""
         from plainloop.sweep.slurm.launching import check
 
-        sweep: Any = task_function  # ours: see plainloop.sweep.task
-        self.sweep = sweep
-        check(self.params, configs=sweep.configs)
+        self.sweep = task_function
+        check(self.params, configs=task_function.configs)
 
     def launch_jobs(self, jobs: Sequence[Any]) -> Any:
-        """Submits checked jobs, and waits for them unless told not to; see plainloop.sweep.slurm.launching.launch."""
+        """Submits checked jobs, and waits for them unless wait=false; see plainloop.sweep.slurm.launching.launch."""
         from plainloop.sweep.job import Launched
+        from plainloop.sweep.slurm.job import slurm_jobs
         from plainloop.sweep.slurm.launching import launch
 
         root = self.sweep.root.absolute()
         try:
-            codes = launch(self.params, root=root, tasks=tasks_of(jobs, root))
+            codes = launch(self.params, root=root, jobs=slurm_jobs(jobs, root))
         except KeyboardInterrupt:
             return Launched({}, stopped_by="SIGINT")
         return Launched(codes or {}, waited=codes is not None)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """For sweepers that decide from job to job what to try next: each is checked when it comes."""
-        jobs = [self.sweep.prepare(number, tuple(job)) for number, job in enumerate(job_overrides, initial_job_idx)]
+        """For sweepers that propose jobs one after the other; each is checked when it comes."""
+        jobs = [self.sweep.proposed(overrides) for overrides in job_overrides]
         self.launch_jobs(jobs)
         return [self.sweep.returned(job) for job in jobs]
-
-
-def tasks_of(jobs: Sequence[Any], root: Path) -> dict[int, Any]:
-    """What submitit pickles for each job, by number."""
-    from plainloop.sweep.job import run_as_hydra_job, train
-    from plainloop.sweep.slurm import sources
-    from plainloop.sweep.slurm.task import Task
-
-    snapshot = sources.take()
-    return {
-        job.number: Task(
-            rank_0=partial(run_as_hydra_job, job, root, quiet=False),
-            others=partial(train, job.config, job.folder),
-            folder=job.folder,
-            config=job.config,
-            sources=snapshot,
-        )
-        for job in jobs
-    }

@@ -18,8 +18,8 @@ TRIES = 10  # as in torchvision; what none of them fits gets the largest central
 class RandomResizedCrop:
     """Cuts out a random part of each image and resizes it (https://arxiv.org/abs/1409.4842).
 
-    In workers, where images are large and of all sizes, torchvision does it, with antialiasing; batches are sampled
-    bilinearly where they lie. Both draw the part alike.
+    In workers, on single images of any size, torchvision resizes with antialiasing. A whole batch is resized bilinearly
+    on its device. Both draw the part in the same way.
 
     Args:
         size: pixels, of the result; (H, W) or one number for both.
@@ -48,12 +48,12 @@ class RandomResizedCrop:
         return cropped
 
     def __call__(self, batch: Batch, step: int) -> Batch:
-        """image (B, C, H, W) float -> (B, C, *size), where it lies."""
+        """image (B, C, H, W) float -> (B, C, *size), on the same device."""
         image = batch["image"]
         height, width = image.shape[-2:]
         top, left, h, w = self.parts(len(image), height, width, image.device)
         zero = torch.zeros_like(h)
-        # Where -1 and 1 of the result lie in the image, whose own edges are -1 and 1.
+        # Maps coordinates of the result to coordinates of the image; both go from -1 to 1.
         across = torch.stack([w / width, zero, (2 * left + w) / width - 1], dim=1)
         down = torch.stack([zero, h / height, (2 * top + h) / height - 1], dim=1)
         grid = F.affine_grid(
@@ -74,7 +74,7 @@ class RandomResizedCrop:
         fits = (h >= 1) & (h <= height) & (w >= 1) & (w <= width)
         first = fits.byte().argmax(dim=1, keepdim=True)
         some = fits.any(dim=1)
-        # The largest part within `ratio`; the whole image where that is.
+        # The largest part whose ratio is allowed; the whole image if its own ratio is.
         central_h, central_w = min(height, round(width / self.ratio[0])), min(width, round(height * self.ratio[1]))
         h = torch.where(some, h.gather(1, first).squeeze(1), central_h)
         w = torch.where(some, w.gather(1, first).squeeze(1), central_w)

@@ -11,7 +11,7 @@ from plainloop.contracts import Batch
 def pad_crop(batch: Batch, step: int, *, pad: int) -> Batch:
     """Shifts each image by up to `pad` pixels in either direction (https://arxiv.org/abs/1409.5185).
 
-    What comes in over the edge is reflected, where the paper fills with zeros. Shapes stay as they are.
+    New pixels at the edge are reflections (the paper: zeros). Shapes stay as they are.
     Raises ValueError when the image is not larger than `pad`.
     """
     image = batch["image"]
@@ -37,7 +37,7 @@ def horizontal_flip(batch: Batch, step: int, *, p: float = 0.5) -> Batch:
 
 
 def vertical_flip(batch: Batch, step: int, *, p: float = 0.5) -> Batch:
-    """Mirrors each image top to bottom with probability p: for images without an up, such as those from above."""
+    """Mirrors each image top to bottom with probability p: for images without a fixed top, such as aerial images."""
     return flip(batch, dimension=-2, p=p)
 
 

@@ -11,10 +11,10 @@ from plainloop.contracts import Batch
 
 
 class PerSample:
-    """Makes a transform of one image, such as any of torchvision.transforms.v2, an augmentation.
+    """Makes an augmentation of a transform of one image, such as those of torchvision.transforms.v2.
 
-    Sources with workers apply it there, to uint8 images of any size. For sets in memory it runs image by image on float
-    images in [0, 1], which is slow on a GPU; all results must then have one size.
+    Data sources with workers apply it there, to uint8 images of any size. For data in memory it runs image by image on
+    float images in [0, 1], which is slow on a GPU; all results must then have the same size.
 
     Args:
         transform: image (C, H, W) -> image; draws from the global generators.

@@ -6,7 +6,7 @@ from plainloop.contracts import Batch
 
 
 class FirstBatch:
-    """Gives the first batch that it is given, ever after. For debugging alone: a continued run takes another one."""
+    """Returns its first batch at every step. Only for debugging: a run that is resumed repeats another batch."""
 
     def __init__(self) -> None:
         self._first: Batch | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from plainloop.config.parts import build_model, build_state, make_part
 from plainloop.config.settings import TrainerSettings, with_later_keys
 from plainloop.contracts import Batch
 from plainloop.distributed import process_group
-from plainloop.errors import BadConfig, Unresumable
+from plainloop.errors import BadConfig, RunError, Unresumable
 from plainloop.loop.micro_batches import shares_of, split
 from plainloop.loop.state import TrainState
 from plainloop.loop.trainer import Trainer
@@ -190,3 +192,19 @@ def watched(model: nn.Module, findings: Findings) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python scripts/replay_step.py`; the exit code."""
+    parser = argparse.ArgumentParser(prog="replay_step.py", description=__doc__)
+    parser.add_argument("folder", type=Path, help="the run directory")
+    parser.add_argument("step", type=int, help="the step, as the run's message names it")
+    parser.add_argument("--plugins", nargs="*", default=[], help="packages of your own that the run's config names")
+    options = parser.parse_args(arguments)
+    try:
+        findings = replay(options.folder, options.step, plugins=options.plugins)
+    except RunError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.code
+    sys.stdout.writelines(f"{line}\n" for line in findings.lines())
+    return 0

@@ -1,4 +1,4 @@
-"""`python scripts/sweep.py`: what a sweep has come to, from its folder alone, whoever started it, wherever it runs."""
+"""`python scripts/sweep.py`: shows, retries and cancels a sweep from its folder alone, wherever it runs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from plainloop.errors import BadConfig, RunError
 from plainloop.sweep import collect, index, outcome, table
-from plainloop.sweep.index import FILE
 from plainloop.sweep.outcome import BAD, Row
+from plainloop.sweep.slurm import submitted
 
 EXAMPLES = """examples:
   python scripts/sweep.py status outputs/train/2026-01-31_12-00-00-000000
@@ -23,12 +23,12 @@ EXAMPLES = """examples:
 """
 
 
-def main(arguments: Sequence[str], *, train: Path) -> int:
-    """The exit code. `train` is train.py, for commands that are shown."""
+def main(arguments: Sequence[str]) -> int:
+    """The exit code."""
     options = _parser().parse_args(arguments)
     try:
-        _look_at(options.sweep, getattr(options, "job", ()))
-        code: int = options.do(options, train)
+        _check_sweep(options.sweep, getattr(options, "job", ()))
+        code: int = options.do(options)
     except RunError as error:
         sys.stderr.write(f"{error}\n" + (f"next: {error.hint}\n" if error.hint else ""))
         return error.code
@@ -37,27 +37,26 @@ def main(arguments: Sequence[str], *, train: Path) -> int:
     return code
 
 
-def _look_at(sweep: Path, numbers: Sequence[int]) -> None:
-    """Raises BadConfig where there is no sweep, or none that can be read; warns of lines that were torn."""
-    if not (sweep / FILE).is_file():
-        near = next((folder for folder in sweep.absolute().parents[:2] if (folder / FILE).is_file()), None)
-        hint = f"give the folder of a sweep{f', as {near}' if near else ''}"
-        raise BadConfig(f"{sweep} has no {FILE}: it is no sweep's folder", hint=hint)
-    known, torn = {entry.number for entry in index.read(sweep)}, index.torn(sweep)
-    mend = "type the sweep's command again with this hydra.sweep.dir: what is done is known again"
+def _check_sweep(sweep: Path, numbers: Sequence[int]) -> None:
+    """Raises BadConfig where no sweep can be read, or for numbers that are no jobs; warns of broken lines."""
+    file = sweep / index.FILE
+    if not file.is_file():
+        near = next((folder for folder in sweep.absolute().parents[:2] if (folder / index.FILE).is_file()), None)
+        hint = f"give the folder of a sweep{f', such as {near}' if near else ''}"
+        raise BadConfig(f"{sweep} has no {index.FILE}: it is not the folder of a sweep", hint=hint)
+    known, broken = {entry.number for entry in index.read(sweep)}, index.num_broken_lines(sweep)
+    hint = "type the sweep's command again with this hydra.sweep.dir: finished jobs are recognized"
     if not known:
-        raise BadConfig(f"{sweep / FILE} holds no job that can be read", hint=mend)
-    if torn:
-        sys.stderr.write(
-            f"warning: {torn} lines of {sweep / FILE} cannot be read, and their jobs are not told; {mend}\n"
-        )
+        raise BadConfig(f"{file} holds no job that can be read", hint=hint)
+    if broken:
+        sys.stderr.write(f"warning: {broken} lines of {file} cannot be read, and their jobs are not shown; {hint}\n")
     for number in numbers:
         if number not in known:
             raise BadConfig(f"job {number} is not a job of this sweep", hint=f"they are {min(known)} to {max(known)}")
 
 
-def status(options: argparse.Namespace, train: Path) -> int:
-    """The table; again every few seconds with --watch, until nothing runs or waits any more."""
+def status(options: argparse.Namespace) -> int:
+    """The table; with --watch again every few seconds, until no job runs or waits."""
     while True:
         rows = outcome.rows(options.sweep)
         shown = [row for row in rows if not options.state or row.state in options.state]
@@ -73,8 +72,8 @@ def status(options: argparse.Namespace, train: Path) -> int:
         time.sleep(options.watch)
 
 
-def logs(options: argparse.Namespace, train: Path) -> int:
-    """The ends of the jobs' logs."""
+def logs(options: argparse.Namespace) -> int:
+    """The last lines of the jobs' logs."""
     rows = outcome.rows(options.sweep)
     chosen = [row for row in rows if not options.job or row.number in options.job]
     for row in chosen:
@@ -87,12 +86,12 @@ def logs(options: argparse.Namespace, train: Path) -> int:
     return 0
 
 
-def gather(options: argparse.Namespace, train: Path) -> int:
-    """results.csv and results.json in the sweep's folder, and the table; or one of them on the screen."""
+def gather(options: argparse.Namespace) -> int:
+    """Writes results.csv and results.json to the sweep's folder and prints the table; or prints one of them."""
     rows = outcome.rows(options.sweep)
     if options.format in ("csv", "json"):
-        found = collect.results(rows)
-        sys.stdout.write(collect.as_csv(found) if options.format == "csv" else collect.as_json(found))
+        results = collect.results(rows)
+        sys.stdout.write(collect.as_csv(results) if options.format == "csv" else collect.as_json(results))
         return 0
     table.show(rows)
     if options.format is None:
@@ -101,15 +100,17 @@ def gather(options: argparse.Namespace, train: Path) -> int:
     return 0
 
 
-def again(options: argparse.Namespace, train: Path) -> int:
+def again(options: argparse.Namespace) -> int:
+    """Runs the failed and lost jobs again."""
     from plainloop.sweep.retry import retry
 
+    train = Path(sys.argv[0]).parent.parent / "train.py"
     return retry(options.sweep, options.job, lost=options.lost, train=train)
 
 
-def cancel(options: argparse.Namespace, train: Path) -> int:
-    """Slurm's jobs for good; a local sweep is told to save and stop."""
-    from plainloop.sweep.cancel import cancel
+def cancel(options: argparse.Namespace) -> int:
+    """Cancels Slurm's jobs; tells a local sweep to save and stop."""
+    from plainloop.sweep.retry import cancel
 
     for line in cancel(options.sweep, options.job):
         sys.stdout.write(f"{line}\n")
@@ -123,10 +124,10 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="status|logs|collect|retry|cancel")
     for name, do, text in (
         ("status", status, "one line for each job, and what failed"),
-        ("logs", logs, "the ends of the jobs' logs"),
+        ("logs", logs, "the last lines of the jobs' logs"),
         ("collect", gather, "results as CSV, JSON and table"),
-        ("retry", again, "start the failed and lost jobs again"),
-        ("cancel", cancel, "stop the jobs; what runs saves first"),
+        ("retry", again, "run the failed and lost jobs again"),
+        ("cancel", cancel, "stop the jobs; running ones save first"),
     ):
         verb = verbs.add_parser(name, help=text)
         verb.add_argument("sweep", type=Path, metavar="SWEEP_DIR")
@@ -134,18 +135,19 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("logs", "retry", "cancel"):
             verb.add_argument("job", type=int, nargs="*", help="these jobs only, by number")
         if name == "status":
-            verb.add_argument("--watch", type=float, nargs="?", const=2.0, metavar="SECONDS", help="again and again")
+            verb.add_argument(
+                "--watch", type=float, nargs="?", const=2.0, metavar="SECONDS", help="repeat every SECONDS (2)"
+            )
             verb.add_argument("--state", nargs="+", choices=STATES, help="only these")
             verb.add_argument("--json", action="store_true", help="as JSON")
         if name == "logs":
             verb.add_argument("--lines", type=int, default=20, help="of each log (20)")
-            verb.add_argument("--failed", action="store_true", help="only of failed and lost jobs")
+            verb.add_argument("--failed", action="store_true", help="of failed and lost jobs only")
         if name == "collect":
-            verb.add_argument("--format", choices=("csv", "json", "table"), help="on the screen, and no files")
+            verb.add_argument("--format", choices=("csv", "json", "table"), help="print it, write no files")
         if name == "retry":
-            verb.add_argument(
-                "--lost", action=argparse.BooleanOptionalAction, default=True, help="also what was killed"
-            )
+            lost = argparse.BooleanOptionalAction
+            verb.add_argument("--lost", action=lost, default=True, help="also jobs whose process has disappeared")
     return parser
 
 
@@ -153,13 +155,9 @@ STATES = ("PENDING", "RUNNING", "PREEMPTED", "FAILED", "CANCELLED", "DONE", "LOS
 
 
 def _logs_of(row: Row, sweep: Path) -> list[Path]:
-    found = sorted(row.folder.glob("*.log"))
-    if (sweep / "slurm.jsonl").exists():
-        from plainloop.sweep.slurm import ledger
-
-        slurm = ledger.logs(sweep).get(row.number)
-        found += [slurm] if slurm and slurm.is_file() else []
-    return found
+    files = sorted(row.folder.glob("*.log"))
+    slurm_log = submitted.logs(sweep).get(row.number)
+    return [*files, slurm_log] if slurm_log and slurm_log.is_file() else files
 
 
 def _tail(file: Path, lines: int) -> list[str]:

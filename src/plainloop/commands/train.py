@@ -1,8 +1,7 @@
-"""Hydra's edges: what happens between the command line and the run, and what the shell is told after it.
+"""`python train.py`: from the command line to the run, and what is printed after it.
 
-Plain `@hydra.main` would make folders before anything is checked, print composition errors in its own way and compose
-the jobs of a sweep only when they start. So its pieces are called in our order: compose, check, then `run_job` or the
-sweeper.
+Plain `@hydra.main` makes folders before anything is checked, and composes the jobs of a sweep only when they start. So
+its pieces are called in our order: compose, check, then `run_job` or the sweeper.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import traceback
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import hydra
 from hydra._internal.callbacks import Callbacks
@@ -24,60 +23,46 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import run_job
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from plainloop.config.check.check import Checked, check
 from plainloop.config.compose import command as command_line
+from plainloop.config.compose import resume as resuming
 from plainloop.config.compose.command import Command
-from plainloop.config.compose.composer import Composed, Composer
+from plainloop.config.compose.composer import Composer
 from plainloop.config.compose.origin import Origin
-from plainloop.config.compose.resume import (
-    has_checkpoints,
-    is_finished,
-    merge_saved_config,
-    newest_unfinished,
-    split_resume,
-)
 from plainloop.config.explain.problems import InvalidConfig, Problem, invalid_run
+from plainloop.config.explain.suggest import as_override
 from plainloop.distributed import ranks
 from plainloop.distributed.failures import RankFailed
 from plainloop.errors import LostPeer, Preempted, RunError
 from plainloop.loggers.screen import working
 from plainloop.run_dir.journal import end_in_log_file
 from plainloop.run_dir.status import command_to_continue
-from plainloop.sweep.check import check_sweep
-from plainloop.sweep.paths import unreadable
+from plainloop.sweep.check import check_sweep, unreadable
 from plainloop.system import storage
 from plainloop.system.processes import sleep_while_waiting
 
 log = logging.getLogger("plainloop")
 
-_INTERRUPTED = 130  # as shells count it: 128 + SIGINT
-
 
 def main(conf_dir: Path) -> None:
-    """Does what the command line says. Leaves by SystemExit with a code of `plainloop.errors` unless all is well."""
+    """Does what the command line says. Ends with SystemExit with a code of `plainloop.errors` unless all is well."""
     sys.argv[1:] = command_line.without_local_rank(sys.argv[1:])
     sleep_while_waiting()
+    command = command_line.parse(sys.argv[1:])
     try:
         ranks.read_launcher_variables()
-    except RunError as error:
-        raise SystemExit(tell(error)) from error
-    command = command_line.parse(sys.argv[1:])
-    if command.information:
-        inform(conf_dir)
-        return
-    try:
-        code = start(command, conf_dir)
+        code = answer_by_hydra(conf_dir) if command.information else start(command, conf_dir)
     except RunError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        code = tell(error)
+        code = print_error(error)
     except Preempted as stopped:
-        code = tell_stopped(stopped, command)
+        code = print_stopped(stopped, command)
     except KeyboardInterrupt:
-        code = _INTERRUPTED
-    except Exception as error:  # the last door: what nobody foresaw keeps its traceback and gets its own exit code
+        code = 130  # as shells count it: 128 + SIGINT
+    except Exception as error:  # an error of ours keeps its traceback and has its own exit code
         traceback.print_exc()
         raise SystemExit(RunError.code) from error
     if code:
@@ -89,63 +74,88 @@ def start(command: Command, conf_dir: Path) -> int:
     register_launchers(conf_dir)
     composer = Composer(conf_dir, config_name=command.config_name, extra_dir=command.config_dir)
     command = replace(command, overrides=composer.as_names(command.overrides))
+    if command.shown:
+        return show_config(command, composer)
     if command.multirun or "hydra.mode=MULTIRUN" in command.overrides:
         return start_sweep(command, composer)
     return start_run(command, composer)
 
 
 def register_launchers(conf_dir: Path) -> None:
-    """Ours take the names of the submitit plugin's, and only after Hydra's scan, which stores the plugin's.
-
-    Raises BadConfig for site settings (conf/local/slurm.yaml) that are none.
-    """
+    """Ours replace the submitit plugin's after Hydra's scan. Raises BadConfig for wrong settings in conf/local."""
     Plugins.instance()
     from hydra_plugins.plainloop_launchers.submitit_local import LocalConf
-    from hydra_plugins.plainloop_launchers.submitit_slurm import of_the_site
+    from hydra_plugins.plainloop_launchers.submitit_slurm import site_defaults
 
     ConfigStore.instance().store(group="hydra/launcher", name="submitit_local", node=LocalConf())
-    ConfigStore.instance().store(group="hydra/launcher", name="submitit_slurm", node=of_the_site(conf_dir))
+    ConfigStore.instance().store(group="hydra/launcher", name="submitit_slurm", node=site_defaults(conf_dir))
 
 
 def start_run(command: Command, composer: Composer) -> int:
-    composed, origin, run = compose_run(command, composer)
-    known = [*composer.wrong_flags(command.flags), *composed.problems]
-    config = composed.config
-    if config is None:
-        raise invalid_run(known, command.overrides)
-    if wrong := unreadable(config, ("hydra.run.dir", "hydra.job.name", "resume")):
-        raise invalid_run([*known, *wrong], command.overrides)
-    HydraConfig.instance().set_config(config)
+    config, origin, folder, problems = compose_run(command, composer)
     resume = config.get("resume")
-    folder = run or Path(str(config.hydra.run.dir if resume in (None, "auto") else resume))
-    if has_checkpoints(folder):
-        config.init_from = None  # the checkpoint holds all weights
-    if not known and not config.check and config.get("resume_step") is None and is_finished(folder, config):
-        return tell_finished(folder)
+    if not problems and not config.check and config.get("resume_step") is None and resuming.is_finished(folder, config):
+        return print_finished(folder)
     with working("checking"):
-        checked = check(config, origin=origin, folder=folder, known=known)
+        checked = check(config, origin=origin, folder=folder, known=problems)
     if checked.config["check"]:
-        tell_plan(str(checked.plan))
+        print_once(str(checked.plan))
         return 0
     if resume == "auto":
-        found = newest_unfinished(folder.parent, checked.config)
-        if found is None and ranks.rank() == 0:
-            sys.stderr.write(f"resume=auto: no unfinished run with this config in {folder.parent}; a new one begins\n")
+        found = resuming.newest_unfinished(folder.parent, checked.config)
+        if found is None:
+            nothing = f"resume=auto: no unfinished run with this config in {folder.parent}; a new one begins"
+            print_once(nothing, sys.stderr)
         folder = found or folder
-    warn(checked)
+    for text in checked.warnings:
+        print_once(f"warning: {text}", sys.stderr)
     if ranks.rank() != 0:
         return train(checked.config, None)
     return train_as_hydra_job(composer, config, checked, folder)
 
 
-def compose_run(command: Command, composer: Composer) -> tuple[Composed, Origin, Path | None]:
-    """The config of one run, where its keys come from, and the folder of the run that `resume=` names."""
-    run, step = split_resume(command.value_of("resume"))
+def show_config(command: Command, composer: Composer) -> int:
+    """`--cfg job|hydra|all` prints the config that the same command runs; with --resolve as its config.yaml has it."""
+    config, origin, folder, problems = compose_run(command, composer)
+    if command.shown not in ("job", "hydra", "all"):
+        problems.append(Problem("--cfg", "prints a part", command.shown, "job, hydra or all", instead="--cfg job"))
+    if problems:
+        raise invalid_run(problems, command.overrides)
+    with open_dict(config):
+        if command.resolve:
+            config.merge_with(check(config, origin=origin, folder=folder).config)
+            OmegaConf.set_readonly(config.hydra, None)
+            OmegaConf.resolve(config.hydra)
+        if "batch_size_per_device" in config.data:
+            config.data.pop("batch_size_per_device" if command.resolve else "batch_size")  # the one gives the other
+    shown = composer.hydra.get_sanitized_cfg(config, command.shown)
+    part = OmegaConf.select(shown, command.package) if command.package else shown
+    print_once((OmegaConf.to_yaml(part) if OmegaConf.is_config(part) else as_override(part)).rstrip())
+    return 0
+
+
+def compose_run(command: Command, composer: Composer) -> tuple[DictConfig, Origin, Path, list[Problem]]:
+    """The config of one run, where its keys come from, its folder, and what is wrong with the command line.
+
+    Raises InvalidConfig where there is no config, or no folder.
+    """
+    run, step = resuming.split_resume(command.value_of("resume"))
     overrides = [*command.overrides, *([f"resume_step={step}"] if step is not None else [])]
-    if run in (None, "auto"):
-        return composer.compose_or_explain(overrides), Origin(overrides, composer=composer), None
-    composed = merge_saved_config(Path(run), overrides, composer)
-    return composed, Origin(overrides, composer=composer, saved=Path(run) / "config.yaml"), Path(run)
+    saved = None if run in (None, "auto") else Path(str(run))
+    composed = (
+        resuming.merge_saved_config(saved, overrides, composer) if saved else composer.compose_or_explain(overrides)
+    )
+    problems, config = [*composer.wrong_flags(command.flags), *composed.problems], composed.config
+    if config is None:
+        raise invalid_run(problems, overrides)
+    if wrong := unreadable(config, ("hydra.run.dir", "hydra.job.name", "resume")):
+        raise invalid_run([*problems, *wrong], overrides)
+    HydraConfig.instance().set_config(config)
+    folder = saved or Path(str(config.hydra.run.dir))
+    if resuming.has_checkpoints(folder):
+        config.init_from = None  # the checkpoint holds all weights
+    origin = Origin(overrides, composer=composer, saved=saved and saved / "config.yaml")
+    return config, origin, folder, problems
 
 
 def train_as_hydra_job(composer: Composer, config: DictConfig, checked: Checked, folder: Path) -> int:
@@ -166,33 +176,31 @@ def train_as_hydra_job(composer: Composer, config: DictConfig, checked: Checked,
         job_subdir_key=None,
     )
     callbacks.on_run_end(config=config, config_name=composer.config_name, job_return=done)
-    code: int = done.return_value  # raises what nobody foresaw
-    return code
+    return int(done.return_value)  # raises errors of ours
 
 
 def start_sweep(command: Command, composer: Composer) -> int:
     if ranks.rank() != 0 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        problem = Problem(
-            "-m",
+        what, instead = (
             "a launcher has started several processes already",
-            instead="-m without torchrun, with trainer.devices=N",
+            "-m without torchrun, with trainer.devices=N",
         )
-        raise invalid_run([problem], command.overrides)
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # CUDA stays asleep here, so that jobs can be forked
+        raise invalid_run([Problem("-m", what, instead=instead)], command.overrides)
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # without initialising CUDA, so that jobs can be forked
     sweep = check_sweep(composer, command.overrides, composer.wrong_flags(command.flags))
-    if sweep.jobs and sweep.jobs[0].checked.config["check"]:
-        for number, job in enumerate(sweep.jobs):
-            tell_plan(f"job {number} of {len(sweep.jobs)}   ({' '.join(job.overrides)})\n{job.checked.plan}")
+    if sweep.jobs and sweep.jobs[0].config["check"]:
+        for job, checked in zip(sweep.jobs, sweep.checked, strict=True):
+            print_once(f"job {job.number} of {len(sweep.jobs)}   ({' '.join(job.overrides)})\n{checked.plan}")
         return 0
-    for text in dict.fromkeys(text for job in sweep.jobs for text in job.checked.warnings):
-        sys.stderr.write(f"warning: {text}\n")
+    for text in sweep.warnings:
+        print_once(f"warning: {text}", sys.stderr)
     from plainloop.sweep import driver
 
     return driver.start(sweep, composer, sys.argv[1:])
 
 
 def train(config: dict[str, Any], folder: Path | None) -> int:
-    """One run to its end; what a person can mend is told here, so that the next job of a sweep still starts."""
+    """Trains one run to its end. Prints what a person can mend, so that the next job of a sweep still starts."""
     from plainloop.loggers.console import closing_lines
     from plainloop.run.launch import start
 
@@ -200,63 +208,46 @@ def train(config: dict[str, Any], folder: Path | None) -> int:
         with end_in_log_file(folder, config["plugins"]) if folder else nullcontext():
             summary = start(config | {"resume": None, "check": False}, folder)
     except RunError as error:
-        return tell(error)
+        return print_error(error)
     if folder is not None:
         for line in closing_lines(summary, folder):
             log.info(line)
     return 0
 
 
-def inform(conf_dir: Path) -> None:
-    """--help, --cfg, --info and their kind are Hydra's business."""
-
-    def nothing(_: DictConfig) -> None:
-        raise AssertionError("an informational flag starts no run")
-
+def answer_by_hydra(conf_dir: Path) -> int:
+    """--help, --info, --version and --shell-completion; they start no run."""
     os.environ.setdefault("HYDRA_MAIN_MODULE", "train")  # what Hydra shows as the job's name
-    hydra.main(version_base="1.3", config_path=str(conf_dir), config_name="train")(nothing)()
-
-
-def warn(checked: Checked) -> None:
-    if ranks.rank() == 0:
-        for text in checked.warnings:
-            sys.stderr.write(f"warning: {text}\n")
-
-
-def tell_plan(text: str) -> None:
-    if ranks.rank() == 0:
-        sys.stdout.write(f"{text}\n")
-
-
-def tell_finished(folder: Path) -> int:
-    """What there is to say of a run that is done."""
-    if ranks.rank() == 0:
-        path = folder / "summary.json"
-        best = (json.loads(path.read_text()).get("best") or {}) if path.is_file() else {}
-        shown = (
-            f": best {best['metric']} {best['value']:.4g} at step {best['step']}"
-            if best.get("value") is not None
-            else ""
-        )
-        sys.stdout.write(f"done: {folder} is finished{shown}\n")
+    hydra.main(version_base="1.3", config_path=str(conf_dir), config_name="train")(lambda _: None)()
     return 0
 
 
-def tell(error: RunError) -> int:
-    """The message, what to type next, and the exit code. What all ranks find out, such as a wrong config, one tells."""
+def print_once(text: str, stream: TextIO | None = None) -> None:
+    """A line that all ranks could print, from rank 0 alone."""
+    if ranks.rank() == 0:
+        (stream or sys.stdout).write(f"{text}\n")
+
+
+def print_finished(folder: Path) -> int:
+    path = folder / "summary.json"
+    best = (json.loads(path.read_text()).get("best") or {}) if path.is_file() else {}
+    value = best.get("value")
+    shown = "" if value is None else f": best {best['metric']} {value:.4g} at step {best['step']}"
+    print_once(f"done: {folder} is finished{shown}")
+    return 0
+
+
+def print_error(error: RunError) -> int:
+    """Prints the message and what to type next; gives the exit code. What all ranks find, rank 0 prints."""
     if ranks.rank() == 0 or not isinstance(error, InvalidConfig | RankFailed | LostPeer):
         where = f"rank {ranks.rank()}: " if ranks.rank() else ""
         sys.stderr.write(f"{where}{error}\n" + (f"next: {error.hint}\n" if error.hint else ""))
     return error.code
 
 
-def tell_stopped(stopped: Preempted, command: Command) -> int:
-    """The last line of a stopped run is the command that continues it."""
-    if ranks.rank() == 0:
-        sys.stderr.write(f"{stopped}; to go on:\n{_command_to_continue(stopped.folder, command)}\n")
+def print_stopped(stopped: Preempted, command: Command) -> int:
+    """Prints the command that continues a stopped run, as its last line; gives the exit code."""
+    again = [text for text in command.overrides if text.startswith("plugins=")]
+    line = command_to_continue(stopped.folder, overrides=again, script=sys.argv[0])
+    print_once(f"{stopped}; to go on:\n{line}", sys.stderr)
     return stopped.code
-
-
-def _command_to_continue(folder: Path, command: Command) -> str:
-    plugins = command.value_of("plugins")
-    return command_to_continue(folder, overrides=[f"plugins={plugins}"] if plugins else [], script=sys.argv[0])

@@ -47,7 +47,7 @@ def on_one_machine() -> bool:
 
 
 def rendezvous_folder() -> Path | None:
-    """The folder that the ranks share; None where they meet at an address (torchrun, several machines)."""
+    """The folder that the ranks share; None if they connect to an address instead (torchrun, several machines)."""
     return Path(os.environ[RENDEZVOUS]) if RENDEZVOUS in os.environ else None
 
 

@@ -1,4 +1,4 @@
-"""A file of lines that a kill cannot spoil: one write a line, and the next writer takes away what is torn or void."""
+"""A file of lines that survives a kill: one write per line, and the next writer removes a line that was cut off."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from plainloop.system import storage
 
 
 class RowFile:
-    """A file whose every line but a torn last one is whole. Raises CannotWrite; then the file is as it was."""
+    """A file of whole lines; only the last may be cut off. Raises CannotWrite; the file is then as it was."""
 
     def __init__(self, path: Path, content: bytes) -> None:
         """Opens `path` for more lines after `content`, which replaces what is there unless it is the same."""

@@ -206,7 +206,7 @@ def report_hanging_rank(worker: Worker, timeout_s: float) -> None:
     what = f"did not answer the others for {timeout_s:g} s (trainer.timeout_s)"
     hint = "the lines above name where it hangs; if that is slow, but right: a longer trainer.timeout_s"
     failure = Failure(worker.rank, what, LostPeer.code, LostPeer.reason, hint)
-    failures.write(worker.shared, failure)  # first: a stopped process that is continued would report lost peers
+    failures.write(worker.shared, failure)  # first: `stack` continues it, and it would report lost peers
     failures.write(worker.shared, replace(failure, trace=worker.stack()), again=True)
     worker.send(signal.SIGKILL)
 

@@ -38,11 +38,11 @@ def main(shared: Path) -> None:
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(code)  # at once: backends and threads of libraries may wait for ranks that are gone
+            os._exit(code)  # without cleaning up: backends and threads of libraries may wait for ranks that are gone
 
 
 def work(job: dict[str, Any], shared: Path) -> int:
-    """Trains; writes how the run ended for this rank. A rank that leaves without this has died."""
+    """Trains; writes how the run ended for this rank. If a rank ends without writing this, it was killed."""
     from plainloop.run.run import run
 
     def end(**values: Any) -> None:

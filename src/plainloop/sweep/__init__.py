@@ -1,1 +1,1 @@
-"""Many runs from one command: which job is which, where it lies, and how to come back to it."""
+"""Many runs from one command: checks the jobs, gives them numbers and folders, launches them, reads their results."""

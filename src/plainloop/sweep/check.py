@@ -1,14 +1,14 @@
-"""Every job of a sweep, composed and checked before the first one exists."""
+"""Composes and checks every job of a sweep before the first one exists."""
 
 from __future__ import annotations
 
+import gc
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,76 +24,99 @@ from plainloop.config.compose.origin import Origin
 from plainloop.config.explain.locate import locate
 from plainloop.config.explain.problems import BadJob, InvalidConfig, Problem, invalid_run, invalid_sweep
 from plainloop.config.explain.wrong_options import by
+from plainloop.sweep.index import config_hash, folder_problem
+from plainloop.sweep.job import Job
 from plainloop.sweep.local.gpu_pool import pool_problems
-from plainloop.sweep.paths import file_problem, folder_problem, stays_inside, unreadable
 
-_NAMES = ("hydra.sweep.subdir", "hydra.job.name", "hydra.output_subdir")  # each becomes part of a path
-
-
-@dataclass(frozen=True)
-class Job:
-    overrides: tuple[str, ...]
-    folder: Path
-    checked: Checked
-    frozen: bytes  # the pickled DictConfig, Hydra's own node included: a hundredth of its size in memory
+_OWN_FOLDER = "hydra.sweep.subdir='${hydra.job.num}'"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    master: DictConfig  # as Hydra's sweeper and launcher take it
-    jobs: list[Job]  # empty when the sweeper is not Hydra's own: it decides later what to try
+    """What was checked.
+
+    Args:
+        master: the config that Hydra's sweeper and launcher take.
+        jobs: empty when the sweeper is not Hydra's own and proposes its jobs later.
+        checked: the plan and the warnings of each job.
+    """
+
+    master: DictConfig
+    jobs: list[Job] = field(default_factory=list)
+    checked: list[Checked] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Of all jobs, each once."""
+        return list(dict.fromkeys(text for checked in self.checked for text in checked.warnings))
 
 
 def check_sweep(composer: Composer, overrides: Sequence[str], known: Sequence[Problem] = ()) -> Sweep:
-    """Raises InvalidConfig with all problems of all jobs; makes nothing."""
+    """Raises InvalidConfig with all problems of all jobs; makes no files."""
     problems = list(known)
     master = _master(composer, overrides)
+    origin = Origin(overrides, composer=composer)
     if master is not None:
-        found = list(hydra_is_right(master, list(master.plugins or ())))
-        problems += locate(found, Origin(overrides, composer=composer))
-        foreign = bool(found) or master.hydra.sweeper._target_ != _target_of(BasicSweeper)
-        if foreign and problems:
+        found = locate(list(hydra_is_right(master, list(master.plugins or ()))), origin)
+        problems += found
+        is_search = not found and master.hydra.sweeper._target_ != _target_of(BasicSweeper)
+        if problems and (found or is_search):
             raise invalid_run(problems, overrides)
-        if foreign:
-            return Sweep(master, [])
+        if is_search:
+            return Sweep(master)
     hydra_overrides, jobs = _expand(composer, overrides, master, problems)
     if problems:
         raise invalid_run(problems, overrides)
-    cache = CheckCache()
-    good: list[Job] = []
-    bad: list[BadJob] = []
+    checks, bad = _JobChecks(composer, master, hydra_overrides), list[BadJob]()
     for number, job_overrides in enumerate(jobs):
+        if number == 1:
+            gc.freeze()  # torch is imported now: looking through its objects again and again took a third of the time
         try:
-            good.append(_check_job(composer, master, number, hydra_overrides, job_overrides, cache, good))
+            checks.add(number, job_overrides)
         except InvalidConfig as error:
             bad.append(BadJob(number, tuple(job_overrides), error.problems))
+    gc.unfreeze()
     if bad:
         raise invalid_sweep(bad, len(jobs))
     assert master is not None
     launcher: Any = OmegaConf.to_container(master.hydra.launcher)
     if str(launcher["_target_"]).endswith(".GpuPoolLauncher"):
-        origin, configs = Origin(overrides, composer=composer), [job.checked.config for job in good]
-        problems = pool_problems(launcher["gpus_per_job"], launcher["slots"], configs, origin)
-        if problems:
+        configs = [job.config for job in checks.jobs]
+        if problems := pool_problems(launcher["gpus_per_job"], launcher["slots"], configs, origin):
             raise invalid_run(problems, overrides)
-    return Sweep(master, good)
+    return Sweep(master, checks.jobs, checks.checked)
 
 
-def check_late(composer: Composer, master: DictConfig, overrides: Sequence[str]) -> Job:
-    """One more job of a sweep that runs already. Raises InvalidConfig."""
-    return _check_job(composer, master, 0, list(master.hydra.overrides.hydra), list(overrides), CheckCache(), [])
+def check_proposed(composer: Composer, master: DictConfig, overrides: Sequence[str]) -> Job:
+    """One more job, proposed while the sweep runs. Raises InvalidConfig."""
+    return _JobChecks(composer, master, list(master.hydra.overrides.hydra)).add(0, list(overrides))
+
+
+def unreadable(config: DictConfig, keys: Sequence[str]) -> list[Problem]:
+    """Keys whose ${...} cannot be resolved."""
+    problems = []
+    for key in keys:
+        try:
+            OmegaConf.select(config, key)
+        except OmegaConfBaseException as error:
+            what, given = str(error).splitlines()[0], OmegaConf.to_container(config, resolve=False)
+            for part in key.split("."):
+                given = given[part] if isinstance(given, dict) else given
+            problems.append(Problem(key, what, str(given), "text, or ${...} of a key that exists"))
+    return problems
 
 
 def _master(composer: Composer, overrides: Sequence[str]) -> DictConfig | None:
+    """The config of the whole sweep; None when an override is wrong, which the check of the jobs explains."""
     try:
         master = composer.compose(overrides, RunMode.MULTIRUN)
     except (HydraException, OmegaConfBaseException):
-        return None  # some override is wrong: it is part of the jobs too, and is explained there
+        return None
     with open_dict(master):
         master.hydra.mode = RunMode.MULTIRUN
     if problems := unreadable(master, ("hydra.sweep.dir",)):
         raise invalid_run(problems, overrides)
-    str(master.hydra.sweep.dir)  # the time of day in its name is read now, and kept for all jobs
+    str(master.hydra.sweep.dir)  # resolves the time of day in its name, which is then the same for all jobs
     return master
 
 
@@ -103,33 +126,31 @@ def _expand(
     """Hydra's overrides, and those of each job: the product of all lists, the last one fastest."""
     space = (OmegaConf.select(master, "hydra.sweeper.params") or {}) if master is not None else {}
     parser = OverridesParser.create(config_loader=composer.loader)
-    ours: list[Override] = []
-    hydras: list[Override] = []
+    of_jobs: list[Override] = []
+    of_hydra: list[Override] = []
     for text in [*(f"{key}={value}" for key, value in space.items()), *overrides]:
         try:
             parsed = parser.parse_overrides([text])[0]  # unlike parse_override it tells glob() where the options are
         except HydraException:
-            problems += composer.explain([text]).problems
+            problems += composer.compose_or_explain([text]).problems
             continue
-        if parsed.is_sweep_override() and (problem := _no_list(parsed)):
+        if parsed.is_sweep_override() and (problem := _list_problem(parsed)):
             problems.append(problem)
-        (hydras if parsed.is_hydra_override() else ours).append(parsed)
+        (of_hydra if parsed.is_hydra_override() else of_jobs).append(parsed)
     if problems:
         return [], []
-    jobs = BasicSweeper.split_arguments(ours, None)[0]
-    return [parsed.input_line for parsed in hydras if parsed.input_line], jobs
+    jobs = BasicSweeper.split_arguments(of_jobs, None)[0]
+    return [parsed.input_line for parsed in of_hydra if parsed.input_line], jobs
 
 
-def _no_list(parsed: Override) -> Problem | None:
-    """What is wrong with the values of a sweep: each must be known before the first is tried, and there must be one."""
+def _list_problem(parsed: Override) -> Problem | None:
+    """What is wrong with the values of a sweep: each must be known before the first job, and there must be one."""
     key, given, value = parsed.key_or_group, by(parsed.input_line), str(parsed.input_line).partition("=")[2]
     if parsed.is_hydra_override():
         what, expected = "is one for the whole sweep", "one value"
     elif not parsed.is_discrete_sweep():
-        what, expected = (
-            "has no list of values",
-            "a list: 0.1,0.2 or range(0.1,0.4,0.1); only searching sweepers take more",
-        )
+        what = "has no list of values"
+        expected = "a list: 0.1,0.2 or range(0.1,0.4,0.1); only searching sweepers take more"
     elif not any(True for _ in parsed.sweep_string_iterator()):
         what, expected = "has no value to try", "a list of one value at least: 1,2,3 or range(1,4)"
     else:
@@ -137,78 +158,61 @@ def _no_list(parsed: Override) -> Problem | None:
     return Problem(key, what, value, expected, given)
 
 
-def _check_job(
-    composer: Composer,
-    master: DictConfig | None,
-    number: int,
-    hydra_overrides: list[str],
-    overrides: list[str],
-    cache: CheckCache,
-    earlier: list[Job],
-) -> Job:
-    composed = composer.compose_or_explain([*hydra_overrides, *overrides])
-    config = composed.config
-    if config is None:
-        raise invalid_run(composed.problems, overrides)
-    if master is not None:
-        OmegaConf.copy_cache(from_config=master, to_config=config)  # one time of day for the whole sweep
-    with open_dict(config):
-        config.hydra.job.num, config.hydra.job.id = number, str(number)
-        config.hydra.mode = RunMode.MULTIRUN
-        config.hydra.job.override_dirname = _dirname(overrides, config.hydra.job.config.override_dirname)
-    HydraConfig.instance().set_config(config)
-    problems = [*composed.problems, *unreadable(config, ("hydra.sweep.dir", *_NAMES))]
-    if len(problems) > len(composed.problems):
-        raise invalid_run(problems, overrides)
-    root = Path(str((config if master is None else master).hydra.sweep.dir))  # one, also where its name is swept
-    subdir = str(config.hydra.sweep.subdir)
-    folder = root / (subdir or ".")
-    problems += _name_problems(config, root, subdir)
-    twin = next((i for i, job in enumerate(earlier) if job.folder == folder), None)
-    if twin is not None:
-        problems.append(
-            Problem(
-                "hydra.sweep.subdir",
-                f"is the folder of job {twin} too",
-                subdir,
-                "one folder per job",
-                instead="hydra.sweep.subdir='${hydra.job.num}'",
-            )
+class _JobChecks:
+    """Checks one job after the other; a job's folder must differ from those before it."""
+
+    def __init__(self, composer: Composer, master: DictConfig | None, hydra_overrides: list[str]) -> None:
+        self.jobs: list[Job] = []
+        self.checked: list[Checked] = []
+        self._composer, self._master, self._hydra_overrides = composer, master, hydra_overrides
+        self._cache = CheckCache()
+        self._numbers: dict[str | tuple[str, ...], int] = {}  # by folder and by overrides
+
+    def add(self, number: int, overrides: list[str]) -> Job:
+        """Raises InvalidConfig."""
+        whole = [*self._hydra_overrides, *overrides]
+        composed = self._composer.compose_or_explain(whole)
+        config = composed.config
+        if config is None:
+            raise invalid_run(composed.problems, overrides)
+        if self._master is not None:
+            OmegaConf.copy_cache(from_config=self._master, to_config=config)  # one time of day for the whole sweep
+        with open_dict(config):
+            config.hydra.job.num, config.hydra.job.id = number, str(number)
+            config.hydra.mode = RunMode.MULTIRUN
+        HydraConfig.instance().cfg = config  # type: ignore[assignment]  # set_config copies it, which takes long
+        if unreadable_keys := unreadable(config, ("hydra.sweep.dir", "hydra.sweep.subdir")):
+            raise invalid_run([*composed.problems, *unreadable_keys], overrides)
+        # The sweep has one folder, also when its name contains a key that is swept.
+        root = Path(str((self._master or config).hydra.sweep.dir))
+        subdir = str(config.hydra.sweep.subdir)
+        problems = composed.problems or self._folder_problems(number, subdir, root)
+        launcher = OmegaConf.to_container(config.hydra.launcher)
+        checked = check(
+            config,
+            origin=Origin(whole, composer=self._composer),
+            launcher=launcher if isinstance(launcher, dict) else None,  # type: ignore[arg-type]
+            folder=root,
+            cache=self._cache,
+            known=problems,
         )
-    launcher = OmegaConf.to_container(config.hydra.launcher)
-    checked = check(
-        config,
-        origin=Origin([*hydra_overrides, *overrides], composer=composer),
-        launcher=launcher if isinstance(launcher, dict) else None,  # type: ignore[arg-type]
-        folder=root,
-        cache=cache,
-        known=problems,
-    )
-    same = next((i for i, job in enumerate(earlier) if job.overrides == tuple(overrides)), None)
-    if same is not None:
-        checked.warnings.append(f"jobs {same} and {number} of this sweep are the same: {' '.join(overrides)}")
-    return Job(tuple(overrides), folder, checked, pickle.dumps(config))
+        same = self._numbers.setdefault(tuple(overrides), number)
+        if same != number:
+            checked.warnings.append(f"jobs {same} and {number} of this sweep are the same: {' '.join(overrides)}")
+        folder, frozen = (root / subdir).absolute(), pickle.dumps(config)
+        job = Job(number, tuple(overrides), folder, subdir, checked.config, frozen, config_hash(checked.config))
+        self.jobs.append(job)
+        self.checked.append(checked)
+        return job
 
-
-def _dirname(overrides: Sequence[str], told: DictConfig) -> str:
-    """As Hydra has it, which knows only what it composed itself."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return get_overrides_dirname(parsed, list(told.exclude_keys), told.item_sep, told.kv_sep)
-
-
-def _name_problems(config: DictConfig, root: Path, subdir: str) -> list[Problem]:
-    """What a job is called decides where it writes: nothing may lead out of the sweep's folder."""
-    problems = []
-    wrong = folder_problem(subdir) or ("" if stays_inside(root / subdir, root) else "leads out of the sweep's folder")
-    if wrong:
-        fix = "hydra.sweep.subdir='${hydra.job.num}'"
+    def _folder_problems(self, number: int, subdir: str, root: Path) -> list[Problem]:
+        """No folder may lead out of the sweep's, and no two jobs may share one."""
         expected = "a folder below hydra.sweep.dir, of letters, digits and =,._-+"
-        problems.append(Problem("hydra.sweep.subdir", wrong, repr(subdir), expected, instead=fix))
-    for key in _NAMES[1:]:
-        name = OmegaConf.select(config, key)
-        if name is not None and (wrong := file_problem(str(name).removeprefix("."))):
-            problems.append(Problem(key, wrong, repr(name), "a name of letters, digits and =,._-+"))
-    return problems
+        what, got = folder_problem(subdir, root), repr(subdir)
+        twin = self._numbers.setdefault(subdir, number)
+        if not what and twin != number:
+            what, got, expected = f"is the folder of job {twin} too", subdir, "one folder per job"
+        return [Problem("hydra.sweep.subdir", what, got, expected, instead=_OWN_FOLDER)] if what else []
 
 
 def _target_of(kind: type) -> str:

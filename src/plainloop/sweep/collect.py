@@ -1,4 +1,4 @@
-"""The results of a sweep as rows, for a spreadsheet, a script or a screen. Numbers only from files; no torch here."""
+"""The results of a sweep as rows, CSV or JSON, read from the jobs' files. No torch here."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from plainloop.system import storage
 from plainloop.system.secrets import redact
 
 CSV, JSON = "results.csv", "results.json"
-_OF_THE_RUN = ("steps", "seconds", "images_per_s", "parameters")
+_FROM_SUMMARY = ("steps", "seconds", "images_per_s", "parameters")
 
 
 def results(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One flat row for each job: what it was given, how it ended, its best metric and all last ones.
+    """One flat row for each job: overrides, state, best metric and all final metrics.
 
-    Columns are the same in every row; None where a job has nothing to say.
+    All rows have the same columns; None where a job has no value.
     """
-    found = [_result(row) for row in rows]
-    columns = list(dict.fromkeys(column for row in found for column in row))
-    return [{column: row.get(column) for column in columns} for row in found]
+    flat = [_result(row) for row in rows]
+    columns = list(dict.fromkeys(column for row in flat for column in row))
+    return [{column: row.get(column) for column in columns} for row in flat]
 
 
 def write(sweep: Path, rows: Sequence[Row]) -> list[Path]:
-    """Writes both files into the sweep's folder. Raises CannotWrite."""
-    found = results(rows)
-    storage.write_whole(sweep / CSV, as_csv(found).encode())
-    storage.write_whole(sweep / JSON, as_json(found).encode())
+    """Writes both files to the sweep's folder. Raises CannotWrite."""
+    flat = results(rows)
+    storage.write_whole(sweep / CSV, as_csv(flat).encode())
+    storage.write_whole(sweep / JSON, as_json(flat).encode())
     return [sweep / CSV, sweep / JSON]
 
 
-def as_csv(found: Sequence[Mapping[str, Any]]) -> str:
+def as_csv(results: Sequence[Mapping[str, Any]]) -> str:
     """
     >>> as_csv([{"job": 0, "name": "=1+1", "lr": -0.5}]).splitlines()
     ['job,name,lr', "0,'=1+1,-0.5"]
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    columns = list(found[0]) if found else ["job"]
-    writer.writerow([_inert(column) for column in columns])
-    writer.writerows([_inert(row[column]) for column in columns] for row in found)
+    columns = list(results[0]) if results else ["job"]
+    writer.writerow([_as_text(column) for column in columns])
+    writer.writerows([_as_text(row[column]) for column in columns] for row in results)
     return text.getvalue()
 
 
-def as_json(found: Sequence[Mapping[str, Any]]) -> str:
-    return "[\n" + ",\n".join(storage.to_json(row) for row in found) + "\n]\n"
+def as_json(results: Sequence[Mapping[str, Any]]) -> str:
+    return "[\n" + ",\n".join(storage.to_json(row) for row in results) + "\n]\n"
 
 
 def _result(row: Row) -> dict[str, Any]:
@@ -66,15 +66,15 @@ def _result(row: Row) -> dict[str, Any]:
         "best_step": best.get("step"),
         **(summary.get("final") or {}),
         "minutes": round(row.minutes, 2),
-        **{key: summary.get(key) for key in _OF_THE_RUN},
+        **{key: summary.get(key) for key in _FROM_SUMMARY},
         "why": redact(row.why),
         "folder": str(row.folder),
         "hash": row.hash,
     }
 
 
-def _inert(value: Any) -> Any:
-    """Spreadsheets run what begins with = + - @ as a formula, unless it is a number; an apostrophe makes it text."""
+def _as_text(value: Any) -> Any:
+    """Adds an apostrophe to text that a spreadsheet would run as a formula: it begins with = + - @ or white space."""
     if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
         return value
     try:

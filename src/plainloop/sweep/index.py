@@ -1,28 +1,31 @@
-"""jobs.jsonl: which configs a sweep consists of, and the folder of each, written before any of them starts.
+"""jobs.jsonl: the configs of a sweep and the folder of each, written before any job starts; and which folders are safe.
 
-A job is known again by its config, so that values added to a sweep get the next numbers and leave the others where
-they are.
+A job is recognized by its config: values added to a sweep get the next numbers, and known jobs keep theirs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from plainloop.config import compare
 from plainloop.config.settings import later_keys
-from plainloop.sweep.paths import folder_problem
 from plainloop.system import storage
 
 FILE = "jobs.jsonl"
 
-# Said anew at each start; the facts of the data are compared when the run is taken up.
+# Given anew at each start; the facts of the data are compared when the run is resumed.
 _NOT_OF_THE_JOB = ("resume", "check", "facts")
+
+_SAFE_NAME = re.compile(r"[\w.=,+@%:()\[\]{} -]+")  # letters of any script; no control characters, no shell quoting
+_LONGEST = 200  # bytes; file systems end at 255, and temporary names need some of them
+_FILES_OF_THE_SWEEP = (FILE, "slurm.jsonl", "multirun.yaml", "run.lock", "run.lease", "results.csv", "results.json")
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,8 @@ class Entry:
     hash: str
 
 
-class Checked(Protocol):
-    @property
-    def overrides(self) -> tuple[str, ...]: ...
-    @property
-    def hash(self) -> str: ...
-
-
 def config_hash(config: Mapping[str, Any]) -> str:
-    """What a job is known by: everything that can change its result, and nothing else.
+    """Identifies a job: a hash of everything that can change its result, and of nothing else.
 
     >>> config_hash({"seed": 1, "trainer": {"devices": 2}}) == config_hash({"seed": 1, "trainer": {"devices": 1}})
     True
@@ -51,28 +47,25 @@ def config_hash(config: Mapping[str, Any]) -> str:
     False
     """
     kept = {key: value for key, value in config.items() if key not in _NOT_OF_THE_JOB}
-    rows = compare.differences({}, kept)
-    later = later_keys()  # at their defaults they change nothing: a sweep begun before they existed keeps its hashes
-    told = [
+    later = later_keys()  # left out while they have their defaults, so that older sweeps keep their hashes
+    rows = [
         [row.key, row.now]
-        for row in rows
+        for row in compare.differences({}, kept)
         if (compare.changes_result(row.key, kept) or row.key == "data.download")  # which earlier hashes counted
         and not (row.key in later and row.now == later[row.key])
     ]
-    return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()[:16]
 
 
 def read(sweep: Path) -> list[Entry]:
-    """The jobs of a sweep by number; [] where there is no sweep. A line that was torn is none, nor is one that leads
-    out of the sweep."""
-    found: dict[int, Entry] = {}
+    """The jobs of a sweep by number; [] where there is no sweep. Skips broken lines and folders outside the sweep."""
+    entries: dict[int, Entry] = {}
     for entry in _entries(sweep):
-        found.setdefault(entry.number, entry)
-    return [found[number] for number in sorted(found)]
+        entries.setdefault(entry.number, entry)
+    return [entries[number] for number in sorted(entries)]
 
 
-def torn(sweep: Path) -> int:
-    """Lines of a sweep that are no job's."""
+def num_broken_lines(sweep: Path) -> int:
     lines = [line for line in (sweep / FILE).read_bytes().splitlines() if line.strip()]
     return len(lines) - len(_entries(sweep))
 
@@ -91,25 +84,36 @@ def write(sweep: Path, entries: Iterable[Entry]) -> None:
         storage.append_line(sweep / FILE, {**vars(entry), "overrides": list(entry.overrides), "time": time.time()})
 
 
-def recognize(known: Sequence[Entry], jobs: Sequence[Checked]) -> list[Entry | None]:
-    """For each job the entry that it is, None for a new one.
+def folder_problem(name: str, root: Path | None = None) -> str:
+    """What is wrong with a path relative to the sweep's folder; "" when nothing is. With `root` links are followed.
 
-    Two jobs of one sweep may differ in nothing that changes the result (data.num_workers=0,2), so what was typed is
-    looked at first.
+    >>> folder_problem("seed=1,optimizer.lr=0.1/a"), folder_problem("../x"), folder_problem("")
+    ('', "leads out of the sweep's folder", 'is empty')
     """
-    found: list[Entry | None] = [None] * len(jobs)
-    free: dict[str, list[Entry]] = {}
-    for entry in known:
-        free.setdefault(entry.hash, []).append(entry)
-    for same_text in (True, False):
-        for place, job in enumerate(jobs):
-            waiting = free.get(job.hash, [])
-            match = next((e for e in waiting if not same_text or e.overrides == job.overrides), None)
-            if found[place] is None and match is not None:
-                found[place] = match
-                waiting.remove(match)
-    return found
+    if not name:
+        return "is empty"
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts:
+        return "leads out of the sweep's folder"
+    if parts[0] in _FILES_OF_THE_SWEEP:
+        return f"is the name of the sweep's own {parts[0]}"
+    problem = next((problem for part in parts if (problem := _part_problem(part))), "")
+    return problem or ("" if root is None or stays_inside(root / name, root) else "leads out of the sweep's folder")
 
 
-def next_number(known: Sequence[Entry]) -> int:
-    return max((entry.number for entry in known), default=-1) + 1
+def stays_inside(folder: Path, root: Path) -> bool:
+    """Whether a folder lies below `root` also when links are followed."""
+    resolved, top = folder.absolute().resolve(), root.absolute().resolve()
+    return resolved != top and resolved.is_relative_to(top)
+
+
+def _part_problem(part: str) -> str:
+    if part == "" or set(part) == {"."}:
+        return f"has a part {part!r}"
+    if not _SAFE_NAME.fullmatch(part):
+        return f"holds {next(char for char in part if not _SAFE_NAME.fullmatch(char))!r}"
+    if part[0] in "-. " or part[-1] in ". ":
+        return f"begins or ends with {part[0] if part[0] in '-. ' else part[-1]!r}"
+    if len(part.encode()) > _LONGEST:
+        return f"is longer than {_LONGEST} bytes"
+    return ""

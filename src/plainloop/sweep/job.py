@@ -1,4 +1,4 @@
-"""One job of a sweep: what was checked, and how it becomes a run in the process that it was given."""
+"""One job of a sweep, how it becomes a run in its process, and what Hydra's launchers and sweepers are given."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import logging
 import multiprocessing.util
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
-from hydra.core.utils import run_job, setup_globals
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 from plainloop.errors import Preempted, RunError
+from plainloop.sweep import outcome
 
 log = logging.getLogger("plainloop")
 
@@ -25,15 +27,15 @@ INTERRUPTED = 130  # as shells count it: 128 + SIGINT
 
 @dataclass(frozen=True)
 class Job:
-    """Frozen when the sweep is checked: later edits of conf/ reach no job.
+    """Frozen when the sweep is checked: later edits of conf/ do not reach it.
 
     Args:
-        number: in the sweep, from 0; it stays with the config when values are added.
+        number: in the sweep, from 0; first its place in the command, later that of its line in jobs.jsonl.
         folder: the run directory, absolute.
-        subdir: where that lies below the sweep's folder.
+        subdir: the same, relative to the sweep's folder.
         config: checked and resolved.
-        frozen: as composed, pickled, Hydra's own node included, nothing resolved.
-        hash: what the job is known by (index.config_hash).
+        frozen: the composed config with Hydra's own node, unresolved and pickled (a hundredth of its size in memory).
+        hash: identifies the job (index.config_hash).
     """
 
     number: int
@@ -45,7 +47,10 @@ class Job:
     hash: str = ""
 
     def composed(self, sweep: Path | None = None) -> DictConfig:
-        """As Hydra's `run_job` takes it, in the folder that it has in `sweep`; `.hydra/` is that of the first start."""
+        """The config as Hydra's `run_job` takes it, for the folder that the job has in `sweep`.
+
+        An existing `.hydra/` is kept: it is that of the first start.
+        """
         config: DictConfig = pickle.loads(self.frozen)
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.job.num, config.hydra.job.id = self.number, str(self.number)
@@ -56,7 +61,7 @@ class Job:
         return config
 
     def moved_to(self, root: Path) -> Job:
-        """The same in another sweep's folder."""
+        """The same job in another sweep's folder."""
         return replace(self, folder=root / self.subdir)
 
     @property
@@ -71,10 +76,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Launched:
-    """What a launcher has to say of the jobs that it was given; the rest is in their files.
+    """What a launcher reports; the rest is in the jobs' files.
 
     Args:
-        codes: exit codes by job number, of those that have ended.
+        codes: exit codes by job number, of the jobs that have ended.
         stopped_by: name of the signal that ended the sweep early; "" when none did.
         waited: False when jobs go on without this process.
     """
@@ -84,9 +89,53 @@ class Launched:
     waited: bool = True
 
 
+class SweepTask:
+    """The task function of a sweep: our launchers read its jobs, Hydra's own call it.
+
+    Args:
+        root: the sweep's folder, absolute.
+        jobs: checked; `driver` gives them their numbers and folders.
+        add: composes, checks and records a job that a sweeper proposes while the sweep runs.
+    """
+
+    def __init__(self, root: Path, jobs: Sequence[Job], add: Callable[[tuple[str, ...]], Job]) -> None:
+        self.root, self.jobs, self._add = root, list(jobs), add
+
+    @property
+    def configs(self) -> list[Mapping[str, Any]]:
+        return [job.config for job in self.jobs]
+
+    def __call__(self, composed: DictConfig) -> float | None:
+        """For launchers that do not take our jobs; what they composed again is ignored."""
+        hydra = HydraConfig.get()
+        number = int(hydra.job.num)
+        job = next((job for job in self.jobs if job.number == number), None) or self.proposed(hydra.overrides.task)
+        train(job.config, job.folder)
+        return self._score(job)
+
+    def proposed(self, overrides: Sequence[str]) -> Job:
+        """The job of these overrides, added to the sweep unless it is there. Raises InvalidConfig."""
+        job = self._add(tuple(overrides))
+        if all(job.number != known.number for known in self.jobs):
+            self.jobs.append(job)
+        return job
+
+    def returned(self, job: Job) -> JobReturn:
+        """The result for a sweeper: the best metric, or an error."""
+        row = outcome.row(job.folder, job.number, job.overrides)
+        if row.state == "DONE":
+            return JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=self._score(job))
+        error = RunError(f"job {job.number} is {row.state}: {row.why}")
+        return JobReturn(overrides=job.overrides, status=JobStatus.FAILED, _return_value=error)
+
+    def _score(self, job: Job) -> float | None:
+        best = outcome.row(job.folder, job.number, job.overrides).best
+        return best["value"] if best else None
+
+
 def run_as_hydra_job(job: Job, sweep: Path, *, quiet: bool) -> int:
     """The run's exit code. Hydra makes the folder, `.hydra/` and the log; `quiet` keeps the log off the screen."""
-    setup_globals()  # in a process of its own nobody has done it
+    setup_globals()  # a new process has not called it
     config = job.composed(sweep)
     if quiet:
         with read_write(config.hydra):
@@ -100,12 +149,12 @@ def run_as_hydra_job(job: Job, sweep: Path, *, quiet: bool) -> int:
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-    code: int = done.return_value  # raises what Hydra's own part could not do
+    code: int = done.return_value  # raises the error of Hydra's own part
     return code
 
 
 def train(config: dict[str, Any], folder: Path) -> int:
-    """One run to its end. Whatever ends it is in the job's log, and its code is what this gives."""
+    """Runs to the end, logs every error, and returns the exit code."""
     from plainloop.loggers.console import closing_lines
     from plainloop.run.launch import start
 
@@ -128,8 +177,8 @@ def train(config: dict[str, Any], folder: Path) -> int:
 
 
 def leave_quietly() -> None:
-    """What a process that was forked must do before os._exit: nothing of its parent's, all of its own."""
+    """Ends what a forked process itself has started; called before os._exit."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    multiprocessing.util._exit_function()  # type: ignore[attr-defined]  # ends and joins what multiprocessing started here
+    multiprocessing.util._exit_function()  # type: ignore[attr-defined]  # joins what multiprocessing started here

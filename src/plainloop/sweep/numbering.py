@@ -1,4 +1,4 @@
-"""Where a sweep lies, and which of its jobs a checked config is: known ones stay, new ones get the next numbers."""
+"""Where a sweep lies, and the number and folder of each of its jobs: known jobs keep theirs, new ones get the next."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from plainloop.config.explain.problems import Problem, invalid_run
 from plainloop.sweep import index, outcome
 from plainloop.sweep.index import Entry
 from plainloop.sweep.job import Job
-from plainloop.sweep.paths import folder_problem, stays_inside
 from plainloop.system import storage
 
 log = logging.getLogger("plainloop")
 
 
-def folder_of(master: DictConfig, jobs: Sequence[Job]) -> Path:
-    """The sweep's folder, absolute: as `hydra.sweep.dir` says, or where `resume` finds it. Raises InvalidConfig."""
+def sweep_folder(master: DictConfig, jobs: Sequence[Job]) -> Path:
+    """The sweep's folder, absolute: `hydra.sweep.dir`, or the folder that `resume` names. Raises InvalidConfig."""
     root = Path(str(master.hydra.sweep.dir)).absolute()
     resume = OmegaConf.select(master, "resume")
     if resume is None:
@@ -30,14 +29,14 @@ def folder_of(master: DictConfig, jobs: Sequence[Job]) -> Path:
     if resume == "auto":
         return newest_unfinished(root.parent, jobs) or root
     if not index.read(Path(resume)):
-        what = f"{resume} has no {index.FILE}: it is no sweep's folder"
+        what = f"{resume} has no {index.FILE}: it is not the folder of a sweep"
         problem = Problem("resume", what, expected="with -m, the folder of a sweep, or auto", instead="resume=auto")
         raise invalid_run([problem], [])
     return Path(resume).absolute()
 
 
 def newest_unfinished(sweeps: Path, jobs: Sequence[Job]) -> Path | None:
-    """The latest sweep below a folder that knows one of these jobs and has not done them all; None without."""
+    """The latest sweep below a folder that has one of these jobs and has not finished all of them."""
     hashes = {job.hash for job in jobs}
     for file in sorted(sweeps.glob(f"*/{index.FILE}"), key=lambda path: path.parent.name, reverse=True):
         states = {row.hash: row.state for row in outcome.rows(file.parent)}
@@ -46,35 +45,52 @@ def newest_unfinished(sweeps: Path, jobs: Sequence[Job]) -> Path | None:
     return None
 
 
-def settle(root: Path, checked: Sequence[Job]) -> list[Job]:
-    """Gives each job its number and folder, and writes jobs.jsonl and every config.yaml before anything is started.
+def assign_numbers(root: Path, checked: Sequence[Job]) -> list[Job]:
+    """Gives each job its number and folder; writes every new config.yaml, then jobs.jsonl, before any job starts.
 
-    Before, a job's number and folder are those of its place in the command.
     Raises InvalidConfig when two jobs would share a folder, and CannotWrite.
     """
     known = index.read(root)
-    found = index.recognize(known, checked)
-    number, taken = index.next_number(known), {entry.folder for entry in known}
+    number = max((entry.number for entry in known), default=-1) + 1
+    taken = {entry.folder for entry in known}
     jobs, new = [], []
-    for job, entry in zip(checked, found, strict=True):
+    for job, entry in zip(checked, recognize(known, checked), strict=True):
         if entry is None:
             subdir = job.subdir if number == job.number else _subdir(job, number)
-            _refuse(job, subdir, root, taken)
+            _refuse_folder(job, subdir, root, taken)
             entry = Entry(number, job.overrides, subdir, job.hash)
             number += 1
             taken.add(subdir)
             new.append(entry)
         jobs.append(replace(job, number=entry.number, folder=root / entry.folder, subdir=entry.folder))
-    numbers = {entry.number for entry in new}
     for job in jobs:
-        if job.number in numbers:
+        if job.number in {entry.number for entry in new}:
             _write_config(job)
     index.write(root, new)
     return jobs
 
 
-def others(root: Path, jobs: Sequence[Job]) -> int:
-    """Jobs of the sweep that are none of these."""
+def recognize(known: Sequence[Entry], jobs: Sequence[Job]) -> list[Entry | None]:
+    """The known entry of each job; None for a new job.
+
+    Jobs may differ only in keys that do not change the result (data.num_workers=0,2), so equal overrides match first.
+    """
+    matches: list[Entry | None] = [None] * len(jobs)
+    unmatched: dict[str, list[Entry]] = {}
+    for entry in known:
+        unmatched.setdefault(entry.hash, []).append(entry)
+    for same_overrides in (True, False):
+        for place, job in enumerate(jobs):
+            entries = unmatched.get(job.hash, [])
+            match = next((e for e in entries if not same_overrides or e.overrides == job.overrides), None)
+            if matches[place] is None and match is not None:
+                matches[place] = match
+                entries.remove(match)
+    return matches
+
+
+def num_other_jobs(root: Path, jobs: Sequence[Job]) -> int:
+    """Jobs of the sweep that are not among these."""
     return len({entry.number for entry in index.read(root)} - {job.number for job in jobs})
 
 
@@ -85,20 +101,18 @@ def _subdir(job: Job, number: int) -> str:
     return str(config.hydra.sweep.subdir)
 
 
-def _refuse(job: Job, subdir: str, root: Path, taken: set[str]) -> None:
-    wrong = folder_problem(subdir) or ("" if stays_inside(root / subdir, root) else "leads out of the sweep's folder")
-    twin = any(one == subdir or one.startswith(f"{subdir}/") or subdir.startswith(f"{one}/") for one in taken)
-    if wrong or twin:
-        what, fix = wrong or "is the folder of another job of this sweep", "hydra.sweep.subdir='${hydra.job.num}'"
-        raise invalid_run(
-            [Problem("hydra.sweep.subdir", what, repr(subdir), "one folder per job", instead=fix)], job.overrides
-        )
+def _refuse_folder(job: Job, subdir: str, root: Path, taken: set[str]) -> None:
+    shared = any(one == subdir or one.startswith(f"{subdir}/") or subdir.startswith(f"{one}/") for one in taken)
+    problem = index.folder_problem(subdir, root) or ("is the folder of another job of this sweep" if shared else "")
+    if problem:
+        fix = "hydra.sweep.subdir='${hydra.job.num}'"
+        found = Problem("hydra.sweep.subdir", problem, repr(subdir), "one folder per job", instead=fix)
+        raise invalid_run([found], job.overrides)
 
 
 def _write_config(job: Job) -> None:
-    """As the run itself would, at its start: what was checked is what will run, whenever that is."""
-    from plainloop.run.resume import plain
-
+    """Writes the config as the run itself would at its start."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    kept = plain(job.config | {"resume": None, "check": False})
-    storage.write_whole(job.folder / "config.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).encode())
+    config = job.config | {"resume": None, "check": False}
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    storage.write_whole(job.folder / "config.yaml", text.encode())

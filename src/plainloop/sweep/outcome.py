@@ -1,4 +1,4 @@
-"""What has become of each job of a sweep, from its files alone, and why those failed that did. No torch here."""
+"""The state of each job of a sweep, from its files alone, and the reasons of failures. No torch here."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from typing import Any
 from plainloop.errors import Preempted, RunError
 from plainloop.run_dir.status import Status, read_status
 from plainloop.sweep import index
+from plainloop.sweep.slurm import outcome as slurm
 from plainloop.system import storage
 
 BAD = ("FAILED", "LOST")
-KILLED = 137  # 128 + SIGKILL: what is lost has most often met that
+KILLED = 137  # 128 + SIGKILL, the most frequent cause of LOST
 
 
 @dataclass(frozen=True)
 class Row:
-    """One job as it is now. `best` is {metric, value, step} or None; `minutes` are those of all attempts."""
+    """One job now. `best` is {metric, value, step} or None; `minutes` is the time of all attempts."""
 
     number: int
     overrides: tuple[str, ...]
@@ -36,17 +37,17 @@ class Row:
 
     @property
     def why(self) -> str:
-        """In one line, for those that are not done; "" where there is nothing to say."""
+        """The reason in one line, for jobs that are neither done nor running."""
         status = self.status
         if status.state in ("DONE", "RUNNING"):
             return ""
-        said = (status.message or (status.hint if status.state != "LOST" else "")).splitlines()
-        text = said[0] if said and status.state in ("FAILED", "CANCELLED") else ""
+        lines = (status.message or status.hint).splitlines()
+        text = lines[0] if lines and status.state in ("FAILED", "CANCELLED") else ""
         return ": ".join(part for part in (status.reason, text) if part)
 
     @property
     def exit_code(self) -> int:
-        """What the job counts for in the sweep's own exit code; what has not failed is to be continued."""
+        """The job's part in the sweep's exit code: 0 when done, 75 when it can be continued, else its own."""
         if self.state == "DONE":
             return 0
         if self.state in BAD:
@@ -56,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Failure:
-    """Jobs that failed in the same way; the smallest number first."""
+    """Jobs that failed in the same way, by number."""
 
     why: str  # of the first
     rows: tuple[Row, ...]
@@ -65,11 +66,7 @@ class Failure:
 def rows(sweep: Path) -> list[Row]:
     """All jobs of a sweep by number; [] where there is no sweep."""
     entries = index.read(sweep)
-    statuses = {entry.number: read_status(sweep / entry.folder) for entry in entries}
-    if (sweep / "slurm.jsonl").exists():
-        from plainloop.sweep.slurm import outcome as slurm
-
-        statuses = slurm.statuses(sweep, statuses)
+    statuses = slurm.statuses(sweep, {entry.number: read_status(sweep / entry.folder) for entry in entries})
     return [
         row(sweep / entry.folder, entry.number, entry.overrides, hash=entry.hash, status=statuses[entry.number])
         for entry in entries
@@ -84,43 +81,43 @@ def row(folder: Path, number: int, overrides: tuple[str, ...], *, hash: str = ""
     return Row(number, overrides, folder, hash, status, best, _minutes(folder, status))
 
 
-def shown_best(found: Row) -> str:
-    value = found.best.get("value") if found.best else None
-    return f"{found.best['metric']} {value:.4g}" if found.best and value is not None else ""
+def shown_best(row: Row) -> str:
+    value = row.best.get("value") if row.best else None
+    return f"{row.best['metric']} {value:.4g}" if row.best and value is not None else ""
 
 
-def failures(found: Sequence[Row]) -> list[Failure]:
-    """Numbers in the text do not make a difference: "step 7" and "step 9" are the same failure.
+def failures(rows: Sequence[Row]) -> list[Failure]:
+    """Groups failures whose texts are equal apart from their numbers: "step 7" and "step 9" are the same failure.
 
-    >>> _alike("loss is nan at step 7 (0x7f3a)") == _alike("loss is nan at step 12 (0x11)")
+    >>> _without_numbers("loss is nan at step 7 (0x7f3a)") == _without_numbers("loss is nan at step 12 (0x11)")
     True
     """
     groups: dict[str, list[Row]] = {}
-    for row in found:
+    for row in rows:
         if row.state in BAD:
-            groups.setdefault(_alike(f"{row.state} {row.why}"), []).append(row)
+            groups.setdefault(_without_numbers(f"{row.state} {row.why}"), []).append(row)
     return [Failure(group[0].why or group[0].state.lower(), tuple(group)) for group in groups.values()]
 
 
-def worst(found: Sequence[Row]) -> int:
-    """The exit code for all of them: of the failed ones the highest, else 75 when something is left to do."""
-    codes = [row.exit_code for row in found]
+def worst(rows: Sequence[Row]) -> int:
+    """The exit code of all: the highest of the failed jobs, else 75 when a job is not finished."""
+    codes = [row.exit_code for row in rows]
     return max((code for code in codes if code not in (0, Preempted.code)), default=max(codes, default=0))
 
 
-def varying(found: Sequence[Row]) -> dict[int, str]:
-    """Of the overrides of each job those that not all have, joined by spaces.
+def varying(rows: Sequence[Row]) -> dict[int, str]:
+    """The overrides of each job that not all jobs have, joined by spaces.
 
     >>> make = lambda n, *texts: Row(n, texts, Path(), "", Status("DONE"), None, 0.0)
     >>> varying([make(0, "model=tiny", "seed=0"), make(1, "model=tiny", "seed=1")])
     {0: 'seed=0', 1: 'seed=1'}
     """
-    common = set.intersection(*(set(row.overrides) for row in found)) if len(found) > 1 else set()
-    return {row.number: " ".join(text.lstrip("+") for text in row.overrides if text not in common) for row in found}
+    common = set.intersection(*(set(row.overrides) for row in rows)) if len(rows) > 1 else set()
+    return {row.number: " ".join(text.lstrip("+") for text in row.overrides if text not in common) for row in rows}
 
 
 def _minutes(folder: Path, status: Status) -> float:
-    """Each attempt from its start to its end; one without an end to the last sign of life, or to now."""
+    """The time of all attempts. One that has no end counts to its last heartbeat, or to now while it runs."""
     lines = storage.read_lines(folder / "attempts.jsonl")
     ends = {row["attempt"]: row["ended"] for row in lines if "ended" in row}
     seconds = 0.0
@@ -131,5 +128,5 @@ def _minutes(folder: Path, status: Status) -> float:
     return seconds / 60
 
 
-def _alike(text: str) -> str:
+def _without_numbers(text: str) -> str:
     return re.sub(r"0x[0-9a-f]+|\d+(\.\d+)?(e[+-]?\d+)?", "#", text)

@@ -1,4 +1,4 @@
-"""A sweep on the screen: one line for each job, then what failed and why."""
+"""A sweep on the screen: one line for each job, then the failures and their reasons."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _COLORS = {
     "PREEMPTED": "yellow",
     "CANCELLED": "yellow",
 }
-_WIDTH = 160  # where nobody looks at it through a window
+_WIDTH = 160  # where the output is not a terminal
 _MOST_NAMED = 8  # numbers of jobs in one line
 
 
 def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """What the table says, as text, one tuple of COLUMNS for each job."""
+    """The table's text: one tuple of COLUMNS for each job."""
     texts = varying(rows)
     return [
         (
@@ -64,12 +64,12 @@ def counts(rows: Sequence[Row]) -> str:
     >>> counts([])
     'no jobs'
     """
-    found = Counter(row.state for row in rows)
-    return ", ".join(f"{number} {state}" for state, number in found.most_common()) or "no jobs"
+    states = Counter(row.state for row in rows)
+    return ", ".join(f"{number} {state}" for state, number in states.most_common()) or "no jobs"
 
 
 def failure_lines(rows: Sequence[Row]) -> list[str]:
-    """Equal failures once, each with how many there are and the smallest job number first."""
+    """One line for each kind of failure, with its jobs."""
     lines = []
     for failure in failures(rows):
         numbers = [str(row.number) for row in failure.rows]
@@ -92,7 +92,7 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def printable(text: str) -> str:
-    """Without control characters, which could repaint the screen, and without secrets.
+    """Escapes control characters, which could change the screen, and removes secrets.
 
     >>> printable("a\\x1b[31mb\\n")
     'a\\\\x1b[31mb\\\\n'

@@ -1,4 +1,4 @@
-"""NVIDIA's GPUs, asked of the driver's own program: a process that has woken CUDA cannot fork jobs any more."""
+"""The GPUs of this machine, as nvidia-smi lists them: a process that has initialised CUDA can no longer fork jobs."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def parse(answer: str) -> tuple[Gpu, ...]:
 
 
 def visible_gpus() -> list[str]:
-    """The entries that CUDA_VISIBLE_DEVICES has, else every GPU of the machine.
+    """The entries of CUDA_VISIBLE_DEVICES; without that variable, every GPU of the machine.
 
-    As CUDA does it, an entry that is no device hides those after it.
+    An entry that is no device hides the entries after it, as in CUDA.
     """
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
@@ -66,7 +66,7 @@ def first_visible() -> Gpu | None:
 
 
 def _means(entry: str, gpu: Gpu) -> bool:
-    """A part of a GPU (MIG) has a name that the list of GPUs does not tell: it is believed."""
+    """Whether an entry names this GPU. nvidia-smi does not list parts of a GPU (MIG): their names are accepted."""
     return (
         entry in (gpu.index, gpu.uuid)
         or entry.startswith("MIG-")

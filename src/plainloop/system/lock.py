@@ -21,9 +21,9 @@ from typing import Any
 from plainloop.errors import Locked
 from plainloop.system import storage
 
-LEASE_S = 600.0  # without a beat; longer than any evaluation or compilation between two
-READER_S = 0.5  # for those who take the lock only to see whether it is free
-DYING_S = 10.0  # for a killed holder's last threads and children
+LEASE_S = 600.0  # a lease that is not renewed for so long is free; longer than any evaluation or compilation
+READER_S = 0.5  # how long to try: readers hold the lock for a moment, to see whether it is free
+DYING_S = 10.0  # how long to try after the holder was killed: its last threads and children still hold the lock
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _held: set[int] = set()
@@ -40,10 +40,10 @@ os.register_at_fork(after_in_child=_close_copies)
 
 
 def me() -> dict[str, Any]:
-    """This process, so that others can tell whether it is still there."""
+    """What others need to know to see whether this process still runs."""
     return {
         "pid": os.getpid(),
-        "pid_start": _start(os.getpid()),  # a number that the system gave to another process is not us
+        "pid_start": _start(os.getpid()),  # a later process may get the same pid
         "host": socket.gethostname(),
         "boot_id": _boot_id(),
         "pid_namespace": _pid_namespace(),
@@ -69,7 +69,7 @@ def is_alive(who: dict[str, Any]) -> bool | None:
 
 
 def is_held(folder: Path) -> bool | None:
-    """Whether a process holds the folder's flock, as seen from this machine; None where there is no telling."""
+    """Whether a process holds the folder's flock, as seen from this machine; None if that cannot be seen."""
     try:
         descriptor = os.open(folder / "run.lock", os.O_RDONLY)
     except OSError:
@@ -88,7 +88,7 @@ def is_held(folder: Path) -> bool | None:
 
 @contextmanager
 def holding(folder: Path, *, flock: Callable[[int, int], None] = fcntl.flock) -> Iterator[None]:
-    """Holds the lock for the time of the block. Raises Locked, saying who holds it since when, and CannotWrite."""
+    """Holds the lock inside the block. Raises Locked, which names the process that holds it, and CannotWrite."""
     path = folder / "run.lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, storage.FILE_MODE)
@@ -139,13 +139,13 @@ def _take_flock(descriptor: int, folder: Path, flock: Callable[[int, int], None]
 
 
 def _take_lease(folder: Path, claim: bytes) -> None:
-    """A link appears whole and only where no other is. Raises Locked."""
+    """Creates the lease by a hard link, which appears whole, or fails if there is one already. Raises Locked."""
     lease, ours = folder / "run.lease", folder / f".run.lease.{socket.gethostname()}.{os.getpid()}.claim"
     try:
         ours.write_bytes(claim)
         old = _content(lease)
         if old is not None:
-            # Times of one file system, so that clocks of two machines need not agree.
+            # Both times come from the file system, so the clocks of two machines need not agree.
             age = ours.stat().st_mtime - lease.stat().st_mtime
             alive = is_alive(_holder(folder))
             if alive or (alive is None and age < LEASE_S):

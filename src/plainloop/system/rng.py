@@ -1,4 +1,4 @@
-"""Randomness as a function of position: who knows the seed and the step knows every number that will be drawn."""
+"""Random numbers that depend on the seed and the position (epoch, step, sample) only."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def seed_all(seed: int, device: torch.device | None = None) -> None:
 
 @contextmanager
 def drawing_from(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Draws inside come from `seed` and leave the generators outside as they were."""
+    """Inside the block, numbers are drawn from `seed`; afterwards the generators are as they were before."""
     python, numpy = random.getstate(), np.random.get_state()
     cuda = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):

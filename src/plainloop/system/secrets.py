@@ -16,7 +16,7 @@ _MODEL_TOKENS = re.compile(
     re.IGNORECASE,
 )
 
-_SHORTEST = 8  # characters; a shorter value of the environment would redact ordinary words
+_SHORTEST = 8  # characters; replacing shorter values of the environment would change ordinary words
 
 _USERINFO = re.compile(r"(?<=://)[^/\s@\"']+(?=@)")
 _ASSIGNED = re.compile(r"(?<![\w.-])([\w.-]+)([\"']?\s*[=:]\s*[\"']?)(?!\*\*\*)([^\s\"',;&}\])]+)")
@@ -66,6 +66,6 @@ def redact_tree(value: Any) -> Any:
 
 
 def _values_of_environment() -> list[str]:
-    """Longest first, so that a value that holds another one goes whole."""
+    """Longest first, so that a value that contains another one is replaced as a whole."""
     found = {value for name, value in os.environ.items() if looks_secret(name) and len(value) >= _SHORTEST}
     return sorted(found, key=len, reverse=True)

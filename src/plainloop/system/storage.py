@@ -1,4 +1,4 @@
-"""Bytes that reach the disk whole or not at all, and lines of JSON that a torn tail cannot spoil.
+"""Writes files whole or not at all, and appends lines of JSON that stay readable if the last one is cut off.
 
 Every file operation goes through this module's name `os`, so that a test can record each one, or make it fail. Only
 one process writes in a folder at a time (journal.py holds the lock). Nothing here imports torch.
@@ -40,7 +40,7 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
             _write_all(descriptor, left)
             retry_interrupted(os.fsync, descriptor)
         finally:
-            # An interrupted close has closed on Linux; closing it twice could hit one that another thread opened.
+            # On Linux an interrupted close has closed the file; closing again could close another thread's file.
             with contextlib.suppress(InterruptedError):
                 os.close(descriptor)
         retry_interrupted(os.rename, temporary, path)

@@ -1,29 +1,39 @@
-"""What was typed: Hydra's own flags, overrides, and what other training codes would take there."""
+"""What was typed: overrides, Hydra's own flags, and flags of other training codes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from plainloop.config.explain.problems import for_hydra
 
-# Hydra answers these itself, without a run.
-INFORMATION = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
-_MULTIRUN = ("--multirun", "-m")
-_QUIET = ("--run", "-r", "--resolve")
-_WITH_VALUE = ("--package", "-p")  # only together with --cfg
-_CONFIG_NAME, _CONFIG_DIR = ("--config-name", "-cn"), ("--config-dir", "-cd")
+# Hydra answers these itself, without a config of ours.
+_INFORMATION = ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc")
+_SWITCHES = {"--multirun": "multirun", "-m": "multirun", "--resolve": "resolve", "--run": "run", "-r": "run"}
+_WITH_VALUE = {
+    "--config-name": "config_name",
+    "-cn": "config_name",
+    "--config-dir": "config_dir",
+    "-cd": "config_dir",
+    "--cfg": "shown",
+    "-c": "shown",
+    "--package": "package",
+    "-p": "package",
+}
 
 
 @dataclass
 class Command:
     overrides: list[str] = field(default_factory=list)
-    multirun: bool = False
-    information: bool = False
-    config_name: str = "train"
-    config_dir: Path | None = None
     flags: list[tuple[str, str]] = field(default_factory=list)  # that are not Hydra's, with their values
+    information: bool = False
+    multirun: bool = False
+    run: bool = False  # the default: says that it is no sweep
+    config_name: str = "train"
+    config_dir: str = ""  # of further groups and options
+    shown: str = ""  # job, hydra or all: print that part of the config and train nothing
+    package: str = ""  # the part of it to print
+    resolve: bool = False  # print values instead of interpolations
 
     def value_of(self, key: str) -> str | None:
         """The text given for a root key, the last one; None when it was not given."""
@@ -32,33 +42,29 @@ class Command:
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Reads a command line. `--local_rank` of old launchers is dropped; flags that are not Hydra's are set aside."""
+    """Reads a command line; flags that are not Hydra's are set aside."""
     command, rest = Command(), list(arguments)
-    command.information = any(argument.split("=")[0] in INFORMATION for argument in rest)
     while rest:
         argument = rest.pop(0)
         flag, equals, value = argument.partition("=")
         if not argument.startswith("-"):
             command.overrides.append(for_hydra(argument))
-        elif flag.replace("-", "_") == "__local_rank":
-            if not equals and rest and rest[0].isdigit():
-                rest.pop(0)
-        elif flag in _MULTIRUN:
-            command.multirun = True
-        elif flag in INFORMATION or flag in _QUIET:
-            continue
-        elif flag in (*_CONFIG_NAME, *_CONFIG_DIR, *_WITH_VALUE):
-            given = value if equals else (rest.pop(0) if rest else "")
-            if flag in _CONFIG_NAME:
-                command.config_name = given
-            elif flag in _CONFIG_DIR:
-                command.config_dir = Path(given)
-        elif not command.information:
-            command.flags.append((flag, value if equals else _values(rest)))
+        elif flag in _SWITCHES:
+            setattr(command, _SWITCHES[flag], True)
+        elif flag in _INFORMATION:
+            command.information = True
+        elif flag in _WITH_VALUE:
+            setattr(command, _WITH_VALUE[flag], value if equals else rest.pop(0) if rest else "")
+        else:
+            values = list[str]()
+            while not equals and rest and not rest[0].startswith("-") and "=" not in rest[0]:
+                values.append(rest.pop(0))  # --gpu-ids 0 3
+            command.flags.append((flag, value if equals else ",".join(values)))
     return command
 
 
 def without_local_rank(arguments: Sequence[str]) -> list[str]:
+    """Without the flag that old launchers add, `--local_rank 0` or `--local-rank=0`."""
     kept, rest = [], list(arguments)
     while rest:
         argument = rest.pop(0)
@@ -67,11 +73,3 @@ def without_local_rank(arguments: Sequence[str]) -> list[str]:
         elif "=" not in argument and rest and rest[0].isdigit():
             rest.pop(0)
     return kept
-
-
-def _values(rest: list[str]) -> str:
-    """Takes the words that belong to a foreign flag: --gpu-ids 0 3."""
-    values = []
-    while rest and not rest[0].startswith("-") and "=" not in rest[0]:
-        values.append(rest.pop(0))
-    return ",".join(values)

@@ -7,21 +7,22 @@ that the rest of the config can still be checked.
 
 from __future__ import annotations
 
-import copy
+import os
+import pickle
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, is_dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.default_element import ResultDefault
+from hydra.core.default_element import ConfigDefault, ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -33,12 +34,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from plainloop.config.compose.copies import Copies
-from plainloop.config.explain.problems import Problem
+from plainloop.config.explain.problems import Problem, as_typed
 from plainloop.config.explain.unknown_keys import unknown
 from plainloop.config.explain.wrong_options import Library, by, needs_multirun, wrong_option
 from plainloop.config.nodes import key_paths, node_at
-from plainloop.config.settings import annotation_of
 
 _SEARCH = "hydra.searchpath="
 _NAN = re.compile(r"(?<![^\[,])(nan|inf)(?![^\],])")  # whole, alone or in a list
@@ -55,24 +54,25 @@ Base = Callable[[DictConfig, Sequence[Override]], DictConfig]
 class Composed:
     config: DictConfig | None  # with Hydra's own node; None when not even the rest composes
     problems: list[Problem]
-    overrides: list[str]  # as given
 
 
 class Composer:
     """Hydra's composition of one conf folder. Makes the Hydra instance that `hydra.core` looks for globally."""
 
-    def __init__(self, conf_dir: Path, *, config_name: str = "train", extra_dir: Path | None = None) -> None:
+    def __init__(self, conf_dir: Path, *, config_name: str = "train", extra_dir: Path | str = "") -> None:
         self.conf_dir, self.config_name = conf_dir.resolve(), config_name
         version.setbase("1.3")
         GlobalHydra.instance().clear()
         search_path = create_config_search_path(str(self.conf_dir))
-        if extra_dir is not None:
-            search_path.prepend("command-line", f"file://{extra_dir.resolve()}", SearchPathQuery(provider="schema"))
+        if extra_dir:
+            search_path.prepend(
+                "command-line", f"file://{Path(extra_dir).resolve()}", SearchPathQuery(provider="schema")
+            )
         self.hydra = Hydra.create_main_hydra2(task_name=config_name, config_search_path=search_path)
         JobRuntime.instance().set("name", config_name)
         # Every YAML file is read once for all jobs of a sweep.
         self.loader.repository = CachingConfigRepository(self.loader.repository)  # type: ignore[assignment]
-        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._pickled: dict[tuple[str, ...], bytes] = {}
         self._search: tuple[str, ...] = ()  # overrides of hydra.searchpath: where further groups and options are
 
     @property
@@ -86,11 +86,6 @@ class Composer:
         """All files that configs are composed from."""
         _, found = self.loader._parse_overrides_and_create_caching_repo(self.config_name, list(self._search))
         return found
-
-    @cached_property
-    def copies(self) -> Copies:
-        """Composes as `compose` does, in a fiftieth of its time once it knows the groups."""
-        return Copies(self.compose, self.repository)
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
@@ -112,14 +107,16 @@ class Composer:
     def written(self, group: str, option: str) -> dict[str, Any]:
         """The keys that an option's file has, dotted and without the group's name, and what is written there."""
         found = self.repository.load_config(f"{group}/{option}")
-        config = found.config if found is not None else None
-        if not isinstance(config, DictConfig):
-            return {}
-        nodes = {key: node_at(config, key) for key in key_paths(config) if key.split(".")[0] != "defaults"}
-        plain: dict[str, Any] = {
-            key: OmegaConf.to_container(node) for key, node in nodes.items() if OmegaConf.is_config(node)
-        }
-        return {key: plain[key] if key in plain else node._value() for key, node in nodes.items()}
+        config, values = found and found.config, dict[str, Any]()
+        if found is None or not isinstance(config, DictConfig):
+            return values
+        for entry in found.defaults_list or ():  # options that this one starts from
+            if isinstance(entry, ConfigDefault) and entry.path not in (None, "_self_"):
+                values |= self.written(group, entry.path)
+        for key in key_paths(config):
+            node = node_at(config, key)
+            values[key] = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value()
+        return values
 
     def _look_where(self, overrides: Sequence[str]) -> None:
         """Takes further folders of the command line into account."""
@@ -128,7 +125,6 @@ class Composer:
             before, self._search = self._search, search
             self.__dict__.pop("repository", None)
             self.__dict__.pop("groups", None)
-            self.__dict__.pop("copies", None)
             try:
                 _ = self.repository
             except _BROKEN:  # no list of folders: told when it is applied
@@ -149,61 +145,80 @@ class Composer:
         """As Hydra does it; raises what Hydra raises."""
         return self.hydra.compose_config(self.config_name, list(overrides), run_mode=mode)
 
-    def compose_or_explain(self, overrides: Sequence[str]) -> Composed:
-        """One run's config, or the same without the overrides that are wrong, each explained."""
-        try:
-            self._look_where(overrides)
-            config = self.copies.compose(overrides)
-            # Hydra says nothing when optimizer=[sgd,adamw] mixes two optimizers, ~optimizer leaves one out, or
-            # trainer.early_stop=5 replaces the keys below it.
-            keys = [(text.partition("=")[0], "=[" in text or text.startswith("~")) for text in overrides]
-            silent = any((listed and "." not in key) or is_dataclass(annotation_of(key)) for key, listed in keys)
-            explained = self.explain(overrides) if silent else None
-            return explained if explained and explained.problems else Composed(config, [], list(overrides))
-        except _BROKEN as error:
-            composed = self.explain(overrides)
-            return composed if composed.problems else Composed(None, [_unexplained(error)], list(overrides))
+    def compose_or_explain(self, overrides: Sequence[str], *, base: Base | None = None) -> Composed:
+        """One run's config, just as Hydra composes it; or without the overrides that are wrong, each explained.
 
-    def explain(self, overrides: Sequence[str], *, base: Base | None = None) -> Composed:
-        """Applies one override after the other, and explains those that are wrong.
+        Hydra composes each choice of options once, and values are applied to copies of that: the jobs of a sweep
+        differ in values more than in options.
 
         Args:
-            base: what values are applied to, made from the config that the groups compose; by default that config.
+            base: makes the config that values are applied to from the one that the options compose.
         """
         problems: list[Problem] = []
-        groups, values = self.sorted_out(overrides, problems)
+        chosen, values = self._sorted_out(overrides, problems)
+        given = [*chosen, *values]
         try:
-            config = copy.deepcopy(self._composed(groups, problems))
+            config = self._copy_of(chosen, values, problems)
         except _BROKEN as error:
-            return Composed(None, [*problems, _unexplained(error)], list(overrides))
+            return Composed(None, [*problems, _unexplained(error)])
         if base is not None:
             config = base(config, values)
-        found = [self._apply(override, config) for override in values]
-        return Composed(config, [*problems, *(problem for problem in found if problem)], list(overrides))
+        problems += [problem for override in values if (problem := self._apply(override, config))]
+        ours = [o for text in overrides for o in given if o.input_line == text and not o.is_hydra_override()]
+        config.hydra.overrides.task = [override.input_line for override in ours]
+        names = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = get_overrides_dirname(
+            ours, list(names.exclude_keys), names.item_sep, names.kv_sep
+        )
+        return Composed(config, problems)
 
-    def sorted_out(self, overrides: Sequence[str], problems: list[Problem]) -> tuple[list[str], list[Override]]:
-        """Choices of options, and values for keys; adds what is wrong with the choices to `problems`."""
+    def _sorted_out(self, overrides: Sequence[str], problems: list[Problem]) -> tuple[list[Override], list[Override]]:
+        """Options (with keys of Hydra), and values for other keys; adds wrong options to `problems`."""
         self._look_where(overrides)
-        groups, values = list(self._search), []
+        chosen, values = list[Override](), list[Override]()
         for text in overrides:
             override = _parse(text, problems)
-            if override is None or text in self._search:
+            if override is None:
                 continue
-            if override.key_or_group not in self.groups or isinstance(override.value(), dict):
-                values.append(override)
+            group = override.key_or_group
+            if group not in self.groups or isinstance(override.value(), dict):
+                is_value = not override.is_hydra_override() or override.is_sweep_override()
+                (values if is_value else chosen).append(override)
                 continue
-            before = [t.partition("=")[2] for t in groups if t.startswith(f"{override.key_or_group}=")]
-            chosen = before[-1] if before else self._defaults.get(override.key_or_group, "")
-            problem = wrong_option(override, self.library, defaults=self._defaults, chosen=chosen)
-            problems.append(problem) if problem else groups.append(text)
-        return groups, values
+            before = [o.get_value_element_as_str() for o in chosen if o.key_or_group == group and not o.is_delete()]
+            option = before[-1] if before else self._defaults.get(group, "")
+            problem = wrong_option(override, self.library, defaults=self._defaults, chosen=option)
+            problems.append(problem) if problem else chosen.append(override)
+        return chosen, values
+
+    def _copy_of(self, chosen: Sequence[Override], values: list[Override], problems: list[Problem]) -> DictConfig:
+        """What the options compose; those that do not are added to `problems`, keys of Hydra's own to `values`."""
+        key = (os.getcwd(), *(str(override.input_line) for override in chosen))  # Hydra writes the folder down
+        if key not in self._pickled:
+            try:
+                self._pickled[key] = pickle.dumps(self.compose(key[1:]))
+            except _BROKEN:
+                accepted, config = list[str](), self.compose(())
+                for override, text in zip(chosen, key[1:], strict=True):
+                    try:
+                        config = self.compose([*accepted, text])
+                        accepted.append(text)
+                    except _BROKEN as error:
+                        if override.key_or_group in self.groups:
+                            problems.append(Problem(override.key_or_group, _first_line(error), given_by=by(text)))
+                        else:
+                            values.append(override)  # explained when it is applied
+                return config
+        config = pickle.loads(self._pickled[key])
+        OmegaConf.clear_cache(config)  # the time of day of the first one
+        return config
 
     def wrong_flags(self, flags: Sequence[tuple[str, str]]) -> list[Problem]:
         """What to type instead of flags such as `--epochs 90`: each is explained as the override of its name."""
         problems = []
         for flag, value in flags:
             text = f"{flag.lstrip('-').replace('-', '_')}={value or 'true'}"
-            told = next(iter(self.explain([text]).problems), Problem(flag, "is no flag here", instead=text))
+            told = next(iter(self.compose_or_explain([text]).problems), Problem(flag, "is no flag here", instead=text))
             got, instead = f"{flag} {value}".strip(), told.instead
             if instead.startswith("leave "):
                 instead = f"leave {flag} out"
@@ -213,25 +228,8 @@ class Composer:
 
     def defaults(self, overrides: Sequence[str]) -> list[ResultDefault]:
         """The files that a config consists of, the later over the earlier."""
-        groups, _ = self.sorted_out(overrides, [])
-        return list(self.loader.compute_defaults_list(self.config_name, groups, RunMode.RUN).defaults)
-
-    def _composed(self, groups: list[str], problems: list[Problem]) -> DictConfig:
-        """What the options compose. Jobs of a sweep differ in values more than in options, so each is composed once."""
-        key = tuple(groups)
-        if key not in self._bases:
-            try:
-                self._bases[key] = self.compose(groups)
-            except _BROKEN:
-                accepted, config = list[str](), self.compose(self._search)
-                for text in groups:
-                    try:
-                        config = self.compose([*accepted, text])
-                        accepted.append(text)
-                    except _BROKEN as error:
-                        problems.append(Problem(text.partition("=")[0], _first_line(error), given_by=by(text)))
-                return config
-        return self._bases[key]
+        chosen = [str(override.input_line) for override in self._sorted_out(overrides, [])[0]]
+        return list(self.loader.compute_defaults_list(self.config_name, chosen, RunMode.RUN).defaults)
 
     @cached_property
     def _defaults(self) -> dict[str, str | None]:
@@ -254,8 +252,6 @@ class Composer:
             instead = f"leave {override.input_line} out" if override.is_delete() else ""
             what = _first_line(error.__cause__ or error)
             return Problem(key, what, given_by=by(override.input_line), instead=instead)
-        applied = config.hydra.overrides
-        (applied.hydra if override.is_hydra_override() else applied.task).append(override.input_line)
         return None
 
 
@@ -267,11 +263,16 @@ def _quoted(option: str) -> str:
     return _NAN.sub(r"'\1'", option)
 
 
+@cache
+def _parsed(text: str) -> Override:
+    return OverridesParser.create().parse_override(text)
+
+
 def _parse(text: str, problems: list[Problem]) -> Override | None:
     try:
-        return OverridesParser.create().parse_override(text)
+        return _parsed(text)
     except HydraException as error:
-        key, _, value = text.partition("=")
+        key, _, value = as_typed(text).partition("=")
         what, instead = f"does not parse: {_first_line(error)}", f"'{key}=\"{value}\"'"
         if "=" not in text:
             problems.append(Problem(text, "is no override", expected="key=value, as in trainer.duration=90ep"))

@@ -61,6 +61,11 @@ class Origin:
         """The line that wrote exactly this key."""
         return self._read().get(key)
 
+    def options_with(self, group: str, key: str) -> list[str]:
+        """The options of a group whose file has the key."""
+        options = self._composer.groups.get(group, []) if self._composer and key else []
+        return [option for option in options if self._composer and key in self._composer.written(group, option)]
+
     def located(self, problem: Problem) -> Problem:
         """The same with file and line of the key that was meant."""
         place = self.written(problem.meant) if problem.meant else None

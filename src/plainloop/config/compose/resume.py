@@ -90,10 +90,10 @@ def merge_saved_config(folder: Path, overrides: Sequence[str], composer: Compose
         OmegaConf.set_struct(config, True)
         return config
 
-    composed = composer.explain([*_choices(folder, saved, composer), *overrides], base=over_saved)
+    composed = composer.compose_or_explain([*_choices(folder, saved, composer), *overrides], base=over_saved)
     if composed.config is not None:
         composed.config.resume = None
-    return Composed(composed.config, composed.problems, list(overrides))
+    return Composed(composed.config, composed.problems)
 
 
 def _choices(folder: Path, saved: Mapping[str, Any], composer: Composer) -> list[str]:

@@ -10,6 +10,7 @@ from plainloop.config.compose.origin import Origin
 from plainloop.config.explain.other_codes import lookup
 from plainloop.config.explain.problems import Problem, listing
 from plainloop.config.explain.suggest import nearest, nearest_key, suggest_value
+from plainloop.config.explain.unknown_keys import USUAL
 from plainloop.config.types import UNKNOWN
 from plainloop.system.secrets import looks_secret
 
@@ -49,7 +50,12 @@ def _unknown(finding: Finding, origin: Origin) -> Problem:
     near = [] if looks_secret(finding.unknown) else nearest_key(finding.unknown, finding.keys)
     value = typed.partition("=")[2] if typed.lstrip("+").startswith(f"{finding.unknown}=") else ""
     foreign = lookup(finding.unknown) if not near else None
-    if near and value:
+    group, _, inner = finding.unknown.partition(".")
+    having = sorted(origin.options_with(group, inner), key=lambda option: option not in USUAL) if value else []
+    if having and (group != "data" or inner == "root"):
+        what, near = f"{what}; {group}={having[0]} has it", []
+        instead = f"{group}={having[0]} {finding.unknown}={value}"
+    elif near and value:
         instead = f"{'' if origin.written(near[0]) else '+'}{near[0]}={value}"
     elif foreign:
         what, instead = f"here that is `{foreign.key}`" if foreign.key else "is not needed here", foreign.instead(value)

@@ -32,13 +32,13 @@ batch_size samples_per_gpu | data.batch_size_per_device={} | data.batch_size is 
 validation_batch_size val_batch_size eval_batch_size | data.val.batch_size={}
 workers_per_gpu workers | data.num_workers={}
 data_dir data_path data_root dataset_root dataset_dir root | data=image_folder data.root={}
-train_val_test_split | data=image_folder data.val_fraction=0.2 | the share of each class to validate on
+train_val_test_split | ? | the nearest is data.val_fraction of data=image_folder: the share to validate on
 dataset | data={}
 mc_config | : | data.root is a folder; there is no memcached client
 arch backbone net network model_type model_name | model={}
 num_classes | : | it follows from the data
-drop | +model.drop_rate={} | for models that take it
-drop_path | +model.drop_path_rate={} | for models that take it
+drop | model=timm +model.drop_rate={} | for models that take it
+drop_path | model=timm +model.drop_path_rate={} | for models that take it
 pretrain_weights pretrained_weights load_from initial_checkpoint finetune | init_from={}; \
 imagenet coco cityscapes true default: model.pretrained=true; false none null: | weights only; resume continues a run
 resume_model resume_from ckpt_path resume_from_checkpoint | resume={}; \
@@ -86,7 +86,7 @@ local_rank rank world_size dist_url dist_backend strategy | : | it is read from 
 fast_dev_run sanity_check | debug=one_batch; false 0:
 overfit_batches overfit | debug=overfit; false 0:
 dry_run | check=true; false 0:
-mode | : ; eval test val: ? | train.py trains; a run evaluates as it goes, and writes val/... to metrics.jsonl
+mode | ? | train.py trains; a run evaluates as it goes, and writes val/... to metrics.jsonl
 evaluate eval eval_only test test_only do_test validate | ? | a run evaluates as it goes, \
 and writes val/... to metrics.jsonl and the best to summary.json
 predict do_predict infer inference | ? | the nearest is best.safetensors: timm.create_model(..., checkpoint_path=...)

@@ -17,12 +17,12 @@ from plainloop.config.explain.suggest import as_override, is_one_edit, kind_of, 
 from plainloop.config.explain.wrong_options import Library, by, choose
 from plainloop.config.groups import SEVERAL
 from plainloop.config.nodes import key_paths, node_at
-from plainloop.config.settings import annotation_of
-from plainloop.config.types import misfit
+from plainloop.config.settings import annotation_of, ranges
+from plainloop.config.types import UNKNOWN, misfit
 from plainloop.system.secrets import looks_secret
 
 # Where several options have a key: the one that most people mean.
-_USUAL = ("multistep", "cosine_warmup", "sgd", "adamw", "image_folder", "timm", "crop_flip", "submitit_slurm")
+USUAL = ("multistep", "cosine_warmup", "sgd", "adamw", "image_folder", "timm", "crop_flip", "submitit_slurm")
 
 
 def unknown(override: Override, config: DictConfig, library: Library) -> Problem:
@@ -75,6 +75,10 @@ class _UnknownKey:
 
     def _equivalent(self, row: Equivalent) -> Problem:
         text = self._advice(row.instead(self.text.strip("'\"")))
+        if self.override.is_sweep_override() and "[{" not in row.forms[""]:
+            lines = list(dict.fromkeys(self._advice(row.instead(value)) for value in self.text.split(",")))
+            values = ",".join([lines[0], *(line.rpartition("=")[2] for line in lines[1:])])
+            text = f"-m {values}" if len(lines) > 1 else lines[0]
         key = (text or row.instead("")).split(" ")[-1].partition("=")[0].lstrip("+")
         what = f"here that is `{key}`" if key else "is not in this version" if row.absent else "is not needed here"
         instead = text if text and self.has_value else self._left_out()
@@ -97,7 +101,7 @@ class _UnknownKey:
             return []
         kinds = {option: kind_of(files[option][inner]) for option in having}
         value = self.override.value() if self.has_value else None
-        return sorted(having, key=lambda o: (misfit(value, kinds[o]) is not None, o not in _USUAL, o))
+        return sorted(having, key=lambda o: (misfit(value, kinds[o]) is not None, o not in USUAL, o))
 
     def _of_another_option(self, having: Sequence[str], key: str) -> Problem:
         group, inner = self._place(key)
@@ -142,21 +146,34 @@ class _UnknownKey:
     def _advice(self, text: str) -> str:
         """Overrides with the option that has the key, if it is not chosen yet, and with values that their keys take."""
         *first, last = text.split(" ")
-        key = last.partition("=")[0]
-        if key in self.keys:
-            first = []
-        elif not first and "." in key and not last.startswith(("+", EVERYWHERE)) and not key.startswith("hydra."):
+        key, _, value = last.partition("=")
+        if key.lstrip("+") in self.keys:
+            first, key = [], key.lstrip("+")
+        elif key.startswith("+"):
+            first = [option for option in first if not self._builds_the_same(option)]
+        elif not first and "." in key and not last.startswith(EVERYWHERE) and not key.startswith("hydra."):
             first = [f"{self._place(key)[0]}={having[0]}" for having in [self._options_with(key)] if having]
-        return " ".join([*first, self._fit(key, last.partition("=")[2])] if key else first)
+        return " ".join([*first, self._fit(key, value)] if key else first)
+
+    def _builds_the_same(self, option: str) -> bool:
+        group, _, name = option.partition("=")
+        target = node_at(self.config, f"{group}._target_")
+        return target is not None and self.library.read(group, name).get("_target_") == target._value()
 
     def _fit(self, key: str, text: str) -> str:
         """`key=text`, with what was probably meant where the text does not fit, else with the value of our YAML."""
         if key in self.library.options:
-            return choose(key, text, self.library.options[key]) or f"{key}={text}"
-        value, written = _value(text), self._written(key)
-        kind = annotation_of(key) or kind_of(written)
-        if kind is not str and misfit(value, kind) is not None:  # beside a word of ours there may be numbers
-            text = suggest_value(value, kind) or ("..." if written in (None, "???") else as_override(written))
+            is_list = key in SEVERAL and text.startswith("[")
+            return f"{key}={text}" if is_list else choose(key, text, self.library.options[key]) or f"{key}=..."
+        value, written, allowed = _value(text), self._written(key), ranges().get(key)
+        kind = annotation_of(key) or (int if type(written) is int else kind_of(written))
+        if kind is str and annotation_of(key) is None:
+            kind = str | int  # beside a word of ours, as auto, there may be numbers
+        elif kind is UNKNOWN:
+            kind = str if allowed is None else int
+        if misfit(value, kind) is not None or (allowed and allowed.excludes(value)):
+            has_own = written not in (None, "???") and "${" not in str(written)
+            text = suggest_value(value, kind) or (as_override(written) if has_own else "...")
         return f"{key}={text}"
 
     def _fits(self, key: str) -> bool:

@@ -64,6 +64,8 @@ def choose(group: str, word: str, options: Sequence[str]) -> str:
     ('model=timm model.model_name=resnet101', 'data=image_folder data.root=/data/pets')
     """
     word = re.sub(r"\.ya?ml$", "", word.strip("'\" "))
+    if not re.fullmatch(r"[\w./@:-]*[A-Za-z][\w./@:-]*", word) or word.lower() in ("true", "false"):
+        return ""
     plain = {_plain(option): option for option in options}
     for part in (word, PurePath(word).name, word.rpartition(".")[2]):
         found = plain.get(_plain(part)) or other_codes.options().get((group, _plain(part)))

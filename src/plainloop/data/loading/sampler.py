@@ -1,4 +1,4 @@
-"""Which samples a step sees: a pure function of (seed, step), so that starting anywhere reads nothing."""
+"""Which samples a step sees: a pure function of (seed, step), so a resume starts at any step without reading data."""
 
 from __future__ import annotations
 

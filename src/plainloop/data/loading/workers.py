@@ -1,4 +1,4 @@
-"""Batches from worker processes: keyed samples in, whole batches out, nobody left behind."""
+"""Batches from worker processes, which end when the batches are not needed any more."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def batches(
     """
     processes = loader.processes()
     before = set(multiprocessing.active_children())
-    with signals_blocked(NOT_FOR_WORKERS):  # they are born deaf, so that none dies before it can ignore signals
+    with signals_blocked(NOT_FOR_WORKERS):  # workers inherit it, until they ignore signals
         source = iter(
             DataLoader(
                 samples,  # type: ignore[arg-type]  # a map-style data set with keys for indices
@@ -85,7 +85,7 @@ def batches(
         if processes:
             source._shutdown_workers()  # type: ignore[attr-defined]  # as its __del__ does, which tracebacks delay
         for worker in workers:
-            if worker.is_alive():  # some seconds later: it hangs, ignores SIGTERM, and would hold up our own exit
+            if worker.is_alive():  # it hangs and ignores SIGTERM: our own exit would wait for it
                 worker.kill()
                 worker.join()
 
@@ -109,7 +109,7 @@ def next_of(source: Iterator[Any], workers: Set[BaseProcess], timeout: float) ->
 
 
 def has_ended(workers: Set[BaseProcess]) -> bool:
-    """Whether any of them has: its connection breaks shortly before the end of the process can be seen."""
+    """Whether a worker has ended. Its connection breaks shortly before the end of its process can be seen."""
     try:
         return bool(connection.wait([worker.sentinel for worker in workers], timeout=1))
     except RuntimeError:  # torch's SIGCHLD handler raises wherever we are, and for the same reason
@@ -122,7 +122,7 @@ def collate(samples: list[dict[str, Any] | RunError]) -> Batch | RunError:
 
 
 def start_worker(worker: int) -> None:
-    """Leaves signals to the trainer, which finishes its step first, and dies with it, however that dies."""
+    """Ignores signals, which the trainer handles, and makes the kernel kill this worker when the trainer ends."""
     for number in NOT_FOR_WORKERS:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent()

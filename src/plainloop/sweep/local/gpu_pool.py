@@ -1,13 +1,16 @@
-"""What the launcher of jobs side by side may be told, held against the machine."""
+"""The keys of hydra/launcher=gpu_pool: their check against the machine, and which GPUs each job gets."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plainloop.config.compose.origin import Origin
-from plainloop.config.explain.problems import Problem
+from plainloop.config.explain.problems import Problem, invalid_run
 from plainloop.system.gpus import visible_gpus
+
+log = logging.getLogger("plainloop")
 
 _KEY = "hydra.launcher."
 
@@ -17,46 +20,60 @@ def pool_problems(
 ) -> list[Problem]:
     """
     Args:
-        gpus_per_job, slots: of hydra/launcher=gpu_pool.
+        gpus_per_job, slots: the launcher's keys.
         configs: of the jobs.
-        origin: tells who gave the keys, where that is known.
+        origin: where the keys were given, if known.
     """
 
-    def problem(name: str, what: str, got: str, expected: str, *, instead: str) -> Problem:
-        key = name if "." in name else _KEY + name
-        return Problem(key, what, got, expected, origin.given_by(key) if origin else "", instead=instead)
+    def problem(key: str, what: str, got: Any, expected: str, instead: str) -> Problem:
+        return Problem(key, what, str(got), expected, origin.given_by(key) if origin else "", instead=instead)
 
     problems = []
-    if not isinstance(gpus_per_job, int) or isinstance(gpus_per_job, bool) or gpus_per_job < 0:
-        expected = "a whole number, 0 or more"
-        problems.append(
-            problem(
-                "gpus_per_job", "wrong type or value", repr(gpus_per_job), expected, instead=f"{_KEY}gpus_per_job=1"
-            )
-        )
-    if slots != "auto" and (not isinstance(slots, int) or isinstance(slots, bool) or slots < 1):
-        expected = "auto, or 1 or more"
-        problems.append(
-            problem(
-                "slots", "wrong type or value", repr(slots), expected, instead=f"{_KEY}slots=auto, or {_KEY}slots=2"
-            )
-        )
+    for name, value, least in (("gpus_per_job", gpus_per_job, 0), ("slots", slots, 1)):
+        is_auto = name == "slots" and value == "auto"
+        if not is_auto and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            key, words = _KEY + name, "a whole number, 0 or more" if least == 0 else "auto, or 1 or more"
+            instead = f"{key}=1" if least == 0 else f"{key}=auto, or {key}=2"
+            problems.append(problem(key, "wrong type or value", repr(value), words, instead))
     if problems:
         return problems
-    gpus = len(visible_gpus())
-    wanted = max((gpus_of(config) for config in configs), default=0)
+    gpus, wanted = len(visible_gpus()), max(map(num_gpus, configs), default=0)
+    key = f"{_KEY}gpus_per_job"
     if gpus and gpus_per_job > gpus:
-        words = ("is more GPUs than there are", str(gpus_per_job), f"at most {gpus}")
-        problems.append(problem("gpus_per_job", *words, instead=f"{_KEY}gpus_per_job={gpus}"))
+        problems.append(problem(key, "is more than the visible GPUs", gpus_per_job, f"at most {gpus}", f"{key}={gpus}"))
     elif gpus and gpus_per_job and wanted > gpus_per_job:
-        expected = f"at most {_KEY}gpus_per_job={gpus_per_job}, numbered from 0"
-        words = ("asks for more GPUs than a job is given", str(wanted), expected)
-        problems.append(problem("trainer.devices", *words, instead=f"{_KEY}gpus_per_job={wanted}"))
+        what, expected = "asks for more GPUs than a job gets", f"at most {key}={gpus_per_job}, numbered from 0"
+        problems.append(problem("trainer.devices", what, wanted, expected, f"{key}={wanted}"))
     return problems
 
 
-def gpus_of(config: Mapping[str, Any]) -> int:
-    """GPUs that a job has to see."""
+def gpus_of_slots(gpus_per_job: int, slots: int | str, *, configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The GPUs of each slot: of each job that runs at the same time. Raises InvalidConfig."""
+    problems = pool_problems(gpus_per_job, slots, configs)
+    if problems:
+        raise invalid_run(problems, [])
+    gpus = visible_gpus()
+    if not gpus and gpus_per_job and slots == "auto":
+        log.info("no GPU is visible: one job at a time on the CPU; hydra.launcher.slots=N for N at a time")
+    return split_gpus(gpus, per_job=gpus_per_job, slots=None if slots == "auto" else int(slots))
+
+
+def split_gpus(gpus: list[str], *, per_job: int, slots: int | None) -> list[list[str]]:
+    """One list of GPUs for each slot; empty lists where there are no GPUs.
+
+    >>> split_gpus(["0", "1", "2"], per_job=1, slots=None), split_gpus(["0", "1", "2", "3"], per_job=2, slots=None)
+    ([['0'], ['1'], ['2']], [['0', '1'], ['2', '3']])
+    >>> split_gpus([], per_job=1, slots=2), split_gpus(["0", "1"], per_job=1, slots=1)
+    ([[], []], [['0']])
+    """
+    if not gpus or per_job == 0:
+        return [[] for _ in range(slots or 1)]
+    groups = [gpus[start : start + per_job] for start in range(0, len(gpus) - per_job + 1, per_job)]
+    return groups[:slots] if slots else groups
+
+
+def num_gpus(config: Mapping[str, Any]) -> int:
+    """GPUs that a job must see."""
     devices = config["trainer"]["devices"]
     if config["device"] == "cpu":
         return 0

@@ -1,7 +1,7 @@
-"""Runs side by side on one machine, each in a fork of this process, which has imported what they need and nothing more.
+"""Runs side by side on one machine, each in a fork of this process, which has imported what they need.
 
-A fork starts in milliseconds where a new interpreter would import torch for seconds. It is possible as long as this
-process has neither woken CUDA nor started threads.
+A fork starts in milliseconds; a new interpreter would import torch for seconds. Forking works as long as this process
+has not initialised CUDA and has started no threads.
 """
 
 from __future__ import annotations
@@ -10,29 +10,27 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from types import FrameType, TracebackType
 
 from plainloop.sweep.job import Job, leave_quietly
 from plainloop.system.processes import num_cpus
-from plainloop.system.signals import SIGNALS
+from plainloop.system.signals import SIGNALS, signals_collected
 
 POLL_S = 0.02
 
 
 @dataclass
 class Pool:
-    """Places for jobs. `run(job)` is what the fork does; it gives the job's exit code.
+    """Slots for jobs. `run(job)` is called in the fork and returns the job's exit code.
 
     Args:
-        places: for each job that runs at the same time, the GPUs that it sees; an empty list leaves it none that
-            others were given.
+        slots: for each job that runs at the same time, the GPUs that it sees; an empty list hides all GPUs.
         quiet: whether what a job prints goes to its log file instead of the screen.
         limit_gpus: False leaves CUDA_VISIBLE_DEVICES as it is.
     """
 
-    places: Sequence[Sequence[str]]
+    slots: Sequence[Sequence[str]]
     run: Callable[[Job], int]
     quiet: bool = False
     limit_gpus: bool = True
@@ -42,36 +40,37 @@ class Pool:
     stopped_by: str = ""  # name of the signal that ended the sweep early
 
     def run_all(self, jobs: Sequence[Job]) -> dict[int, int]:
-        """Starts the jobs in order, the next as one ends. A signal is passed on once; then nothing is started any more.
+        """Starts the jobs in order, the next as one ends. How one job ends does not affect the others.
 
-        One job's end, whatever it is, concerns no other.
+        A signal is passed on to the running jobs, and no further job starts.
         """
-        waiting, free, running = list(jobs), list(range(len(self.places))), dict[int, tuple[Job, int]]()
-        with _Forwarded() as signals:
-            while waiting or running:
-                while waiting and free and not signals.seen:
-                    job, place = waiting.pop(0), free.pop(0)
+        waiting, free, running = list(jobs), list(range(len(self.slots))), dict[int, tuple[Job, int]]()
+        num_passed_on = 0
+        with signals_collected() as received:
+            while running or (waiting and not received):
+                while waiting and free and not received:
+                    job, slot = waiting.pop(0), free.pop(0)
                     self.started(job)
-                    running[self._fork(job, self.places[place])] = job, place
-                signals.pass_on(running)
-                if signals.seen and not running:
-                    break
-                ended = [(pid, status) for pid in running if (status := _ended(pid)) is not None]
+                    running[self._fork(job, self.slots[slot])] = job, slot
+                while num_passed_on < len(received):
+                    num_passed_on += 1
+                    _pass_on(received[:num_passed_on], running)
+                ended = [(pid, status) for pid in running if (status := _wait_status(pid)) is not None]
                 for pid, status in ended:
-                    job, place = running.pop(pid)
-                    free.append(place)
+                    job, slot = running.pop(pid)
+                    free.append(slot)
                     code = os.waitstatus_to_exitcode(status)
                     self.codes[job.number] = code if code >= 0 else 128 - code
                     self.ended(job, self.codes[job.number])
                 if not ended:
                     time.sleep(POLL_S)
-        self.stopped_by = signals.seen[0] if signals.seen else ""
+        self.stopped_by = received[0].name if received else ""
         return self.codes
 
     def _fork(self, job: Job, gpus: Sequence[str]) -> int:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        # Signals wait until the run has its own handlers: none is lost, and none meets this process's handlers.
+        # Blocked until the run has its own handlers, so that none is lost and none calls the handlers of this process.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         pid = os.fork()
         if pid:
@@ -79,12 +78,12 @@ class Pool:
             return pid
         code = 70
         try:
-            os.setsid()  # Ctrl-C comes from us alone, and once; where we are killed, jobs go on
+            os.setsid()  # the terminal's Ctrl-C comes from us alone; if we are killed, jobs continue
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
             if self.limit_gpus:
                 os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-            _share_threads(len(self.places), job.num_processes)
+            _share_threads(len(self.slots), job.num_processes)
             if self.quiet:
                 _print_into(job)
             code = self.run(job)
@@ -96,55 +95,28 @@ class Pool:
             os._exit(code)
 
 
-class _Forwarded:
-    """Inside its block SIGINT, SIGTERM and SIGUSR2 are noted; `pass_on` sends each to the jobs, once.
-
-    A second SIGINT is one more for the jobs, which then abort without saving; a third kills them.
-    """
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-        self._passed = 0
-        self._before: dict[signal.Signals, object] = {}
-
-    def __enter__(self) -> _Forwarded:
-        for number in SIGNALS:
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def pass_on(self, pids: Sequence[int] | dict[int, tuple[Job, int]]) -> None:
-        while self._passed < len(self.seen):
-            name = self.seen[self._passed]
-            self._passed += 1
-            again = self.seen[: self._passed].count(name)
-            if again > 1 and name != "SIGINT":
-                continue
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL if again > 2 else signal.Signals[name])
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.seen.append(signal.Signals(number).name)
+def _pass_on(received: Sequence[signal.Signals], pids: Iterable[int]) -> None:
+    """Sends the last signal to the jobs, once each kind; the second SIGINT aborts them unsaved, a third kills them."""
+    number, count = received[-1], received.count(received[-1])
+    if count > 1 and number != signal.SIGINT:
+        return
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL if count > 2 else number)
 
 
-def _ended(pid: int) -> int | None:
-    found, status = os.waitpid(pid, os.WNOHANG)
-    return status if found else None
+def _wait_status(pid: int) -> int | None:
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return status if ended else None
 
 
 def _share_threads(num_jobs: int, num_processes: int) -> None:
-    """Divides the CPU among jobs that run at the same time, unless the person has said how many threads each takes."""
+    """Divides the CPU among jobs that run at the same time, unless OMP_NUM_THREADS sets the threads of each."""
     if num_jobs > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cpus() // num_jobs // num_processes)))
 
 
 def _print_into(job: Job) -> None:
-    """Whatever is printed, also by C code that dies, ends up in the job's log file."""
+    """Sends all output to the job's log file, also that of C code which crashes."""
     job.folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(job.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for target in (1, 2):

@@ -1,4 +1,4 @@
-"""`hydra/launcher=submitit_local`: the same jobs as Slurm's, started by submitit on this machine, some at a time."""
+"""`hydra/launcher=submitit_local`: the jobs that Slurm would get, started by submitit on this machine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from typing import Any
 from plainloop.config.explain.problems import Problem, invalid_run
 from plainloop.run_dir.status import read_status
 from plainloop.sweep.slurm import outcome, site
-from plainloop.sweep.slurm.submission import folder_of, make_private, no_umask_of_zero, outside_of_a_job
-from plainloop.sweep.slurm.task import Task
+from plainloop.sweep.slurm.job import SlurmJob
+from plainloop.sweep.slurm.submission import log_folder, make_private, no_umask_of_zero, outside_of_a_job
+from plainloop.system.signals import signals_collected
 
 log = logging.getLogger("plainloop")
 
@@ -24,73 +25,63 @@ POLL_S = 0.2
 
 
 def check(parameters: Mapping[str, Any]) -> None:
-    """Raises InvalidConfig for what one machine has not."""
-    found = list(site.number_problems(parameters))
+    """Raises InvalidConfig for what one machine cannot run."""
+    problems = list(site.number_problems(parameters))
     if parameters["nodes"] > 1:
         key = "hydra.launcher.nodes"
-        found.append(Problem(key, "this machine is one node", str(parameters["nodes"]), "1", instead=f"{key}=1"))
-    if found:
-        raise invalid_run(found, [])
+        problems.append(Problem(key, "this machine is one node", str(parameters["nodes"]), "1", instead=f"{key}=1"))
+    if problems:
+        raise invalid_run(problems, [])
 
 
-def launch(parameters: Mapping[str, Any], *, tasks: Mapping[int, Task]) -> tuple[dict[int, int], str]:
+def launch(parameters: Mapping[str, Any], jobs: Mapping[int, SlurmJob]) -> tuple[dict[int, int], str]:
     """Runs the jobs, `array_parallelism` at a time; their exit codes, and the signal that ended the sweep early.
 
-    Ctrl-C and SIGTERM are passed on: the jobs save and stop.
+    A signal is passed on as SIGTERM: the jobs save and stop.
     """
-    seen: list[str] = []
-    before = {
-        number: signal.signal(number, lambda got, frame: seen.append(signal.Signals(got).name))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    executor, waiting, running, passed_on = executor_of(parameters), list(tasks), dict[int, Any](), False
-    try:
-        while running or (waiting and not seen):
-            while waiting and len(running) < parameters["array_parallelism"] and not seen:
+    executor, waiting, running, passed_on = make_executor(parameters), list(jobs), dict[int, Any](), False
+    with signals_collected() as received:
+        while running or (waiting and not received):
+            while waiting and len(running) < parameters["array_parallelism"] and not received:
                 number = waiting.pop(0)
-                running[number] = start(executor, tasks[number])
+                with no_umask_of_zero(), outside_of_a_job():
+                    running[number] = executor.submit(jobs[number])
                 log.info("job %d: pid %s, log %s", number, running[number].job_id, running[number].paths.stderr)
-            if seen and not passed_on:
+            if received and not passed_on:
                 passed_on = True
-                for job in running.values():
-                    job._process.send_signal(signal.SIGTERM)
-            for number, job in list(running.items()):
-                if job.done():
+                for started in running.values():  # in groups of their own: the terminal's Ctrl-C comes from us alone
+                    started._process.send_signal(signal.SIGTERM)
+            for number, started in list(running.items()):
+                if started.done():
                     del running[number]
-                    log.info("job %d: %s", number, read_status(tasks[number].folder).state)
+                    log.info("job %d: %s", number, read_status(jobs[number].folder).state)
             time.sleep(POLL_S)
-    finally:
-        for signal_, handler in before.items():
-            signal.signal(signal_, handler)
-    codes = {n: outcome.exit_code(read_status(task.folder)) for n, task in tasks.items() if n not in waiting}
-    return codes, seen[0] if seen else ""
+    codes = {n: outcome.exit_code(read_status(job.folder)) for n, job in jobs.items() if n not in waiting}
+    return codes, received[0].name if received else ""
 
 
-def start(executor: Any, task: Task) -> Any:
-    # In a group of its own: the terminal's Ctrl-C comes from us alone.
-    with no_umask_of_zero(), outside_of_a_job():
-        return executor.submit(task)
-
-
-def executor_of(parameters: Mapping[str, Any]) -> Any:
+def make_executor(parameters: Mapping[str, Any]) -> Any:
     import submitit
 
-    folder = folder_of(parameters)
+    folder = log_folder(parameters)
     make_private(folder)
     executor = submitit.LocalExecutor(folder=folder, python=python_command(parameters["gpus_per_node"]))
-    told = {"tasks_per_node": parameters["tasks_per_node"], "timeout_min": parameters["timeout_min"]}
-    told |= {key: parameters[key] for key in ("gpus_per_node", "setup") if parameters[key]}
-    executor.update_parameters(**told, stderr_to_stdout=parameters["stderr_to_stdout"])
+    settings = {key: parameters[key] for key in ("tasks_per_node", "timeout_min", "stderr_to_stdout")}
+    settings |= {key: parameters[key] for key in ("gpus_per_node", "setup") if parameters[key]}
+    executor.update_parameters(**settings)
     return executor
 
 
 def python_command(gpus: int | None) -> str:
-    """As on Slurm: signals wait for their handlers, our packages are found. Without a number of GPUs a job sees them
-    all, where submitit would hide them."""
-    source = str(Path(__file__).resolve().parents[2])
+    """Starts Python with signals blocked until they have handlers, and with our packages on its path.
+
+    Args:
+        gpus: None shows a job all GPUs, which submitit would hide.
+    """
+    source = str(Path(__file__).resolve().parents[3])
     words = ["env", "--block-signal=USR2,TERM,INT"]
     if gpus is None:
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")
-        words += ["-u", "CUDA_VISIBLE_DEVICES"] if given is None else [f"CUDA_VISIBLE_DEVICES={given}"]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        words += ["-u", "CUDA_VISIBLE_DEVICES"] if visible is None else [f"CUDA_VISIBLE_DEVICES={visible}"]
     path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
     return shlex.join([*words, f"PYTHONPATH={path}", sys.executable])

@@ -1,4 +1,4 @@
-"""Slurm's own commands, and what they answer. Nothing here imports torch or submitit."""
+"""Slurm's own commands and their answers. No torch and no submitit here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from plainloop.errors import RunError
 
-TIMEOUT_S = 60.0  # of one command; a controller that is restarting answers later
+TIMEOUT_S = 60.0  # of one command; a controller that restarts answers late
 RETRIES = 5
 
 # Base states that a job does not leave by itself (squeue(1), JOB STATE CODES).
@@ -19,7 +19,7 @@ ENDED = frozenset(
     {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED"}
 )
 
-# Reasons of PENDING that no waiting ends: the request itself breaks a limit (squeue(1), JOB REASON CODES).
+# Reasons of PENDING that never end: the request itself breaks a limit (squeue(1), JOB REASON CODES).
 NEVER = re.compile(
     r"PartitionTimeLimit|PartitionNodeLimit|PartitionInactive|PartitionConfig|BadConstraints|DependencyNeverSatisfied"
     r"|InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed|ReservationDeleted"
@@ -35,8 +35,8 @@ class SlurmError(RunError):
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A job as Slurm shows it now."""
+class SlurmState:
+    """What Slurm says of one job."""
 
     state: str  # PENDING, RUNNING, ... in Slurm's words; UNKNOWN when neither squeue nor sacct knows it
     reason: str = ""  # why it is pending
@@ -52,7 +52,7 @@ class Seen:
 
 
 def call(*command: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Raises SlurmError where the command is missing or does not answer; its exit status is the caller's to judge."""
+    """Raises SlurmError where the command is missing or does not answer. The caller looks at the exit status."""
     try:
         return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=TIMEOUT_S)
     except FileNotFoundError as error:
@@ -66,48 +66,53 @@ def call(*command: str, stdin: str | None = None) -> subprocess.CompletedProcess
         ) from error
 
 
-def states(jobs: Iterable[str]) -> dict[str, Seen]:
-    """What Slurm says of each job (12, or 12_3 of an array): squeue first, which knows a job until minutes after its
-    end, then accounting, where there is any.
+def _raise_if_failed(command: str, answer: subprocess.CompletedProcess[str]) -> None:
+    if answer.returncode:
+        raise SlurmError(f"{command} failed: {answer.stderr.strip()}", hint="is the controller up? scontrol ping")
 
-    Raises SlurmError when the controller cannot be asked: nobody must take that for jobs that are gone.
+
+def states(jobs: Iterable[str]) -> dict[str, SlurmState]:
+    """The state of each job (12, or 12_3 of an array), from squeue, which knows a job until minutes after its end,
+    or else from accounting.
+
+    Raises SlurmError when the controller does not answer, so that no job is taken for ended.
     """
     asked = list(dict.fromkeys(jobs))
-    found: dict[str, Seen] = {}
+    states: dict[str, SlurmState] = {}
     if asked:
         mains = sorted({job.partition("_")[0] for job in asked})
         answer = call(
             "squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(mains)}"
         )
-        if answer.returncode and "Invalid job id" not in answer.stderr:
-            raise SlurmError(f"squeue failed: {answer.stderr.strip()}", hint="is the controller up? scontrol ping")
+        if "Invalid job id" not in answer.stderr:
+            _raise_if_failed("squeue", answer)
         for line in sorted(answer.stdout.splitlines(), key=lambda line: "_" in line.split("|")[0]):
             shown, state, reason = line.split("|", 2)
             for job in named(shown, asked):
-                found[job] = Seen(state, reason)
-    missing = [job for job in asked if job not in found]
+                states[job] = SlurmState(state, reason)
+    missing = [job for job in asked if job not in states]
     if missing:
-        found |= accounted(missing)
-    return {job: found.get(job, Seen("UNKNOWN")) for job in asked}
+        states |= accounted(missing)
+    return {job: states.get(job, SlurmState("UNKNOWN")) for job in asked}
 
 
-def accounted(jobs: Iterable[str]) -> dict[str, Seen]:
-    """What accounting remembers; nothing where the site keeps none."""
+def accounted(jobs: Iterable[str]) -> dict[str, SlurmState]:
+    """The states in accounting; {} where the site has none."""
     asked = list(jobs)
     mains = ",".join(sorted({job.partition("_")[0] for job in asked}))
     form = "--format=JobID,State,ExitCode"
     answer = call("sacct", "--noheader", "--parsable2", "--allocations", form, f"--jobs={mains}")
-    found: dict[str, Seen] = {}
+    states: dict[str, SlurmState] = {}
     lines = answer.stdout.splitlines() if answer.returncode == 0 else []
-    for line in sorted(lines, key=lambda line: "_" in line.split("|")[0]):  # a task's own line has the last word
+    for line in sorted(lines, key=lambda line: "_" in line.split("|")[0]):  # a task's own line comes last and counts
         shown, state, code = line.split("|")
         for job in named(shown, asked):
-            found[job] = Seen(state.split()[0], exit_code=code)  # "CANCELLED by 1000"
-    return found
+            states[job] = SlurmState(state.split()[0], exit_code=code)  # "CANCELLED by 1000"
+    return states
 
 
 def named(shown: str, jobs: Iterable[str]) -> list[str]:
-    """The jobs that one line of Slurm's is about: tasks that never started may share one, the array's own.
+    """The jobs that one line of Slurm's output is about: tasks that never started may share the array's own line.
 
     >>> named("12_3", ["12_3", "12_4"]), named("12", ["12_3", "13"]), named("12_[3-4%2]", ["12_3", "12_4", "12_5"])
     (['12_3'], ['12_3'], ['12_3', '12_4'])
@@ -122,10 +127,9 @@ def named(shown: str, jobs: Iterable[str]) -> list[str]:
 
 
 def scripts() -> dict[str, Path]:
-    """The batch script of each of our jobs that has not ended."""
+    """The batch script of each of the user's jobs that has not ended."""
     answer = call("squeue", "--me", "--noheader", "--array", "--format=%i|%o")
-    if answer.returncode:
-        raise SlurmError(f"squeue failed: {answer.stderr.strip()}", hint="is the controller up? scontrol ping")
+    _raise_if_failed("squeue", answer)
     rows = [line.partition("|") for line in answer.stdout.splitlines()]
     return {job: Path(script) for job, _, script in rows}
 
@@ -141,7 +145,7 @@ def show(job: str) -> dict[str, str]:
 
 
 def requeue(job: str) -> None:
-    """Puts a running job back in the queue, and ends it here. Retried. Raises SlurmError."""
+    """Puts a running job back in the queue, which ends it. Retried. Raises SlurmError."""
     for attempt in range(RETRIES):
         answer = call("scontrol", "requeue", job)
         if answer.returncode == 0:
@@ -151,12 +155,12 @@ def requeue(job: str) -> None:
         time.sleep(2**attempt)
     raise SlurmError(
         f"scontrol requeue {job} failed: {answer.stderr.strip()}",
-        hint="the run is saved; give the same command again to go on",
+        hint="the run is saved; type the same command again to continue it",
     )
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """Raises SlurmError. Jobs that have ended are no error."""
+    """Raises SlurmError, but not for jobs that have ended."""
     listed = list(jobs)
     answer = call("scancel", *listed) if listed else None
     if answer is not None and answer.returncode and "already completing or completed" not in answer.stderr:
@@ -164,34 +168,31 @@ def cancel(jobs: Iterable[str]) -> None:
 
 
 def refused(script: Path) -> str:
-    """Why sbatch would not take this script, or ""; nothing is submitted."""
+    """Why sbatch would refuse this script, or ""; submits nothing."""
     answer = call("sbatch", "--test-only", str(script))
     if answer.returncode == 0:
         return ""
     lines = [line for line in answer.stderr.strip().splitlines() if not line.startswith("Try ")]  # ... --help
-    said = lines[-1] if lines else "sbatch --test-only failed without a word"
+    said = lines[-1] if lines else "sbatch --test-only failed without a message"
     return re.sub(r"^(sbatch: )?(error: )?(allocation failure: )?", "", said)
 
 
 def partitions() -> dict[str, Mapping[str, str]]:
     """scontrol's fields of every partition by name."""
     answer = call("scontrol", "show", "partition", "--oneliner")
-    if answer.returncode:
-        raise SlurmError(
-            f"scontrol show partition failed: {answer.stderr.strip()}", hint="is the controller up? scontrol ping"
-        )
+    _raise_if_failed("scontrol show partition", answer)
     rows = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in answer.stdout.splitlines() if line.strip()]
     return {row["PartitionName"]: row for row in rows}
 
 
 def setting(name: str) -> str:
-    """One value of the cluster's configuration, "" when it has none."""
-    found = re.search(rf"^{name}\s*=\s*(\S+)", call("scontrol", "show", "config").stdout, re.MULTILINE)
-    return found[1] if found else ""
+    """One value of the cluster's configuration; "" when it is not set."""
+    match = re.search(rf"^{name}\s*=\s*(\S+)", call("scontrol", "show", "config").stdout, re.MULTILINE)
+    return match[1] if match else ""
 
 
 def minutes(limit: str) -> float:
-    """Slurm's way to write a time limit, in minutes.
+    """A time limit as Slurm writes it, in minutes.
 
     >>> minutes("2:00"), minutes("01:30:00"), minutes("1-00:00:00"), minutes("UNLIMITED")
     (2.0, 90.0, 1440.0, inf)

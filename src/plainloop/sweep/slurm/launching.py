@@ -1,4 +1,4 @@
-"""A checked sweep becomes Slurm jobs: those that are done are left out, those that Slurm still has are taken up."""
+"""Submits a checked sweep to Slurm and waits for it; cancels it."""
 
 from __future__ import annotations
 
@@ -12,109 +12,129 @@ from typing import Any
 
 from plainloop.config.compose.resume import is_finished
 from plainloop.config.explain.problems import Problem, invalid_run
-from plainloop.run_dir.status import command_to_continue
-from plainloop.sweep.slurm import client, ledger, orphans, outcome, site
-from plainloop.sweep.slurm.submission import Submission, folder_of, known_keys
-from plainloop.sweep.slurm.task import Task
+from plainloop.errors import Preempted
+from plainloop.run_dir.status import command_to_continue, read_status, write_end
+from plainloop.sweep.slurm import client, outcome, site, submitted
+from plainloop.sweep.slurm.job import SlurmJob
+from plainloop.sweep.slurm.submission import Submission, known_keys, log_folder
 from plainloop.sweep.slurm.watch import Watch
 
 log = logging.getLogger("plainloop")
 
 
 def check(parameters: Mapping[str, Any], *, configs: Sequence[Mapping[str, Any]]) -> None:
-    """Raises InvalidConfig when the site cannot run the jobs; asks Slurm, submits nothing, makes nothing."""
-    kinds: list[tuple[Any, str]] = []
+    """Raises InvalidConfig when the site cannot run the jobs; asks Slurm, submits nothing, writes nothing."""
+    problems: list[Problem] = [*site.key_problems(parameters, known=known_keys()), *site.number_problems(parameters)]
+    problems += site.folder_problems(log_folder(parameters))
+    if not problems:
+        problems += site.limit_problems(parameters)
+    shapes = list[tuple[Any, str]]()
     for config in configs:
-        kind = (config["trainer"]["devices"], config["device"])
-        kinds += [kind] if kind not in kinds else []
-    found: list[Problem] = [*site.key_problems(parameters, known=known_keys()), *site.number_problems(parameters)]
-    found += site.folder_problems(folder_of(parameters))
-    if not found:
-        found += site.limit_problems(parameters)
-    for devices, device in kinds:
-        found += [p for p in site.shape_problems(parameters, devices=devices, device=device) if p not in found]
-    if not found:
+        shape = (config["trainer"]["devices"], config["device"])
+        if shape not in shapes:
+            shapes.append(shape)
+            shape_problems = site.shape_problems(parameters, devices=shape[0], device=shape[1])
+            problems += [problem for problem in shape_problems if problem not in problems]
+    if not problems:
         refused = Submission(parameters, folder=Path()).refused()
-        found = [site.refusal(refused, parameters)] if refused else []
-    if found:
-        raise invalid_run(found, [])
+        problems = [site.refusal(refused, parameters)] if refused else []
+    if problems:
+        raise invalid_run(problems, [])
 
 
-def launch(parameters: Mapping[str, Any], *, root: Path, tasks: Mapping[int, Task]) -> dict[int, int] | None:
-    """Submits what is neither done nor in Slurm's hands, and waits; an exit code for each job. None without waiting.
+def launch(parameters: Mapping[str, Any], *, root: Path, jobs: Mapping[int, SlurmJob]) -> dict[int, int] | None:
+    """Submits what is neither finished nor in Slurm's queue, and waits; exit codes by number. None without waiting.
 
     Args:
         parameters: the launcher's keys.
         root: the sweep's folder, absolute.
-        tasks: by the number of the job.
+        jobs: by number.
 
-    Raises KeyboardInterrupt, after telling how to come back; the jobs go on.
+    Raises KeyboardInterrupt, after printing how to come back; the jobs continue.
     """
-    folders = {number: task.folder for number, task in tasks.items()}
-    waiting = {number: task for number, task in tasks.items() if not is_finished(task.folder, task.config)}
-    orphans.adopt(root, folder_of(parameters), folders=folders)
-    ids = in_slurms_hands(root, waiting)
+    runs = {number: job.folder for number, job in jobs.items()}
+    unfinished = {number: job for number, job in jobs.items() if not is_finished(job.folder, job.config)}
+    submitted.record_unrecorded(root, log_folder(parameters), runs=runs)
+    ids = submitted_before(root, unfinished)
     if ids:
-        log.info("%d jobs are in Slurm's hands already: %s", len(ids), spans(ids.values()))
-    new = {number: task for number, task in waiting.items() if number not in ids}
+        log.info("%d jobs were submitted before: %s", len(ids), spans(ids.values()))
+    new = {number: job for number, job in unfinished.items() if number not in ids}
     if new:
         ids |= submit(parameters, root, new)
-    watch = Watch(ids, folders=folders, logs=ledger.logs(root))
+    watch = Watch(ids, runs=runs, logs=submitted.logs(root))
     if not parameters["wait"]:
         watch.until_accepted()
-        tell_how_to_come_back(root, ids)
+        log_how_to_come_back(root, ids)
         return None
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt as Ctrl-C does
     try:
         seen = watch.until_all_ended()
     except KeyboardInterrupt:
-        log.info("interrupted; the jobs go on without this terminal")
-        tell_how_to_come_back(root, ids)
+        log.info("interrupted; the jobs continue without this terminal")
+        log_how_to_come_back(root, ids)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-    ended = {number: outcome.of(folders[number], seen[number], job=ids[number]) for number in ids}
-    return {number: outcome.exit_code(ended[number]) if number in ended else 0 for number in tasks}
+    ended = {n: outcome.merged_status(read_status(runs[n]), seen[n], job=ids[n]) for n in ids}
+    return {number: outcome.exit_code(ended[number]) if number in ended else 0 for number in jobs}
 
 
-def in_slurms_hands(root: Path, numbers: Iterable[int]) -> dict[int, str]:
-    """Those of the jobs that were submitted before and have not ended."""
-    known = {number: job for number, job in ledger.read(root).items() if number in numbers}
-    states = client.states(known.values())
-    return {number: job for number, job in known.items() if not states[job].ended and states[job].state != "UNKNOWN"}
+def submitted_before(root: Path, numbers: Iterable[int]) -> dict[int, str]:
+    """The Slurm jobs, of these jobs, that have not ended."""
+    known = {number: job for number, job in submitted.read(root).items() if number in numbers}
+    seen = client.states(known.values())
+    return {number: job for number, job in known.items() if not seen[job].ended and seen[job].state != "UNKNOWN"}
 
 
-def submit(parameters: Mapping[str, Any], root: Path, tasks: Mapping[int, Task]) -> dict[int, str]:
-    """Slurm's job of each, written down in the sweep's folder."""
-    folder = folder_of(parameters)
+def submit(parameters: Mapping[str, Any], root: Path, jobs: Mapping[int, SlurmJob]) -> dict[int, str]:
+    """The Slurm job of each; writes slurm.jsonl."""
+    folder = log_folder(parameters)
     ids: dict[int, str] = {}
-    for jobs in Submission(parameters, folder=folder).submit(list(tasks.values())):
-        some = dict(zip(list(tasks)[len(ids) :], jobs))
-        ledger.write(root, some, logs=folder)
+    for array in Submission(parameters, folder=folder).submit(list(jobs.values())):
+        some = dict(zip(list(jobs)[len(ids) :], array))
+        submitted.write(root, some, logs=folder)
         ids |= some
     log.info("submitted %d jobs: Slurm %s, logs in %s", len(ids), spans(ids.values()), folder)
     return ids
 
 
-def interrupt(number: int, frame: Any) -> None:
-    """SIGTERM ends the waiting as Ctrl-C does."""
-    raise KeyboardInterrupt
+def was_submitted(sweep: Path) -> bool:
+    """Whether Slurm may have jobs of this sweep: a submission that was killed left batch scripts."""
+    return (sweep / submitted.FILE).exists() or any((sweep / ".submitit").glob("*subm*.sh"))
 
 
-def tell_how_to_come_back(root: Path, ids: Mapping[int, str]) -> None:
-    typed, *rest = sys.argv
-    retried = Path(typed).name == "sweep.py"
-    tool = typed if retried else str(Path(typed).parent / "scripts/sweep.py")
+def cancel(sweep: Path, runs: Mapping[int, Path]) -> dict[int, str]:
+    """Cancels the Slurm jobs of these runs (by number) that have not ended; which they were. Running ones save first.
+
+    Raises SlurmError.
+    """
+    absolute = {number: run.absolute() for number, run in runs.items()}
+    for folder in {sweep.absolute() / ".submitit", *(file.parent for file in submitted.logs(sweep).values())}:
+        submitted.record_unrecorded(sweep, folder, runs=absolute)
+    ids = submitted_before(sweep, runs)
+    client.cancel(ids.values())
+    for number in ids:
+        if read_status(runs[number]).state in ("PENDING", "PREEMPTED"):  # no process is there to write it
+            runs[number].mkdir(parents=True, exist_ok=True)
+            hint = f"python scripts/sweep.py retry {shlex.quote(str(sweep))}"
+            write_end(runs[number], "CANCELLED", reason="scancel", hint=hint, exit_code=Preempted.code)
+    return ids
+
+
+def log_how_to_come_back(root: Path, ids: Mapping[int, str]) -> None:
+    script, *typed = sys.argv
+    is_retry = Path(script).name == "sweep.py"
+    sweep_script = script if is_retry else str(Path(script).parent / "scripts/sweep.py")
     log.info("Slurm jobs: %s", spans(ids.values()))
-    log.info("look:      python %s", shlex.join([tool, "status", str(root)]))
-    log.info("cancel:    python %s", shlex.join([tool, "cancel", str(root)]))
-    if not retried:
-        again = [word for word in rest if not word.startswith(("hydra.sweep.dir=", "hydra.launcher.wait="))]
-        log.info("come back: %s", command_to_continue(root, overrides=again, key="hydra.sweep.dir", script=typed))
+    log.info("look:      python %s", shlex.join([sweep_script, "status", str(root)]))
+    log.info("cancel:    python %s", shlex.join([sweep_script, "cancel", str(root)]))
+    if not is_retry:
+        again = [word for word in typed if not word.startswith(("hydra.sweep.dir=", "hydra.launcher.wait="))]
+        log.info("come back: %s", command_to_continue(root, overrides=again, key="hydra.sweep.dir", script=script))
 
 
 def spans(jobs: Iterable[str]) -> str:
-    """12_0 12_1 12_2 is 12_[0-2]: as Slurm's commands print and take it.
+    """Slurm jobs as Slurm's commands print and take them.
 
     >>> spans(["12_0", "12_1", "12_2", "14"]), spans(["12_0", "12_2"])
     ('12_[0-2] 14', '12_[0,2]')
@@ -123,14 +143,14 @@ def spans(jobs: Iterable[str]) -> str:
     for job in jobs:
         main, _, task = job.partition("_")
         tasks.setdefault(main, []).extend([int(task)] if task else [])
-    return " ".join(f"{main}_[{_ranges(sorted(found))}]" if found else main for main, found in tasks.items())
+    return " ".join(f"{main}_[{_ranges(sorted(numbers))}]" if numbers else main for main, numbers in tasks.items())
 
 
 def _ranges(numbers: list[int]) -> str:
-    found: list[list[int]] = []
+    ranges: list[list[int]] = []
     for number in numbers:
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
         else:
-            found.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+            ranges.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)

@@ -1,4 +1,4 @@
-"""What is true of a job, from what its run says of itself and what Slurm says of it."""
+"""The status of a job, merged from what its run has written and what Slurm says."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from plainloop.errors import Preempted, RunError
-from plainloop.run_dir.status import Status, read_status
-from plainloop.sweep.slurm import client, ledger
-from plainloop.sweep.slurm.client import Seen
+from plainloop.run_dir.status import Status
+from plainloop.sweep.slurm import client, submitted
+from plainloop.sweep.slurm.client import SlurmState
 
-# How a run that could not say it itself ended: Slurm's states, in one word each.
+# Slurm's states of a run that could not write its own end -> the reason in one word.
 _FAILED = {
     "FAILED": "killed",
     "TIMEOUT": "timeout",
@@ -20,63 +20,59 @@ _FAILED = {
     "NODE_FAIL": "node_fail",
     "BOOT_FAIL": "node_fail",
     "DEADLINE": "timeout",
-    "PREEMPTED": "preempted",  # for good: where PreemptMode is CANCEL
+    "PREEMPTED": "preempted",  # not requeued: where PreemptMode is CANCEL
 }
 _MEMORY = re.compile(rb"slurmstepd.*(exceeded memory limit|oom[-_ ]kill|Out Of Memory)", re.IGNORECASE)
 _LAST_BYTES = 20_000
-_NO_LOG = "0:53"  # how Slurm ends what cannot begin since its log cannot be made
+_NO_LOG = "0:53"  # how Slurm ends a job whose log file cannot be made
 
 
-def statuses(sweep: Path, said: Mapping[int, Status]) -> dict[int, Status]:
-    """The sweep's statuses, corrected by what Slurm knows; as they are where nothing was submitted to Slurm.
+def statuses(sweep: Path, written: Mapping[int, Status]) -> dict[int, Status]:
+    """The sweep's statuses, corrected by what Slurm knows of those that were submitted.
 
     Raises SlurmError when Slurm cannot be asked.
     """
-    ids = ledger.read(sweep)
-    open_ids = {number: ids[number] for number, status in said.items() if number in ids and status.state != "DONE"}
-    seen = client.states(open_ids.values()) if open_ids else {}
-    silent = {ids[n]: n for n in open_ids if said[n].state not in ("FAILED", "CANCELLED")}
-    killed = [job for job in silent if seen[job].state in _FAILED]
+    submissions = submitted.read(sweep)
+    ids = {number: submissions[number] for number in written if number in submissions}
+    ids = {number: job for number, job in ids.items() if written[number].state != "DONE"}
+    seen = client.states(ids.values()) if ids else {}
+    without_end = {job: number for number, job in ids.items() if written[number].state not in ("FAILED", "CANCELLED")}
+    killed = [job for job in without_end if seen[job].state in _FAILED]
     seen |= client.accounted(killed) if killed else {}
-    logs = ledger.logs(sweep) if killed else {}
+    logs = submitted.logs(sweep) if killed else {}
     for job in killed:
-        if seen[job].state == "FAILED" and memory_ran_out(logs[silent[job]]):
+        if seen[job].state == "FAILED" and memory_ran_out(logs[without_end[job]]):
             seen[job] = replace(seen[job], state="OUT_OF_MEMORY")
-    return {n: judged(status, seen[ids[n]], job=ids[n]) if n in open_ids else status for n, status in said.items()}
+    merged = {number: merged_status(written[number], seen[job], job=job) for number, job in ids.items()}
+    return {**written, **merged}
 
 
-def of(folder: Path, seen: Seen, *, job: str) -> Status:
-    return judged(read_status(folder), seen, job=job)
-
-
-def judged(said: Status, seen: Seen, *, job: str) -> Status:
-    """One status.
-
-    >>> judged(Status("RUNNING"), Seen("NODE_FAIL"), job="12").reason
+def merged_status(written: Status, seen: SlurmState, *, job: str) -> Status:
+    """
+    >>> merged_status(Status("RUNNING"), SlurmState("NODE_FAIL"), job="12").reason
     'node_fail'
-    >>> judged(Status("RUNNING"), Seen("PENDING"), job="12").state  # requeued
+    >>> merged_status(Status("RUNNING"), SlurmState("PENDING"), job="12").state  # requeued
     'PREEMPTED'
     """
-    if said.state == "DONE" or seen.state == "UNKNOWN":
-        return said
+    if written.state == "DONE" or seen.state == "UNKNOWN":
+        return written
     if seen.state == "PENDING":
-        back = said.state in ("PREEMPTED", "RUNNING", "LOST")
-        why = seen.reason if seen.reason not in ("None", "") else "queued"
-        return replace(said, state="PREEMPTED" if back else "PENDING", reason=why, hint="", exit_code=None)
+        requeued = written.state in ("PREEMPTED", "RUNNING", "LOST")
+        reason = seen.reason if seen.reason not in ("None", "") else "queued"
+        return replace(written, state="PREEMPTED" if requeued else "PENDING", reason=reason, hint="", exit_code=None)
     if not seen.ended:
-        if said.state in ("RUNNING", "LOST") or seen.state == "COMPLETING":
-            return said
-        return replace(said, state="RUNNING", reason="starting", hint="", exit_code=None)
-    if said.state in ("FAILED", "CANCELLED"):
-        return said
+        if written.state in ("RUNNING", "LOST") or seen.state == "COMPLETING":
+            return written
+        return replace(written, state="RUNNING", reason="starting", hint="", exit_code=None)
+    if written.state in ("FAILED", "CANCELLED"):
+        return written
     if seen.state == "CANCELLED":
-        return replace(said, state="CANCELLED", reason="scancel", exit_code=Preempted.code)
+        return replace(written, state="CANCELLED", reason="scancel", exit_code=Preempted.code)
     if seen.state in _FAILED:
-        why, hint = in_words(seen), f"sacct -j {job}"
-        return replace(
-            said, state="FAILED", reason=_FAILED[seen.state], message=why, hint=hint, exit_code=RunError.code
-        )
-    return said
+        reason, hint = _FAILED[seen.state], f"sacct -j {job}"
+        why = in_words(seen)
+        return replace(written, state="FAILED", reason=reason, message=why, hint=hint, exit_code=RunError.code)
+    return written
 
 
 def memory_ran_out(log: Path) -> bool:
@@ -89,24 +85,22 @@ def memory_ran_out(log: Path) -> bool:
         return False
 
 
-def in_words(seen: Seen) -> str:
-    """How Slurm ended a job that has said nothing itself.
+def in_words(seen: SlurmState) -> str:
+    """How Slurm ended a job whose run has not written its own end.
 
-    >>> in_words(Seen("OUT_OF_MEMORY", exit_code="0:125")), in_words(Seen("FAILED", exit_code="127:0"))
-    ('Slurm says OUT_OF_MEMORY', 'exit code 127 before the run could say anything; its log says more')
+    >>> in_words(SlurmState("OUT_OF_MEMORY", exit_code="0:125")), in_words(SlurmState("FAILED", exit_code="127:0"))
+    ('Slurm says OUT_OF_MEMORY', 'exit code 127 before the run began; its log says more')
     """
     if seen.exit_code == _NO_LOG:
         return "the node could not write the log: is the sweep's folder on a file system that every node sees?"
-    code, _, number = seen.exit_code.partition(":")
+    code, _, signal = seen.exit_code.partition(":")
     if seen.state != "FAILED" or not seen.exit_code:
         return f"Slurm says {seen.state}"
-    if number not in ("", "0"):
-        return f"ended by signal {number}"
-    return f"exit code {code} before the run could say anything; its log says more"
+    if signal not in ("", "0"):
+        return f"ended by signal {signal}"
+    return f"exit code {code} before the run began; its log says more"
 
 
 def exit_code(status: Status) -> int:
-    """0 for what is done; else what the run has said, or the code for what nobody foresaw."""
-    if status.state == "DONE":
-        return 0
-    return status.exit_code or RunError.code
+    """0 for a finished run; else what the run has written, or the code of unexpected errors."""
+    return 0 if status.state == "DONE" else status.exit_code or RunError.code

@@ -1,4 +1,4 @@
-"""This process's place among the job's: rank, world size, where they meet; all from the job's own environment."""
+"""Rank, world size and rendezvous of this process, from the environment of its Slurm job."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from plainloop.distributed import ranks
 from plainloop.sweep.slurm.port import PORTS
 from plainloop.system.processes import sleep_while_waiting
 
-PORT = "PLAINLOOP_PORT"  # a free one of the first node, found by the batch script
+PORT = "PLAINLOOP_PORT"  # free on the first node; the batch script sets it
 VARIABLES = (*ranks.OURS, "MASTER_ADDR", "MASTER_PORT", ranks.RENDEZVOUS)
 
 
-def take_place() -> int:
-    """Sets what torch.distributed reads (env://), and returns the rank. CUDA_VISIBLE_DEVICES stays as Slurm dealt it.
+def set_rank_variables() -> int:
+    """Sets what torch.distributed reads (env://), and returns the rank. CUDA_VISIBLE_DEVICES stays as Slurm set it.
 
-    What the submitting shell had is forgotten. A job of one task gets nothing: `trainer.devices` may start workers.
+    Variables of the submitting shell are removed. A job of one task gets none: `trainer.devices` may start workers.
     """
     import submitit
 
@@ -42,8 +42,8 @@ def take_place() -> int:
 
 
 def port_of(job: str, restart: int) -> int:
-    """Where no batch script has looked for one: the same on every rank without asking, another one at each restart,
-    since the last attempt may not be gone yet.
+    """The port where the batch script has set none: equal on every rank, and another at each restart, because the last
+    attempt may still hold its port.
 
     >>> port_of("12_3", 0) == port_of("12_3", 0), port_of("12_3", 0) == port_of("12_3", 1)
     (True, False)

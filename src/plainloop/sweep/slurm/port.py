@@ -1,4 +1,4 @@
-"""A port where the ranks can meet. The batch script runs this on the job's first node, where rank 0 will listen."""
+"""Prints a free port for the ranks' rendezvous. The batch script runs this on the first node, where rank 0 listens."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import random
 import socket
 from collections.abc import Sequence
 
-# Below Linux' ephemeral ports (32768 and up), which outgoing connections may hold.
+# Below the ephemeral ports of Linux (32768 and up), which outgoing connections may use.
 PORTS = range(20000, 32000)
 TRIES = 100
 
 
 def free_port(ports: Sequence[int] = PORTS) -> int | None:
-    """One that nobody listens on now; at random, so that jobs which start together do not choose the same."""
+    """A port that nobody listens on; random, so that jobs which start together do not choose the same one."""
     for port in random.SystemRandom().sample(ports, min(TRIES, len(ports))):
         try:
             socket.create_server(("", port)).close()

@@ -1,4 +1,4 @@
-"""What can be known of a Slurm job before it is submitted: do tasks and devices match, can the site run it."""
+"""Checks a Slurm job before it is submitted: do tasks and devices match, can the site run it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAST = {
 
 
 def shape_problems(parameters: Mapping[str, Any], *, devices: Any, device: str) -> Iterator[Problem]:
-    """One task is one rank, and each rank on a GPU has its own.
+    """Whether each rank has one task, and each rank on a GPU one GPU.
 
     Args:
         parameters: the launcher's keys.
@@ -59,34 +59,33 @@ def shape_problems(parameters: Mapping[str, Any], *, devices: Any, device: str) 
 
 
 def limit_problems(parameters: Mapping[str, Any]) -> Iterator[Problem]:
-    """Time above the partition's limit: sbatch takes it all the same, and the job pends for ever. Asks Slurm."""
-    there = client.partitions()
-    named = parameters["partition"]
-    asked = named.split(",") if named else [name for name, row in there.items() if row.get("Default") == "YES"]
-    unknown = [name for name in asked if name not in there]
+    """A time above the partition's limit, which sbatch accepts though the job can never start. Asks Slurm."""
+    partitions, given = client.partitions(), parameters["partition"]
+    asked = given.split(",") if given else [name for name, row in partitions.items() if row.get("Default") == "YES"]
+    unknown = [name for name in asked if name not in partitions]
     if unknown:
         yield Problem(
             f"{HERE}.partition",
             "unknown partition",
             ",".join(unknown),
-            ", ".join(sorted(there)),
-            instead=f"{HERE}.partition={(*nearest(unknown[0], there), *sorted(there), '...')[0]}",
+            ", ".join(sorted(partitions)),
+            instead=f"{HERE}.partition={(*nearest(unknown[0], partitions), *sorted(partitions), '...')[0]}",
         )
         return
-    limits = {name: client.minutes(there[name].get("MaxTime", "UNLIMITED")) for name in asked}
+    limits = {name: client.minutes(partitions[name].get("MaxTime", "UNLIMITED")) for name in asked}
     if limits and parameters["timeout_min"] > max(limits.values()):
         most = int(max(limits.values()))
         yield Problem(
             f"{HERE}.timeout_min",
-            f"partition {','.join(asked)} ends jobs after {most} minutes; a job that asks for more pends for ever",
+            f"partition {','.join(asked)} ends jobs after {most} minutes; a job that asks for more never starts",
             str(parameters["timeout_min"]),
-            f"at most {most}: a run that is not done by then comes back by itself",
+            f"at most {most}: a run that is not finished by then is requeued",
             instead=f"{HERE}.timeout_min={most}",
         )
     if parameters["signal_delay_s"] >= 60 * parameters["timeout_min"]:
         yield Problem(
             f"{HERE}.signal_delay_s",
-            "warns before the job has begun",
+            "warns before the job begins",
             str(parameters["signal_delay_s"]),
             f"well below {60 * parameters['timeout_min']} s, which is {HERE}.timeout_min",
             instead=f"{HERE}.signal_delay_s={min(120, 20 * parameters['timeout_min'])}",
@@ -94,7 +93,7 @@ def limit_problems(parameters: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def key_problems(parameters: Mapping[str, Any], *, known: Iterable[str]) -> Iterator[Problem]:
-    """Keys that were added with a + and mean nothing here."""
+    """Keys that were added with a + and that the launcher does not have."""
     names = set(known)
     for key in [key for key in parameters if key not in names and not key.startswith("_")]:
         near = [f"{HERE}.{name}" for name in nearest(key, names)]
@@ -110,7 +109,7 @@ def key_problems(parameters: Mapping[str, Any], *, known: Iterable[str]) -> Iter
 
 
 def number_problems(parameters: Mapping[str, Any]) -> Iterator[Problem]:
-    """Counts and times that no machine has; sbatch, or submitit after it, would choke on some of them."""
+    """Counts and times that are too small; sbatch or submitit would fail with some of them."""
     for key, least in LEAST.items():
         value = parameters.get(key)
         if value is not None and value < least:
@@ -120,7 +119,7 @@ def number_problems(parameters: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def folder_problems(folder: Path) -> Iterator[Problem]:
-    """Slurm would write the logs elsewhere: in their names % and \\ mean something to it."""
+    """Whether Slurm would write the logs elsewhere: % and \\ have a meaning in their names."""
     if any(sign in str(folder) for sign in "%\\\n"):
         what = "holds % or \\ or a line break, which Slurm does not take literally in the names of logs"
         fix = f"hydra.sweep.dir={re.sub(r'[^A-Za-z0-9_./-]+', '-', str(folder.parent))}"
@@ -128,7 +127,7 @@ def folder_problems(folder: Path) -> Iterator[Problem]:
 
 
 def refusal(text: str, parameters: Mapping[str, Any]) -> Problem:
-    """What sbatch says to a job that it would not take, with the key to change.
+    """The problem that sbatch's refusal describes, with the key to change.
 
     >>> refusal("Invalid account or account/partition combination specified", {}).key
     'hydra.launcher.account'
@@ -150,7 +149,7 @@ def refusal(text: str, parameters: Mapping[str, Any]) -> Problem:
     )
 
 
-# What sbatch says, the key that it is about, and what helps.
+# What sbatch says, the key that it is about, and what to type.
 _REMEDIES = (
     ("account", "account", f"{HERE}.account=<account>; yours are listed by: sacctmgr show associations user=$USER"),
     ("partition", "partition", f"{HERE}.partition=<partition>; they are listed by: sinfo -s"),

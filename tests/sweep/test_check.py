@@ -20,8 +20,8 @@ def test_jobs_are_the_product_of_all_lists_the_last_one_fastest() -> None:
     assert [job.overrides for job in found.jobs] == [
         (f"optimizer={name}", f"seed={seed}") for name in ("sgd", "adamw") for seed in range(3)
     ]
-    assert [job.checked.config["seed"] for job in found.jobs] == [0, 1, 2, 0, 1, 2]
-    assert found.jobs[0].checked.config["optimizer"]["_target_"] == "torch.optim.SGD"
+    assert [job.config["seed"] for job in found.jobs] == [0, 1, 2, 0, 1, 2]
+    assert found.jobs[0].config["optimizer"]["_target_"] == "torch.optim.SGD"
     assert [job.folder.name for job in found.jobs] == ["0", "1", "2", "3", "4", "5"]
 
 
@@ -151,8 +151,8 @@ def test_options_that_a_pattern_finds_are_swept() -> None:
 
 def test_a_job_that_is_there_twice_is_a_warning() -> None:
     found = check_sweep(COMPOSER, ["seed=1,2,1"])
-    assert "jobs 0 and 2 of this sweep are the same: seed=1" in found.jobs[2].checked.warnings
-    assert not any("the same" in text for text in found.jobs[1].checked.warnings)
+    same = [text for text in found.warnings if "the same" in text]
+    assert same == ["jobs 0 and 2 of this sweep are the same: seed=1"]
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,9 @@ def test_a_search_space_is_part_of_the_sweep(tmp_path) -> None:
         "# @package _global_\nhydra:\n  sweeper:\n    params:\n      optimizer.lr: 0.1,0.2\n      seed: range(0,2)\n"
     )
     found = check_sweep(Composer(ROOT / "conf", extra_dir=tmp_path), ["search=lr"])
-    assert [job.checked.config["optimizer"]["lr"] for job in found.jobs] == [0.1, 0.1, 0.2, 0.2]
+    assert [job.config["optimizer"]["lr"] for job in found.jobs] == [0.1, 0.1, 0.2, 0.2]
 
 
 def test_batch_sizes_per_device_can_be_swept() -> None:
     found = check_sweep(COMPOSER, ["++data.batch_size_per_device=8,16"])
-    assert [job.checked.config["data"]["batch_size"] for job in found.jobs] == [8, 16]
+    assert [job.config["data"]["batch_size"] for job in found.jobs] == [8, 16]
