@@ -11,7 +11,6 @@ import logging
 import os
 import sys
 import traceback
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -36,8 +35,6 @@ from plainloop.config.explain.suggest import as_override
 from plainloop.distributed import ranks
 from plainloop.distributed.failures import RankFailed
 from plainloop.errors import LostPeer, Preempted, RunError
-from plainloop.loggers.screen import working
-from plainloop.run_dir.journal import end_in_log_file
 from plainloop.run_dir.status import command_to_continue
 from plainloop.sweep.check import check_sweep, unreadable
 from plainloop.system import storage
@@ -94,10 +91,9 @@ def register_launchers(conf_dir: Path) -> None:
 def start_run(command: Command, composer: Composer) -> int:
     config, origin, folder, problems = compose_run(command, composer)
     resume = config.get("resume")
-    if not problems and not config.check and config.get("resume_step") is None and resuming.is_finished(folder, config):
+    if not problems and not config.check and resuming.is_finished(folder, config):
         return print_finished(folder)
-    with working("checking"):
-        checked = check(config, origin=origin, folder=folder, known=problems)
+    checked = check(config, origin=origin, folder=folder, known=problems)
     if checked.config["check"]:
         print_once(str(checked.plan))
         return 0
@@ -150,9 +146,6 @@ def compose_run(command: Command, composer: Composer) -> tuple[DictConfig, Origi
         raise invalid_run(problems, overrides)
     if wrong := unreadable(config, ("hydra.run.dir", "hydra.job.name", "resume")):
         raise invalid_run([*problems, *wrong], overrides)
-    if config.get("resume_step") is not None and saved is None:
-        line = f"resume=<run dir> resume_step={config.resume_step}"
-        problems.append(Problem("resume_step", "is a step of a run, and none is given", instead=line))
     HydraConfig.instance().set_config(config)
     folder = saved or Path(str(config.hydra.run.dir))
     if resuming.has_checkpoints(folder):
@@ -208,8 +201,7 @@ def train(config: dict[str, Any], folder: Path | None) -> int:
     from plainloop.run.launch import start
 
     try:
-        with end_in_log_file(folder, config["plugins"]) if folder else nullcontext():
-            summary = start(config | {"resume": None, "check": False}, folder)
+        summary = start(config | {"resume": None, "check": False}, folder)
     except RunError as error:
         return print_error(error)
     if folder is not None:
