@@ -31,7 +31,7 @@ class Resident:
         self.model = copy.deepcopy(loop.state.model)
         self.optimizer = type(loop.state.optimizer)(self.model.parameters(), **loop.state.optimizer.defaults)
         batch = next(iter(trainer.data.train_batches(0, 1, seed=0)))
-        batch = trainer.normalize(trainer.prepare(to_device(trainer.device, batch)))
+        batch = trainer.normalize(trainer.prepare(to_device(batch, trainer.device)))
         self.image, self.label = batch["image"], batch["label"]
         self.autocast = trainer.autocast
 
