@@ -13,8 +13,8 @@ import pytest
 from plainloop.config.explain import other_codes
 from tests.harness.commands import COMPOSER, ROOT, problems
 
-OPTIMIZERS = ("sgd", "rmsprop", "adam", "adadelta", "adamw", "lamb", "lion", "muon")
-SCHEDULERS = (
+OPTIMIZERS = ["sgd", "rmsprop", "adam", "nadam", "adagrad", "adadelta", "adamw", "lamb", "lion", "muon"]
+SCHEDULES = [
     "constant",
     "step",
     "polynomial",
@@ -24,7 +24,7 @@ SCHEDULERS = (
     "linear",
     "onecycle",
     "cyclic",
-)
+]
 MODELS = ("tiny", "resnet20", "resnet32", "resnet18", "mobilenetv3_small_100", "efficientnet_b0")
 
 _VALUES = """
@@ -69,8 +69,8 @@ PAIRS = (
 RIGHT = [
     *(
         [f"optimizer={a}", f"scheduler={b}"]
-        for a, b in itertools.product(OPTIMIZERS, SCHEDULERS)
-        if a != "adadelta" or b not in ("onecycle", "cyclic")  # which has no momentum to cycle
+        for a, b in itertools.product(OPTIMIZERS, SCHEDULES)
+        if a not in ("adadelta", "adagrad") or b not in ("onecycle", "cyclic")  # which has no momentum to cycle
     ),
     *([f"model={a}", f"optimizer={b}"] for a, b in itertools.product(MODELS, ("sgd", "adamw"))),
     *([text] for text in VALUES),
@@ -139,18 +139,9 @@ WRONG = [*([text] for text in _WRONG.split()), *(text.split() for text in WRONG_
 WRONG += [[f"{name}=7"] for name in list(other_codes.keys())[:30]]
 
 
-def test_there_are_enough_of_them() -> None:
-    assert len({tuple(typed) for typed in RIGHT}) >= 200
-    assert len({tuple(typed) for typed in WRONG}) >= 150
-
-
-def refused(commands: list[list[str]]) -> list[list[str]]:
-    return [typed for typed in commands if problems(*typed)]
-
-
 def test_some_that_are_wrong_are_refused_and_some_that_are_right_are_not() -> None:
-    assert refused(RIGHT[::25]) == []
-    assert refused(WRONG[::12]) == WRONG[::12]
+    assert [typed for typed in RIGHT[::25] if problems(*typed)] == []
+    assert [typed for typed in WRONG[::12] if not problems(*typed)] == []
 
 
 ALL = """

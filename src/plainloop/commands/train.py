@@ -146,6 +146,9 @@ def compose_run(command: Command, composer: Composer) -> tuple[DictConfig, Origi
         raise invalid_run(problems, overrides)
     if wrong := unreadable(config, ("hydra.run.dir", "hydra.job.name", "resume")):
         raise invalid_run([*problems, *wrong], overrides)
+    if config.get("resume_step") is not None and saved is None:
+        line = f"resume=<run dir> resume_step={config.resume_step}"
+        problems.append(Problem("resume_step", "is a step of a run, and none is given", instead=line))
     HydraConfig.instance().set_config(config)
     folder = saved or Path(str(config.hydra.run.dir))
     if resuming.has_checkpoints(folder):
