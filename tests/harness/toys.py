@@ -86,6 +86,9 @@ class Memory:
         self.best: list[int] = []
         self.bad: list[tuple[int, float, list[int]]] = []
 
+    def evaluating(self, split: str, rows: int) -> None:
+        pass
+
     def advance(self, step: int) -> None:
         pass
 

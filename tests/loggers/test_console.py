@@ -25,22 +25,27 @@ root = logging.getLogger()
 root.setLevel(logging.INFO)
 for handler in (logging.StreamHandler(sys.stdout), logging.FileHandler(sys.argv[1])):
     root.addHandler(handler)
-console = Console(total_steps=300, steps_per_epoch=100, batch_size=100)
-console.start(Path("."), {}, 0)
+console = Console(total_steps=300, steps_per_epoch=100, batch_size=100, num_val=45).__enter__()
+if sys.argv[2] == "loading":
+    time.sleep(0.3)
+    sys.exit()
 for step in range(1, 301):
     time.sleep(0.002)
     console.advance(step)
     if step % 50 == 0:
         row = {"epoch": step / 100, "train/loss": 1 / step, "train/top1": 0.5, "train/lr": 0.001}
         row |= {"val/loss": 0.5, "val/top1": step / 400} if step % 100 == 0 else {}
+        for _ in range(5 if step == 300 else 0):
+            time.sleep(0.26)
+            console.evaluating("val", 9)
         console.log(step, row | {"time/images_per_s": 12345.0}, best=step == 200)
     if step == 120:
         logging.getLogger("plainloop").warning("the disk is nearly full")
         print("a line that somebody prints")
 if sys.argv[2] == "raise":
     raise RuntimeError("it broke")
-console.finish({})
-console.finish({})
+console.finish()
+console.finish()
 root.info("the end")
 """
 
@@ -98,10 +103,8 @@ def test_every_row_is_in_the_log_file_once(terminal, tmp_path):
 
 
 def test_a_terminal_gets_a_bar_with_what_one_watches(tmp_path):
-    seen = visible(on_a_terminal(tmp_path / "train.log"))
-    assert re.search(
-        r"━+[╺╸]?━* \d+/300  left 0:0\d  loss 0.0\d+  val 0.\d{4}  lr 0.0010  12.3k img/s", seen.replace("\r", "")
-    )
+    seen = visible(on_a_terminal(tmp_path / "train.log")).replace("\r", "")
+    assert re.search(r"training ━+[╺╸]?━* \d+/300  left 0:0\d  loss 0.0\d+  val 0.\d{4}  12.3k img/s", seen)
 
 
 def test_a_terminal_keeps_evaluations_and_what_others_print_above_the_bar(tmp_path):
@@ -121,6 +124,13 @@ def test_the_cursor_comes_back_also_when_the_run_fails(how, tmp_path):
     received = on_a_terminal(tmp_path / "train.log", how=how)
     assert received.count("\x1b[?25l") >= 1
     assert received.rfind("\x1b[?25h") > received.rfind("\x1b[?25l")
+
+
+def test_the_bar_says_what_is_being_done(tmp_path):
+    received = visible(on_a_terminal(tmp_path / "train.log"))
+    shown = dict.fromkeys(re.findall(r"evaluating val \d/\d", received))
+    assert list(shown) == [f"evaluating val {n}/5" for n in range(1, 6)]
+    assert "loading" in visible(on_a_terminal(tmp_path / "train.log", how="loading"))
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
@@ -143,7 +153,6 @@ def test_handlers_are_as_before_after_the_bar(tmp_path):
 def test_time_left_is_counted_from_the_end_of_the_first_step(caplog):
     now = [0.0]
     console = Console(total_steps=101, steps_per_epoch=10, batch_size=10, clock=lambda: now[0])
-    console.start(Path("."), {}, 0)
     now[0] = 60.0  # the first step compiles for a minute
     console.advance(1)
     now[0] = 70.0
@@ -153,9 +162,35 @@ def test_time_left_is_counted_from_the_end_of_the_first_step(caplog):
     assert caplog.messages == ["step  11/101  loss 1.00  left 1:30"]
 
 
+def test_where_there_is_no_bar_silence_ends_after_thirty_seconds(caplog):
+    now = [0.0]
+    console = Console(total_steps=900, steps_per_epoch=100, batch_size=10, num_val=20, clock=lambda: now[0])
+    with caplog.at_level(logging.INFO, "plainloop"):
+        for step in range(1, 101):
+            now[0] += 1.0
+            console.advance(step)
+        for _ in range(10):
+            now[0] += 10.0
+            console.evaluating("val", 2)
+    assert caplog.messages == [
+        *(f"step {step:>3}/900  training  left {left}" for step, left in ((30, "14:30"), (60, "14:00"), (90, "13:30"))),
+        *(f"step 100/900  evaluating val {n}/10" for n in (2, 5, 8)),
+    ]
+
+
+@pytest.mark.parametrize("redirected", ["", "2>&1"])
+def test_a_pipe_that_nobody_reads_any_more_spoils_nothing(redirected, tmp_path):
+    """As `| head -1`."""
+    command = f'set -o pipefail; "$0" -c "$1" train.log finish {redirected} | head -1'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, RUN], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert (len(done.stdout.splitlines()), done.stderr) == (1, "")
+    assert (tmp_path / "train.log").read_text().endswith("the end\n")
+
+
 def test_a_step_costs_under_five_microseconds():
     console = Console(total_steps=10**6, steps_per_epoch=10, batch_size=10)
-    console.start(Path("."), {}, 0)
     best = 1.0
     for _ in range(50):
         since = time.perf_counter()

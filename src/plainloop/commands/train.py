@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -35,6 +36,8 @@ from plainloop.config.explain.suggest import as_override
 from plainloop.distributed import ranks
 from plainloop.distributed.failures import RankFailed
 from plainloop.errors import LostPeer, Preempted, RunError
+from plainloop.loggers.screen import working
+from plainloop.run_dir.journal import end_in_log_file
 from plainloop.run_dir.status import command_to_continue
 from plainloop.sweep.check import check_sweep, unreadable
 from plainloop.system import storage
@@ -91,9 +94,10 @@ def register_launchers(conf_dir: Path) -> None:
 def start_run(command: Command, composer: Composer) -> int:
     config, origin, folder, problems = compose_run(command, composer)
     resume = config.get("resume")
-    if not problems and not config.check and resuming.is_finished(folder, config):
+    if not problems and not config.check and config.get("resume_step") is None and resuming.is_finished(folder, config):
         return print_finished(folder)
-    checked = check(config, origin=origin, folder=folder, known=problems)
+    with working("checking"):
+        checked = check(config, origin=origin, folder=folder, known=problems)
     if checked.config["check"]:
         print_once(str(checked.plan))
         return 0
@@ -204,7 +208,8 @@ def train(config: dict[str, Any], folder: Path | None) -> int:
     from plainloop.run.launch import start
 
     try:
-        summary = start(config | {"resume": None, "check": False}, folder)
+        with end_in_log_file(folder, config["plugins"]) if folder else nullcontext():
+            summary = start(config | {"resume": None, "check": False}, folder)
     except RunError as error:
         return print_error(error)
     if folder is not None:

@@ -131,7 +131,5 @@ def build_state(
 
 
 def build_loggers(config: Mapping[str, Any], make: Make) -> list[Logger]:
-    """metrics.jsonl always, then what the config names."""
-    from plainloop.loggers.jsonl import Jsonl
-
-    return [Jsonl(), *(make(f"logger.{name}") for name in config.get("logger") or {} if name != "jsonl")]
+    """Those that the config names; the recorder itself writes metrics.jsonl and the lines on the console."""
+    return [make(f"logger.{name}") for name in config.get("logger") or {} if name != "jsonl"]

@@ -1,27 +1,32 @@
-"""What a person sees while a run trains: a progress bar on a terminal, plain lines elsewhere."""
+"""What a user sees while a run trains: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import atexit
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from plainloop.loggers.numbers import digits, duration, score, speed
-from plainloop.loggers.terminal import Bar, is_terminal
+from plainloop.loggers.numbers import amount, digits, duration, score
+from plainloop.loggers.screen import ignore_closed_screen, is_terminal
+from plainloop.loggers.terminal import Bar
 
 log = logging.getLogger("plainloop")
 
 REDRAW_S = 0.25  # a drawing takes about a millisecond
+TRAINING = "training"
+SILENCE_S = 30.0  # without a line where there is no bar
 
 
 class Console:
-    """Sends every row to the logger "plainloop" as one plain line; its handlers write to train.log and standard output.
+    """Sends each row as one plain line to the logger "plainloop", whose handlers write to train.log and the screen.
 
-    Where standard output is a terminal, a bar shows the rows there instead, and the lines of evaluations stay above it.
-    `batch_size` is global; `monitor` is the metric, without its split, that decides the best checkpoint.
+    On a terminal, a bar shows the rows instead, and only the lines of evaluations are printed, above the bar.
+    `batch_size` is global; `num_val` is the number of validation samples; `monitor` is the metric to show, without
+    its split.
     """
 
     def __init__(
@@ -30,64 +35,94 @@ class Console:
         total_steps: int,
         steps_per_epoch: int,
         batch_size: int,
+        num_val: int = 0,
         monitor: str = "top1",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
-        self._monitor = monitor
+        self._num_val = num_val
+        self.monitor = monitor
         self._clock = clock
         self._bar: Bar | None = None
         self._began: tuple[float, int] | None = None
         self._redraw_at = 0.0
+        self._line_at = clock()
         self._shown: dict[str, float] = {}
+        self._step = 0
+        self._evaluation = ("", 0)  # split, batches done
 
-    def start(self, folder: Path, config: Mapping[str, Any], step: int) -> None:
+    def __enter__(self) -> Console:
+        ignore_closed_screen()
         if is_terminal():
-            self._bar = Bar(self._total, step)
-            atexit.register(self.finish, {})  # whatever ends the process, the cursor comes back
+            self._bar = Bar(self._total)
+            atexit.register(self.finish)  # whatever ends the process, the cursor comes back
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finish()
 
     def advance(self, step: int) -> None:
         """To be called after every step: looks at the clock, draws now and then, and never waits for the device."""
         now = self._clock()
         if now < self._redraw_at:
             return
-        self._redraw_at = now + REDRAW_S
         if self._began is None:
             self._began = now, step  # the first step compiles and warms up; the pace is counted from its end
-        self._draw(step, now)
+        self._show(step, TRAINING, now)
+
+    def evaluating(self, split: str, rows: int) -> None:
+        """To be called for every batch of an evaluation; `rows` is the number of its samples on all ranks."""
+        done = self._evaluation[1] + 1 if self._evaluation[0] == split else 1
+        self._evaluation = split, done
+        now = self._clock()
+        if now >= self._redraw_at:
+            total = f"/{max(done, math.ceil(self._num_val / rows))}" if split == "val" and self._num_val else ""
+            self._show(self._step, f"evaluating {split} {done}{total}", now)
 
     def log(self, step: int, scalars: Mapping[str, float], *, best: bool = False) -> None:
         """`best` marks an evaluation better than all before it."""
         now = self._clock()
+        self._evaluation = "", 0
         self._shown |= scalars
-        place = f"step {step:>{len(str(self._total))}}/{self._total}"
         pace = self._pace(step, now)
         left = [f"left {self._left(step, pace)}"] if pace else []
         mark = ["new best"] if best else []
-        log.info("  ".join([place, *row_fields(scalars, monitor=self._monitor), *left, *mark]), extra={"row": True})
+        fields = [self._place(step), *row_fields(scalars, monitor=self.monitor), *left, *mark]
+        log.info("  ".join(fields), extra={"row": True})
+        self._line_at = now
         if self._bar and any(key.startswith("val/") for key in scalars):
             evaluation = {key: scalars[key] for key in scalars if key.startswith(("epoch", "train/loss", "val/"))}
-            self._bar.keep("  ".join([place, *row_fields(evaluation, monitor=self._monitor), *mark]), bold=best)
-        self._draw(step, now)
+            fields = [self._place(step), *row_fields(evaluation, monitor=self.monitor), *mark]
+            self._bar.keep("  ".join(fields), bold=best)
+        self._show(step, TRAINING, now)
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Takes the bar away. May be called twice, and before a failure is reported, or the bar hides the message."""
+    def finish(self) -> None:
+        """Removes the bar. May be called twice; it must be called before a failure is printed, which the bar hides."""
         if self._bar:
             self._bar.close()
             self._bar = None
             atexit.unregister(self.finish)
 
-    def _draw(self, step: int, now: float) -> None:
-        if not self._bar:
-            return
+    def _show(self, step: int, label: str, now: float) -> None:
+        """Draws the bar; where there is none, logs a line after a long silence."""
+        self._redraw_at = now + REDRAW_S
+        self._step = step
         pace = self._pace(step, now)
-        shown = self._shown | {"epoch": step / self._steps_per_epoch}
-        if pace:
-            shown.setdefault("time/images_per_s", pace * self._batch_size)
         left = [f"left {self._left(step, pace)}"] if pace else []
-        self._bar.move(step, [f"{step}/{self._total}", *left, *bar_fields(shown, monitor=self._monitor)])
+        if self._bar:
+            shown = self._shown | {"epoch": step / self._steps_per_epoch}
+            if pace:
+                shown.setdefault("time/images_per_s", pace * self._batch_size)
+            fields = [f"{step}/{self._total}", *left, *bar_fields(shown, monitor=self.monitor)]
+            self._bar.move(step, label, fields)
+        elif now - self._line_at >= SILENCE_S:
+            self._line_at = now
+            log.info("  ".join([self._place(step), label, *(left if label == TRAINING else ())]))
+
+    def _place(self, step: int) -> str:
+        return f"step {step:>{len(str(self._total))}}/{self._total}"
 
     def _left(self, step: int, pace: float) -> str:
         return duration((self._total - step) / pace)
@@ -100,7 +135,7 @@ class Console:
 
 
 def row_fields(scalars: Mapping[str, float], *, monitor: str) -> list[str]:
-    """What of a row a person follows, in a fixed order.
+    """The part of a row that a user watches, in a fixed order.
 
     >>> row = {"epoch": 9.1, "train/loss": 0.1234, "train/lr": 0.001, "val/top1": 0.981, "time/images_per_s": 12345.0}
     >>> "  ".join(row_fields(row, monitor="top1"))
@@ -113,7 +148,7 @@ def row_fields(scalars: Mapping[str, float], *, monitor: str) -> list[str]:
         "val/loss": lambda value: f"val loss {digits(value)}",
         f"val/{monitor}": lambda value: f"val {monitor} {score(value)}",
         "train/lr": lambda value: f"lr {digits(value, num=2)}",
-        "time/images_per_s": lambda value: f"{speed(value)} img/s",
+        "time/images_per_s": lambda value: f"{amount(value)} img/s",
     }
     return [form(scalars[key]) for key, form in shown.items() if key in scalars]
 
@@ -125,7 +160,7 @@ def bar_fields(scalars: Mapping[str, float], *, monitor: str) -> list[str]:
     ['loss 0.123', 'top1 0.9500', 'lr 0.0010', 'ep 9.1']
     """
     accuracy = f"val/{monitor}" if f"val/{monitor}" in scalars else f"train/{monitor}"
-    order = ("train/loss", accuracy, "train/lr", "time/images_per_s", "epoch")
+    order = ("train/loss", accuracy, "time/images_per_s", "train/lr", "epoch")
     one_by_one = [row_fields({key: scalars[key]}, monitor=monitor)[0] for key in order if key in scalars]
     return [field.replace(f"val {monitor}", "val") for field in one_by_one]
 
@@ -136,10 +171,16 @@ def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
     >>> best = {"metric": "val/top1", "value": 0.9861, "step": 1700}
     >>> closing_lines({"steps": 1760, "seconds": 18.4, "images_per_s": 12345.0, "best": best}, Path("outputs/digits/1"))
     ['1760 steps in 0:18, 12.3k img/s', 'best val/top1 0.9861 after step 1700', 'run: outputs/digits/1']
+    >>> closing_lines({"steps": 88, "seconds": 1, "stopped_early": "no better val/top1 for 3 evaluations"}, Path("a"))[
+    ...     1
+    ... ]
+    'stopped early: no better val/top1 for 3 evaluations'
     """
     lines = [f"{summary['steps']} steps in {duration(summary['seconds'])}"]
     if summary.get("images_per_s"):
-        lines[0] += f", {speed(summary['images_per_s'])} img/s"
+        lines[0] += f", {amount(summary['images_per_s'])} img/s"
+    if summary.get("stopped_early"):
+        lines.append(f"stopped early: {summary['stopped_early']}")
     best = summary.get("best")
     if best and best.get("value") is not None:
         lines.append(f"best {best['metric']} {score(best['value'])} after step {best['step']}")

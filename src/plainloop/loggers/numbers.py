@@ -29,17 +29,18 @@ def score(value: float) -> str:
     return f"{value:.4f}" if abs(value) <= 1 else digits(value)
 
 
-def speed(per_second: float) -> str:
-    """
-    >>> speed(950.2), speed(12_345), speed(1.5e6), speed(0.25)
+def amount(value: float) -> str:
+    """Counts, and images per second.
+
+    >>> amount(950.2), amount(12_345), amount(1.5e6), amount(0.25)
     ('950', '12.3k', '1.5M', '0.25')
     """
-    if not math.isfinite(per_second):
-        return f"{per_second:g}"
-    for unit, scale in (("M", 1e6), ("k", 1e3)):
-        if per_second >= scale:
-            return f"{per_second / scale:.1f}{unit}"
-    return f"{per_second:.0f}" if per_second >= 10 else f"{per_second:.2g}"
+    if not math.isfinite(value):
+        return f"{value:g}"
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.1f}{unit}"
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import netrc
 import os
+import shlex
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,9 +45,8 @@ class Wandb:
     Rows that wandb has from an earlier attempt are not sent twice, and those that it lost are sent from metrics.jsonl.
     If wandb's helper process ends, training goes on, and the next attempt sends what is missing.
 
-    `mode=auto` is online where there is a key (WANDB_API_KEY, WANDB_IDENTITY_TOKEN_FILE or netrc) and WANDB_MODE does
-    not object, else offline; then `wandb sync <run dir>/wandb/offline-run-*` sends it later. `entity=None` is the
-    account's own.
+    `mode=auto` is offline where there is no key (WANDB_API_KEY, WANDB_IDENTITY_TOKEN_FILE or netrc) or WANDB_MODE
+    says so; the end of the run shows the command that sends it later. `entity=None` is the account's own.
     """
 
     def __init__(
@@ -65,13 +65,14 @@ class Wandb:
         self._newest = -1  # step of the newest row that wandb has
 
     def start(self, folder: Path, config: Mapping[str, Any], step: int) -> None:
-        """Continues or begins the run. Raises BadConfig when wandb refuses it, for want of a key or of a network."""
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # crash reports would send our variables
+        """Continues or begins the run. Raises BadConfig when wandb refuses it: no key, or no network."""
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its crash reports would contain our variables
         import wandb
 
+        self._folder = folder
         mode = _mode() if self._mode == "auto" else self._mode
         try:
-            with signals_blocked():  # wandb's helper process starts with signals blocked until it has its own handlers
+            with signals_blocked():  # its helper process inherits that, and survives until it has its own handlers
                 self._run = wandb.init(
                     **self._names,
                     id=_run_id(folder),
@@ -97,8 +98,11 @@ class Wandb:
                 self._run.log(dict(scalars), step=step, commit=True)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Waits until wandb has everything."""
+        """Waits until wandb has everything. Says where an offline run is and how to send it."""
         if self._run:
+            if self._run.offline:
+                offline = f"{shlex.quote(str(self._folder / 'wandb'))}/offline-run-*"
+                log.info("wandb: offline, no key or no network; to send it, type: wandb sync %s", offline)
             with self._going_on_without():
                 self._run.summary.update(redact_tree(dict(summary)))
                 self._run.finish()
@@ -106,7 +110,7 @@ class Wandb:
 
     @contextmanager
     def _going_on_without(self) -> Iterator[None]:
-        """Stops sending for this attempt if wandb's helper process has ended: a SIGTERM meant for us may end it."""
+        """Stops using wandb in this attempt when its helper process is gone: a SIGTERM to all of us ends it."""
         import wandb
 
         try:
@@ -117,9 +121,9 @@ class Wandb:
 
 
 def check_names(project: str, tags: Sequence[str]) -> None:
-    """Refuses early what wandb.init would refuse after the run directory is made. Raises ValueError."""
+    """Refuses before there is a run directory what wandb.init would refuse later. Raises ValueError."""
     if find_spec("wandb") is None:
-        raise ValueError("the package wandb is not there; install it with pip install wandb, or type logger=jsonl")
+        raise ValueError("the package wandb is not installed; install it with pip install wandb, or type logger=jsonl")
     if not 0 < len(project) <= 128 or set(project) & set(NOT_IN_PROJECTS):
         raise ValueError(
             f"logger.wandb.project={project!r} must have 1 to 128 characters, none of them {' '.join(NOT_IN_PROJECTS)}"

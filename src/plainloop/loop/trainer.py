@@ -35,6 +35,8 @@ class Recorder(Protocol):
 
     def advance(self, step: int) -> None: ...
 
+    def evaluating(self, split: Split, rows: int) -> None: ...
+
     def row(self, step: int, scalars: dict[str, float], *, best: bool) -> None: ...
 
     def save(self, state: TrainState, windows: list[Any], *, best: bool, required: bool) -> None: ...
@@ -188,6 +190,7 @@ class Trainer:
         draws = rng.drawing_from(rng.fold(rng.EVAL, self.seed), self.device)
         with draws, torch.no_grad(), closing_workers(self.data.eval_batches(split)) as batches:
             for batch in batches:
+                self.recorder.evaluating(split, len(batch["index"]) * collectives.world_size())
                 batch = self.normalize(self.prepare(to_device(batch, self.device)))
                 with self.autocast():
                     metrics.update(self.task.predict(model, batch), batch)

@@ -17,6 +17,7 @@ from plainloop.errors import BadConfig
 from plainloop.run import data_files
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.journal import Journal
+from plainloop.run_dir.rewind import go_back, require_step
 from plainloop.run_dir.status import command_to_continue
 from plainloop.system import storage
 
@@ -33,6 +34,11 @@ def take_up(config: Mapping[str, Any], checkpoints: Checkpoints, journal: Journa
     found: str | None = None
     state: dict[str, Any] | None = None
     if journal:
+        if (back := config.get("resume_step")) is not None:
+            require_step(checkpoints, back)
+            settle_config(config, journal, step=back)
+            if discarded := go_back(journal.folder, checkpoints, back):
+                journal.event("went_back", step=back, discarded=str(discarded))
         loaded = checkpoints.newest()
         checkpoints.sweep()
         step = loaded.step if loaded else 0
@@ -49,7 +55,7 @@ def take_up(config: Mapping[str, Any], checkpoints: Checkpoints, journal: Journa
 
 def settle_config(config: Mapping[str, Any], journal: Journal, *, step: int) -> None:
     """Writes config.yaml, or compares the config with the one that is there. Raises BadConfig."""
-    path, kept = journal.folder / "config.yaml", plain(config)
+    path, kept = journal.folder / "config.yaml", plain(config) | {"resume_step": None}  # it is for this start only
     if "allow_changed" in kept["data"]:
         kept["data"]["allow_changed"] = False  # it is for this start only
     if path.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -28,11 +29,13 @@ from plainloop.config.parts import (
 from plainloop.config.settings import CheckpointSettings, TrainerSettings
 from plainloop.contracts import Task
 from plainloop.distributed import collectives, failures, process_group, ranks
+from plainloop.loggers.console import Console
 from plainloop.loop.monitor import Monitor
 from plainloop.loop.normalize import Normalize, to_float
 from plainloop.loop.state import TrainState
 from plainloop.loop.trainer import Trainer
 from plainloop.run import backend
+from plainloop.run.header import device_line, run_lines
 from plainloop.run.resume import take_up
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.journal import Journal, attempt
@@ -41,6 +44,8 @@ from plainloop.run_dir.status import command_to_continue
 from plainloop.system import storage
 from plainloop.system.processes import cpus_per_rank
 from plainloop.system.signals import Preemption
+
+log = logging.getLogger("plainloop")
 
 SAME_NAMES = ("accumulate", "clip_norm", "clip_value", "clip_agc", "log_every", "max_skips")  # in config and loop
 MACS_PER_THREAD = 2_000_000  # of one image; with less to do, threads mostly wait for one another
@@ -67,8 +72,9 @@ def run(config: dict[str, Any], folder: Path | None) -> dict[str, Any]:
             root_cause_in_journal(notes, journal),
             backend.errors_explained(accumulate=args["accumulate"], rank_batch=rank_batch, command=command),
             process_group.lost_peers_named(args["timeout_s"]),
+            console_of(config) if rank == 0 else nullcontext() as console,
         ):
-            return train(config, folder, journal, preemption)
+            return train(config, folder, journal, console, preemption)
 
 
 def share_folder(folder: Path | None) -> tuple[Path, int]:
@@ -92,8 +98,16 @@ def root_cause_in_journal(notes: Path, journal: Journal | None) -> AbstractConte
     return failures.raising_root_cause(notes, rank=0, on_failure=write)
 
 
-def train(config: dict[str, Any], folder: Path, journal: Journal | None, preemption: Preemption) -> dict[str, Any]:
-    """Builds the parts in order, loads what an earlier attempt saved, and trains. Rank 0 has the journal."""
+def console_of(config: dict[str, Any]) -> Console:
+    clock, num_val = clock_of(config), config["facts"]["num_val"]
+    total, epoch = clock.total_steps, clock.steps_per_epoch
+    return Console(total_steps=total, steps_per_epoch=epoch, batch_size=train_batch_size(config), num_val=num_val)
+
+
+def train(
+    config: dict[str, Any], folder: Path, journal: Journal | None, console: Console | None, preemption: Preemption
+) -> dict[str, Any]:
+    """Builds the parts in order, loads what an earlier attempt saved, and trains. Rank 0 has journal and console."""
     clock = clock_of(config)
     args = settings(TrainerSettings, config["trainer"], clock)
     make = functools.partial(make_part, config, clock)
@@ -101,10 +115,14 @@ def train(config: dict[str, Any], folder: Path, journal: Journal | None, preempt
     saving = config["checkpoint"]
     checkpoints = Checkpoints(folder / "checkpoints", keep_last=saving["keep_last"], save_best=saving["save_best"])
 
+    for line in run_lines(config, folder) if console else ():
+        log.info(line)
     saved = take_up(config, checkpoints, journal)
     if saved:
         config = config | {"init_from": None}  # the checkpoint holds all weights: that file may be gone
     torch.set_num_threads(num_threads(config, folder))
+    if console:
+        log.info(device_line(device))
     task: Task = make("task")
     model = build_model(config, args, device, make)
     state = build_state(config, args, model, device, make)
@@ -112,8 +130,12 @@ def train(config: dict[str, Any], folder: Path, journal: Journal | None, preempt
         state.load_state_dict(saved, rank=collectives.rank(), world_size=collectives.world_size())
 
     recorder: Recorder | Silent = Silent(folder)
-    if journal:
-        recorder = Recorder(config, state, checkpoints, journal, build_loggers(config, make), clock=clock, task=task)
+    if journal and console:
+        console.monitor = saving.get("monitor") or task.monitor
+        total, metric, loggers = clock.total_steps, f"val/{console.monitor}", build_loggers(config, make)
+        recorder = Recorder(
+            config, state, checkpoints, journal, loggers, console=console, total_steps=total, metric=metric
+        )
     trainer, wrapped = build_trainer(config, state, task, recorder=recorder, preemption=preemption)
     with recorder:
         trainer.fit(state, wrapped)

@@ -69,7 +69,7 @@ class Checkpoints:
             )
         self.folder = folder
         self._keep_last = keep_last
-        self._save_best = save_best
+        self.save_best = save_best
         self._serialise, self._parse = serialise, parse
         self._sound: dict[str, str] = {}  # file -> SHA-256 of what this process wrote there or has verified
 
@@ -94,7 +94,7 @@ class Checkpoints:
             final: nothing comes after it.
         """
         data = self._serialise(state)
-        may_be_best = self._save_best and (value is None or math.isfinite(value))
+        may_be_best = self.save_best and (value is None or math.isfinite(value))
         mark = {"metric": metric, "value": value} if best and may_be_best else None
         row = describe(data, step=step, final=final, best=mark)
         path = self.folder / f"step_{step:08d}.pt"

@@ -35,7 +35,6 @@ log = logging.getLogger("plainloop")
 def attempt(folder: Path, plugins: Sequence[str] = ()) -> Iterator[Journal]:
     """Holds the run's lock for the time of the block and writes down how it ended. Rank 0 only.
 
-    What ends the run is also put into its log file; on the screen, the command shows it.
     Raises Locked when another process trains in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,10 +45,8 @@ def attempt(folder: Path, plugins: Sequence[str] = ()) -> Iterator[Journal]:
             yield journal
         except Preempted as stop:
             journal.end("PREEMPTED", reason=stop.reason, hint=again, exit_code=stop.code)
-            log_to_file(logging.INFO, f"{stop}; to continue:\n{again}")
             raise
         except RunError as error:
-            log_to_file(logging.ERROR, f"{error}\nnext: {error.hint}" if error.hint else str(error))
             if isinstance(error, BadConfig) and journal.restore_previous_status():
                 raise
             hint = error.hint or str(error).splitlines()[0]
@@ -57,18 +54,32 @@ def attempt(folder: Path, plugins: Sequence[str] = ()) -> Iterator[Journal]:
             raise
         except KeyboardInterrupt:
             journal.end("CANCELLED", reason="interrupted", hint=again, exit_code=INTERRUPTED)
-            log_to_file(logging.INFO, f"interrupted; to continue:\n{again}")
             raise
         except BaseException as error:
             message = f"{type(error).__name__}: {error}"
             journal.end("FAILED", reason="internal", message=message, hint=message, exit_code=RunError.code)
-            log_to_file(logging.ERROR, "".join(traceback.format_exception(error)).rstrip())
             raise
         journal.end("DONE", **journal.why_done)
 
 
-def log_to_file(level: int, text: str) -> None:
-    """Adds to train.log what is shown on the screen in another way."""
+@contextmanager
+def end_in_log_file(folder: Path, plugins: Sequence[str] = ()) -> Iterator[None]:
+    """Adds to train.log what ends the block; on the screen, the command shows it in its own way."""
+    again = command_to_continue(folder, plugins=plugins)
+    try:
+        yield
+    except (Preempted, KeyboardInterrupt) as stop:
+        _log_to_file(logging.INFO, f"{stop or 'interrupted'}; to continue:\n{again}")
+        raise
+    except RunError as error:
+        _log_to_file(logging.ERROR, f"{error}\nnext: {error.hint}" if error.hint else str(error))
+        raise
+    except BaseException as error:
+        _log_to_file(logging.ERROR, "".join(traceback.format_exception(error)).rstrip())
+        raise
+
+
+def _log_to_file(level: int, text: str) -> None:
     record = log.makeRecord(log.name, level, __file__, 0, redact(text), (), None)
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
@@ -186,7 +197,7 @@ def _attempts_without_progress(rows: list[dict[str, Any]], step: int) -> list[st
     for start in reversed(starts):
         end = ends.get(start["attempt"], {"state": "LOST", "reason": "killed"})
         was_asked = end["state"] in ("PREEMPTED", "CANCELLED", "DONE")
-        if was_asked or end["reason"] == NoProgress.reason or saved > start["step"]:
+        if was_asked or end["reason"] == NoProgress.reason or saved != start["step"]:  # newer, or gone back
             break
         found.insert(0, f"attempt {start['attempt']} {end['reason'] or end['state']}")
         saved = start["step"]

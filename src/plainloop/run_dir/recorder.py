@@ -1,16 +1,15 @@
-"""What a run leaves on disk while it trains: rows, checkpoints, weights, events, a summary. Rank 0's alone."""
+"""What a run leaves on disk while it trains: rows, checkpoints, weights, events, a summary. Rank 0 only."""
 
 from __future__ import annotations
 
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from plainloop.config.durations import Clock, train_batch_size
-from plainloop.contracts import Logger, Task
+from plainloop.contracts import Logger
 from plainloop.errors import CannotWrite, NonFinite
 from plainloop.loggers.console import Console
 from plainloop.loggers.jsonl import Jsonl
@@ -19,14 +18,20 @@ from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.environment import environment, fingerprint, fingerprint_differences
 from plainloop.run_dir.journal import Journal
 from plainloop.run_dir.summary import summarize
-from plainloop.run_dir.weights import save_weights
+from plainloop.run_dir.weights import save_weights, write_weights
 from plainloop.system import storage
 
 log = logging.getLogger("plainloop")
 
 
 class Recorder:
-    """Open for the time of its block; a block that ends well leaves the last weights and summary.json behind."""
+    """Open for the time of its block; a block that ends well leaves the last weights and summary.json behind.
+
+    Args:
+        loggers: those that the config names, beside metrics.jsonl and the console.
+        total_steps: of the whole run.
+        metric: decides the best checkpoint: "val/top1".
+    """
 
     def __init__(
         self,
@@ -36,56 +41,61 @@ class Recorder:
         journal: Journal,
         loggers: Sequence[Logger],
         *,
-        clock: Clock,
-        task: Task,
+        console: Console,
+        total_steps: int,
+        metric: str,
     ) -> None:
         self.folder = journal.folder
         self.config, self.state, self.checkpoints, self.journal = config, state, checkpoints, journal
-        self.total, self.metric = clock.total_steps, f"val/{task.monitor}"
-        self.console = Console(
-            total_steps=clock.total_steps,
-            steps_per_epoch=clock.steps_per_epoch,
-            batch_size=train_batch_size(config),
-            monitor=task.monitor,
-        )
-        self.loggers = [*loggers, self.console]
+        self.metrics, self.console, self.loggers = Jsonl(), console, loggers
+        self.total, self.metric = total_steps, metric
         self.environment = environment()
         self.summary: dict[str, Any] = {}
+        self._open = ExitStack()
 
     def __enter__(self) -> Recorder:
-        self.settle_environment()
-        for logger in self.loggers:
-            logger.start(self.folder, self.config, self.state.reported)
+        self.compare_environment()
+        self.restore_best()
+        with ExitStack() as stack:  # where one cannot start, those before it finish
+            for logger in (self.metrics, *self.loggers):
+                logger.start(self.folder, self.config, self.state.reported)
+                stack.callback(self._finish, logger)
+            self._open = stack.pop_all()
         self.journal.running(self.state.step, self.total)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.console.finish({})  # first: while its bar is up, it hides what else is to be said
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Finishes every logger, whatever fails. What ended the block is raised, not what failed after it."""
+        self.console.finish()  # first: its bar hides what is printed next
         try:
+            with self._open:
+                if error is None:
+                    self.write_last_weights()
+                self.summary = self.summarize()
+                if error is None:
+                    storage.write_json(self.folder / "summary.json", self.summary)
+        except Exception as second:  # of any logger that a user may have written
             if error is None:
-                save_weights(self.state.evaluated, self.folder / "last.safetensors")
-                self.settle_best()
-            self.summary = self.summarize()
-            if error is None:
-                storage.write_json(self.folder / "summary.json", self.summary)
-        finally:
-            for logger in self.loggers:
-                logger.finish(self.summary)
+                raise
+            log.warning("after that, %s: %s", type(second).__name__, second)
+
+    def _finish(self, logger: Logger) -> None:
+        logger.finish(self.summary)
 
     def advance(self, step: int) -> None:
         self.console.advance(step)
 
+    def evaluating(self, split: str, rows: int) -> None:
+        self.console.evaluating(split, rows)
+
     def row(self, step: int, scalars: dict[str, float], *, best: bool) -> None:
-        for logger in self.loggers:
-            if logger is not self.console:
-                logger.log(step, scalars)
+        for logger in (self.metrics, *self.loggers):
+            logger.log(step, scalars)
         self.console.log(step, scalars, best=best)
         self.journal.running(step, self.total)
 
     def save(self, state: TrainState, windows: list[Any], *, best: bool, required: bool) -> None:
-        """The weights that others read go first: a run killed in between writes the same ones again.
+        """Writes best.safetensors before the checkpoint: a run killed in between writes the same weights again.
 
         A save that fails and need not be ends nothing, unless it holds a new best: those weights would be lost.
         """
@@ -95,9 +105,7 @@ class Recorder:
                 hint=f"the last finite checkpoint is in {self.checkpoints.folder}",
             )
         try:
-            for logger in self.loggers:
-                if isinstance(logger, Jsonl):
-                    logger.sync()  # a checkpoint never outlives the rows before it
+            self.metrics.sync()  # so that no checkpoint is newer than its rows, even after a power cut
             if best:
                 save_weights(state.evaluated, self.folder / "best.safetensors")
             path = self.checkpoints.save(
@@ -123,22 +131,36 @@ class Recorder:
             log.warning("step %d: a loss or gradient is not a number; its update was left out (%s)", step, command)
         return command
 
-    def settle_environment(self) -> None:
-        """Writes environment.json at the first start; says what bit-exactness depends on and has changed since."""
+    def compare_environment(self) -> None:
+        """Writes environment.json at the first start; later warns where exact results depend on what has changed."""
         path = self.folder / "environment.json"
-        began = storage.read_json(path)
-        if began is None:
+        first = storage.read_json(path)
+        if first is None:
             storage.write_json(path, self.environment)
             return
-        changed = fingerprint_differences(fingerprint(began), fingerprint(self.environment))
+        changed = fingerprint_differences(fingerprint(first), fingerprint(self.environment))
         if changed:
-            log.warning("not all is as when this run began; the last bits may differ: %s", "; ".join(changed))
+            log.warning("the run began under other conditions, so the last bits may differ: %s", "; ".join(changed))
             self.journal.event("environment_changed", step=self.state.step, changes=changed)
 
-    def settle_best(self) -> None:
-        """Without any evaluation the last weights are the best ones."""
-        if self.state.best is None:
-            save_weights(self.state.evaluated, self.folder / "best.safetensors")
+    def restore_best(self) -> None:
+        """Writes best.safetensors again where it is gone. Without that checkpoint, the next evaluation is the best."""
+        path, step = self.folder / "best.safetensors", self.state.best_step
+        if step is None or not self.checkpoints.save_best or path.is_file():
+            return
+        if (file := self.checkpoints.steps().get(step)) is not None:
+            saved = self.checkpoints.load(file)
+            write_weights(saved["ema"] or saved["model"], path)
+            return
+        log.warning("the weights of the best evaluation, at step %d, are gone; the next evaluation is the best", step)
+        self.state.best = self.state.best_step = None
+
+    def write_last_weights(self) -> None:
+        """Without any evaluation the last weights are also the best."""
+        for name in ("last", *(() if self.state.best is not None else ("best",))):
+            save_weights(self.state.evaluated, self.folder / f"{name}.safetensors")
+        if self.state.stopped_early:
+            self.journal.why_done = {"reason": "early_stop", "message": self.state.stopped_early}
 
     def summarize(self) -> dict[str, Any]:
         best = None
@@ -150,12 +172,13 @@ class Recorder:
             model=self.state.model,
             best=best,
             step=self.state.step,
+            stopped_early=self.state.stopped_early,
             environment=self.environment,
         )
 
 
 class Silent:
-    """What ranks other than 0 have for a recorder."""
+    """The recorder of ranks other than 0: it does nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -164,19 +187,15 @@ class Silent:
     def __enter__(self) -> Silent:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
+    def __exit__(self, *_: object) -> None: ...
 
-    def advance(self, step: int) -> None:
-        pass
+    def advance(self, step: int) -> None: ...
 
-    def row(self, step: int, scalars: dict[str, float], *, best: bool) -> None:
-        pass
+    def evaluating(self, split: str, rows: int) -> None: ...
 
-    def save(self, state: TrainState, windows: list[Any], *, best: bool, required: bool) -> None:
-        pass
+    def row(self, step: int, scalars: dict[str, float], *, best: bool) -> None: ...
+
+    def save(self, state: TrainState, windows: list[Any], *, best: bool, required: bool) -> None: ...
 
     def bad_step(self, step: int, *, lr: float, samples: list[int], skipped: bool) -> str:
         return ""

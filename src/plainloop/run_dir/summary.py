@@ -1,4 +1,4 @@
-"""summary.json: what the run came to."""
+"""summary.json: the results of a run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ def summarize(
     model: nn.Module,
     best: Mapping[str, Any] | None,
     step: int,
+    stopped_early: str,
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Read off metrics.jsonl, so that it covers all attempts: seconds and images/s are of training alone.
+    """Reads metrics.jsonl, so that all attempts count. Seconds and images/s are of training alone.
 
-    `best` is {metric, value, step}, or None where nothing was evaluated.
+    `best` is {metric, value, step}, or None where nothing was evaluated; `stopped_early` says why, or is "".
     """
     rows = read_rows(folder / "metrics.jsonl")
     final: dict[str, Any] = {}
@@ -39,6 +40,7 @@ def summarize(
         "best": dict(best) if best else None,
         "final": final,
         "steps": step,
+        "stopped_early": stopped_early,
         "seconds": round(seconds, 3),
         "images_per_s": round(images / seconds, 1) if seconds else None,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

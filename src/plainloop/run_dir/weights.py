@@ -31,32 +31,37 @@ def save_weights(model: nn.Module, path: Path) -> None:
     Tied weights are written under each of their names, so that a strict `load_state_dict` finds all. Waits for the
     device. Raises CannotWrite; then the old file is in place.
     """
-    tensors = {
+    write_weights(model.state_dict(), path)
+
+
+def write_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """The same for a state dict."""
+    copies = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in model.state_dict().items()
+        for name, tensor in tensors.items()
     }
-    storage.write_whole(path, save(tensors, metadata={"format": "pt"}))
+    storage.write_whole(path, save(copies, metadata={"format": "pt"}))
 
 
 def load_weights(model: nn.Module, source: Path) -> list[str]:
-    """Gives the model the weights of a run or a file; its classifier stays as it is where the classes differ in number.
+    """Loads the weights of a run or a file; the classifier stays new where the number of classes differs.
 
     Args:
         source: a run directory (its best weights, else its last), a .safetensors file, or a file of torch.save with a
-            state dict, bare or inside one of `PLACES`.
+            state dict, bare or under one of the keys `PLACES`.
 
-    Returns the names that were left as initialised, and logs them. Raises ValueError, before anything is changed, when
+    Returns the names that stay as initialised, and logs them. Raises ValueError, before anything is changed, when
     there are no such weights or when any other name or shape differs.
     """
-    path, saved, new_head = fitting(model, source)
-    model.load_state_dict(saved, strict=False)  # whatever is left out is meant to be
+    path, saved, new_head = matching_weights(model, source)
+    model.load_state_dict(saved, strict=False)  # only the new classifier and optional buffers are missing
     if new_head:
         log.info("%s has another number of classes: %s start anew", path, ", ".join(new_head))
     return new_head
 
 
-def fitting(model: nn.Module, source: Path) -> tuple[Path, dict[str, Tensor], list[str]]:
-    """The file, those of its tensors that the model takes, and the names that are left as initialised.
+def matching_weights(model: nn.Module, source: Path) -> tuple[Path, dict[str, Tensor], list[str]]:
+    """The file, those of its tensors that the model takes, and the names that stay as initialised.
 
     The model may be on the meta device; nothing in it is changed. Raises ValueError as `load_weights` does.
     """
@@ -66,7 +71,7 @@ def fitting(model: nn.Module, source: Path) -> tuple[Path, dict[str, Tensor], li
     fill_in_tied(saved, own)
     heads = classifier_names(model)
     new_head = sorted(name for name in heads if is_another_head(name, saved, own))
-    if new_head:  # whole, or not at all: a bias of the old classes says nothing about the new ones
+    if new_head:  # all of the classifier: a bias of the old classes does not fit the new ones
         new_head = sorted(heads)
     saved = {name: tensor for name, tensor in saved.items() if name not in new_head}
     check_names_and_shapes(path, saved, own, but=new_head)
@@ -112,20 +117,20 @@ def without_wrappers(saved: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fill_in_tied(saved: dict[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Adds the names that safetensors.torch.save_model leaves out, because another one has the same tensor."""
-    known = {where(tensor): saved[name] for name, tensor in own.items() if name in saved and tensor.numel()}
+    """Adds the names of tied tensors, of which safetensors.torch.save_model writes one only."""
+    known = {storage_id(tensor): saved[name] for name, tensor in own.items() if name in saved and tensor.numel()}
     for name, tensor in own.items():
-        if name not in saved and tensor.numel() and where(tensor) in known:
-            saved[name] = known[where(tensor)]
+        if name not in saved and tensor.numel() and storage_id(tensor) in known:
+            saved[name] = known[storage_id(tensor)]
 
 
-def where(tensor: Tensor) -> tuple[int, int]:
-    """The same for two tensors that start at the same number, also on the meta device, which has no addresses."""
+def storage_id(tensor: Tensor) -> tuple[int, int]:
+    """Equal for two tensors that start at the same element of one storage; works on the meta device, too."""
     return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
 
 
 def classifier_names(model: nn.Module) -> set[str]:
-    """Keys of the layers that give the classes: those that timm names, else the last linear or convolutional one."""
+    """Keys of the classifier: the layers that timm names, else the last linear or convolutional one."""
     modules = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
     if modules is None:
         layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
@@ -135,7 +140,7 @@ def classifier_names(model: nn.Module) -> set[str]:
 
 
 def is_another_head(name: str, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
-    """Whether only the first dimension differs, which counts the classes."""
+    """Whether the shapes differ in the first dimension only, the number of classes."""
     if name not in saved:
         return False
     there, here = saved[name].shape, own[name].shape

@@ -169,7 +169,7 @@ def _rates(config: Mapping[str, Any], model: Any, make: parts.Make, total_steps:
 
 def _initial_weights(config: Mapping[str, Any], model: Any) -> None:
     if config["init_from"] and model is not None:
-        from plainloop.run_dir.weights import fitting
+        from plainloop.run_dir.weights import matching_weights
 
         with _refusals_of("init_from"):
-            fitting(model, Path(config["init_from"]))
+            matching_weights(model, Path(config["init_from"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ _TIMM_MODEL = "timm.create_model"
 # Reading weights is the run's business; what the arguments mean can be seen without.
 _WEIGHTS = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "weights")
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
+_summaries: dict[str, ModelSummary] = {}
 _SAMPLES = 2  # of the example batch: BatchNorm refuses to learn from one
 
 
@@ -43,9 +45,14 @@ def example_batch(config: Mapping[str, Any]) -> Any:
 
 
 def model_summary(config: Mapping[str, Any]) -> ModelSummary:
-    """The size and the cost of a checked config's model."""
-    context = CheckContext(dict(config), plugins=tuple(config["plugins"]), clock=clock_of(config))
-    return build_on_meta(context)[1]
+    """The size and the cost of a checked config's model. In the process that has checked it, nothing is built again."""
+    if _key(config) not in _summaries:
+        build_on_meta(CheckContext(dict(config), plugins=tuple(config["plugins"]), clock=clock_of(config)))
+    return _summaries.get(_key(config), ModelSummary())
+
+
+def _key(config: Mapping[str, Any]) -> str:
+    return json.dumps([config["model"], config["task"], config["facts"]], default=str)
 
 
 def build_on_meta(context: CheckContext) -> tuple[Any, ModelSummary, Finding | None]:
@@ -64,7 +71,8 @@ def build_on_meta(context: CheckContext) -> tuple[Any, ModelSummary, Finding | N
         return None, ModelSummary(), None if _needs_values(error) else _model_refused(error, context)
     parameters, buffers = (sum(t.numel() for t in tensors) for tensors in (model.parameters(), model.buffers()))
     summary, finding = _forward(model, context)
-    return model, replace(summary, parameters=parameters, buffers=buffers), finding
+    summary = _summaries[_key(context.config)] = replace(summary, parameters=parameters, buffers=buffers)
+    return model, summary, finding
 
 
 def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding | None]:

@@ -1,0 +1,59 @@
+"""Where a run's lines are shown: a terminal, a pipe, or a pipe that nobody reads any more. Nothing heavy here."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+Handler = logging.StreamHandler[TextIO]
+
+
+def is_terminal(stream: TextIO | None = None) -> bool:
+    """Whether lines on the stream (standard output) can be drawn again."""
+    return (stream or sys.stdout).isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def handlers_on_screen() -> list[Handler]:
+    """The handlers that log to standard output or standard error."""
+    handlers = [*logging.getLogger().handlers, *logging.getLogger("plainloop").handlers]
+    return [handler for handler in handlers if type(handler) is logging.StreamHandler]
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+    """Shows `what` on a terminal for the time of the block."""
+    shown = is_terminal(sys.stderr)
+    if shown:
+        sys.stderr.write(f"{what} ...")
+        sys.stderr.flush()
+    try:
+        yield
+    finally:
+        if shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def ignore_closed_screen() -> None:
+    """Makes log lines that nobody can read (`| head -3`, a closed terminal) go nowhere instead of failing."""
+    for handler in handlers_on_screen():
+        if not isinstance(handler.handleError, functools.partial):
+            handler.handleError = functools.partial(_to_nowhere, handler, handler.handleError)  # type: ignore[method-assign]
+
+
+def _to_nowhere(handler: Handler, otherwise: Callable[[logging.LogRecord], None], record: logging.LogRecord) -> None:
+    if not isinstance(sys.exc_info()[1], OSError):
+        otherwise(record)
+        return
+    with contextlib.suppress(OSError, ValueError):  # a stream that is no file
+        closed = os.fstat(handler.stream.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):  # both where they are one pipe: 2>&1
+            if os.path.samestat(os.fstat(descriptor), closed):
+                os.dup2(nowhere, descriptor)
+        os.close(nowhere)
