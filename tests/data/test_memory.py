@@ -6,19 +6,13 @@ import socket
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from plainloop.data.digits import Digits
 from plainloop.data.loaders import Loader, loaders
 from plainloop.data.memory import InMemory
 from plainloop.distributed import process_group
 from plainloop.errors import BadData
-
-
-class NoHostRead(TorchDispatchMode):
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        assert function is not torch.ops.aten._local_scalar_dense.default, "the host reads a value from the device"
-        return function(*args, **(kwargs or {}))
+from tests.harness.tensors import NoHostReads
 
 
 def numbered(num_train=53, num_val=10, *, batch_size=12, train_eval_samples=7):
@@ -73,12 +67,12 @@ def test_the_train_slice_is_the_same_whatever_was_trained_on():
 
 def test_batches_never_wait_for_the_device():
     data = numbered()
-    with NoHostRead():
+    with NoHostReads():
         assert len([*data.train_batches(0, 9, seed=0), *data.eval_batches("val"), *data.eval_batches("train")]) == 11
 
 
 def test_a_read_from_the_device_is_caught():
-    with NoHostRead(), pytest.raises(AssertionError, match="the host reads"):
+    with NoHostReads(), pytest.raises(AssertionError, match="the host reads"):
         next(numbered().train_batches(0, 1, seed=0))["label"].sum().item()
 
 

@@ -22,7 +22,8 @@ from plainloop.tasks.classification import Classification
 from tests.distributed.test_one_process_would_say_the_same import wrap
 from tests.harness import inject, ranks
 from tests.harness.configs import checked
-from tests.harness.toys import CLASSES, Memory, equal, toy_state, toy_trainer
+from tests.harness.tensors import equal
+from tests.harness.toys import CLASSES, Memory, toy_state, toy_trainer
 
 BAD_STEP = 6
 

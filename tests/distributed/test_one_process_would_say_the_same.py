@@ -81,18 +81,6 @@ def test_padding_would_be_noticed(tmp_path: Path) -> None:
     assert {size for size, _ in different(alone, found)} >= {5, 9, 17}
 
 
-def test_ranks_make_equally_many_steps_of_equal_rows() -> None:
-    for world_size in (1, 2, 3, 4):
-        for size in SIZES:
-            for batch_size in range(world_size, size + 1, world_size):
-                places = [Shard(rank, world_size) for rank in range(world_size)]
-                rows = [
-                    sampler.epoch_rows(size, batch_size=batch_size, seed=0, epoch=2, shard=place) for place in places
-                ]
-                alone = sampler.epoch_rows(size, batch_size=batch_size, seed=0, epoch=2, shard=Shard(0, 1))
-                assert np.array_equal(np.concatenate(rows, axis=1), alone)
-
-
 def trainings(world_size: int) -> list[tuple[int, int, int, dict[str, float]]]:
     """(samples, batch size, steps made, last evaluation) of a whole training of every set of 1 to 17 samples in every
     batch size that ranks can share. The rate is 0: weights, and so what is measured, stay what they were."""

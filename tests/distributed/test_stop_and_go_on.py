@@ -6,8 +6,6 @@ import functools
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,8 @@ from plainloop.loop import trainer
 from plainloop.run_dir.status import read_status
 from plainloop.system import storage
 from tests.harness import inject, ranks
-from tests.harness.configs import ROOT, checked
-from tests.harness.runs import differences, remains
+from tests.harness.configs import checked
+from tests.harness.runs import differences, remains, train
 
 RUN = (
     "model.width=4",
@@ -197,16 +195,7 @@ def test_ranks_that_draw_unequally_often_are_exact_after_a_stop(tmp_path: Path, 
 
 def test_a_batch_that_does_not_divide_among_the_ranks_is_refused_with_both_sizes(tmp_path: Path) -> None:
     finish(checked(*RUN, "trainer.duration=1st"), tmp_path / "run")
-    words = [f"resume={tmp_path / 'run'}", "trainer.devices=7", "trainer.duration=9ep"]
-    train = [sys.executable, str(ROOT / "train.py"), *words]
-    refused = subprocess.run(train, capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert refused.returncode == BadConfig.code
-    assert "does not divide by 7 = 7 (ranks; the run began on 2) x 1" in refused.stderr
-    assert "got 120 (global)" in refused.stderr
-
-
-def test_the_batch_size_of_each_device_is_fixed_at_the_first_start(tmp_path: Path) -> None:
-    words = [word for word in RUN if not word.startswith("data.batch_size")]
-    config = checked(*words, "++data.batch_size_per_device=60", "trainer.devices=2")
-    assert config["data"]["batch_size"] == 120
-    assert "batch_size_per_device" not in config["data"]
+    refused = train(tmp_path, "resume=run", "trainer.devices=7", "trainer.duration=9ep")
+    assert refused.code == BadConfig.code
+    assert "does not divide by 7 = 7 (ranks; the run began on 2) x 1" in refused.err
+    assert "got 120 (global)" in refused.err

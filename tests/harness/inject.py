@@ -6,8 +6,6 @@ Most functions return one that does it, for the `prepare` of `runs.start`.
 from __future__ import annotations
 
 import os
-import resource
-import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -29,18 +27,6 @@ def before(kind: type, method: str, act: Callable[..., Any]) -> None:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         act(*args)
         return original(*args, **kwargs)
-
-    setattr(kind, method, wrapper)
-
-
-def after(kind: type, method: str, act: Callable[[], Any]) -> None:
-    """Calls `act` each time after the method."""
-    original = getattr(kind, method)
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        act()
-        return result
 
     setattr(kind, method, wrapper)
 
@@ -74,16 +60,6 @@ def fail(error: BaseException) -> Callable[[], None]:
         raise error
 
     return act
-
-
-def no_space() -> None:
-    """From now on no file of this process may grow beyond a kilobyte."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
-
-
-def space_again() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 PARTS: dict[str, Callable[[TrainState], Iterable[torch.Tensor]]] = {

@@ -7,7 +7,6 @@ import torch
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from plainloop.loop.optim import param_groups
 
@@ -28,19 +27,6 @@ def fill_grads(net, seed=0, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
     for parameter in net.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator).mul_(scale).requires_grad_(False)
-
-
-class NoHostRead(TorchDispatchMode):
-    """Fails when a device value is read by the host."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten._local_scalar_dense.default:
-            raise AssertionError("the host read a tensor")
-        return function(*args, **(kwargs or {}))
-
-
-def same(left, right):
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 def made(name, net, **overrides):

@@ -15,7 +15,7 @@ from plainloop.run.run import run
 from plainloop.run_dir.checkpoints import Checkpoints
 from tests.harness.children import Child, Ended
 from tests.harness.configs import ROOT
-from tests.harness.toys import equal
+from tests.harness.tensors import equal
 
 # Five steps an epoch; the log, a save and the end of an epoch fall on different steps.
 SMALL = (

@@ -20,6 +20,7 @@ from plainloop.loop.trainer import Trainer
 from plainloop.schedule import multistep
 from plainloop.system import rng
 from plainloop.system.signals import Preemption
+from tests.harness.tensors import clone
 
 NUM_TRAIN, NUM_VAL, CLASSES = 45, 13, 3
 
@@ -146,22 +147,3 @@ def toy_trainer(recorder: Any = None, *, steps: int = 12, **settings: Any) -> Tr
     task = (given | settings)["task"]
     monitors = dict.fromkeys(("best_by", "stop_by"), Monitor(task.monitor, task.mode))
     return Trainer(**given | monitors | settings)
-
-
-def clone(tree: Any) -> Any:
-    if isinstance(tree, Tensor):
-        return tree.detach().clone()
-    if isinstance(tree, dict):
-        return {key: clone(value) for key, value in tree.items()}
-    return type(tree)(clone(value) for value in tree) if isinstance(tree, list | tuple) else tree
-
-
-def equal(one: Any, other: Any) -> bool:
-    """Bitwise, through dictionaries and lists."""
-    if isinstance(one, Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)

@@ -1,9 +1,8 @@
-"""The same command again: after storms at start-up, in another place, with nothing left to do."""
+"""The same command again: after kills while a run starts, with other workers, with other threads."""
 
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -20,17 +19,16 @@ from tests.harness.runs import SMALL, differences, files, lines, remains, start,
 RUN = (*SMALL, "hydra.run.dir=run")
 
 
-def storm(folder: Path, kills: int, expected: dict[str, Any], draw: random.Random) -> None:
+def kill_while_starting(folder: Path, kills: int, expected: dict[str, Any], draw: random.Random) -> None:
     """Kills the run again and again while it starts, then lets it finish."""
     assert train(folder, *RUN, prepare=inject.at_step(5, inject.send(signal.SIGTERM))).code == 75
     newest = 0
     for _ in range(kills):
-        life = start(folder, *RUN)
+        run = start(folder, *RUN)
         until = time.monotonic() + draw.uniform(0, 1.2)
-        while time.monotonic() < until and not life.has_ended():
-            time.sleep(0.005)
-        life.kill(draw.choice((signal.SIGKILL, signal.SIGTERM)))
-        assert life.wait().code in (-9, -15, 75, 72, 0)
+        run.until(lambda until=until: time.monotonic() > until)
+        run.kill(draw.choice((signal.SIGKILL, signal.SIGTERM)))
+        assert run.wait().code in (-9, -15, 75, 72, 0)
         left = files(folder / "run")
         step = max(
             int(name.split("_")[-1].split(".")[0]) for name in left if name.endswith(".json") and "/step_" in name
@@ -43,31 +41,13 @@ def storm(folder: Path, kills: int, expected: dict[str, Any], draw: random.Rando
     assert differences(expected, remains(folder / "run")) == []
 
 
-def test_a_storm_at_start_up_loses_nothing(tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]) -> None:
-    storm(tmp_path, 5, undisturbed(), random.Random(1))
+def test_deaths_at_start_up_lose_nothing(tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]) -> None:
+    kill_while_starting(tmp_path, 5, undisturbed(), random.Random(1))
 
 
 @pytest.mark.kill
 def test_50_deaths_at_start_up_lose_nothing(tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]) -> None:
-    storm(tmp_path, 50, undisturbed(), random.Random(2))
-
-
-def test_a_finished_run_says_so_and_not_a_byte_changes(tmp_path: Path) -> None:
-    assert train(tmp_path, *RUN).code == 0
-    before = files(tmp_path / "run")
-    ended = train(tmp_path, *RUN)
-    assert ended.code == 0 and ended.out.startswith("done: run is finished")
-    assert files(tmp_path / "run") == before
-
-
-def test_a_run_that_was_moved_goes_on_there(tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]) -> None:
-    train(tmp_path, *RUN, prepare=inject.at_step(6, inject.send(signal.SIGKILL)))
-    there = tmp_path / "somewhere" / "else"
-    there.mkdir(parents=True)
-    shutil.move(tmp_path / "run", there / "it")
-    ended = train(there, "resume=it")
-    assert ended.code == 0, ended.err
-    assert differences(undisturbed(), remains(there / "it")) == []
+    kill_while_starting(tmp_path, 50, undisturbed(), random.Random(2))
 
 
 def test_auto_goes_on_with_what_was_killed(tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]) -> None:
@@ -76,12 +56,6 @@ def test_auto_goes_on_with_what_was_killed(tmp_path: Path, undisturbed: Callable
     assert train(tmp_path, *SMALL, "resume=auto").code == 0
     (run,) = (tmp_path / "outputs" / "train").iterdir()
     assert differences(undisturbed(), remains(run)) == []
-
-
-def test_auto_that_finds_nothing_says_so_and_begins_a_run(tmp_path: Path) -> None:
-    ended = train(tmp_path, *SMALL, "resume=auto", "name=new")
-    assert ended.code == 0
-    assert "resume=auto: no unfinished run with this config in outputs/new; a new one begins" in ended.err
 
 
 def test_workers_may_come_and_go_between_lives(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from plainloop.loop.state import TrainState
 from plainloop.loop.trainer import Trainer
 from plainloop.system import rng
 from plainloop.tasks.classification import Classification
-from tests.harness.toys import CLASSES, Memory, ToyData, clone, equal, toy_state, toy_trainer
+from tests.harness.tensors import clone, equal
+from tests.harness.toys import CLASSES, Memory, ToyData, toy_state, toy_trainer
 
 # The saves that are resumed from. A mutation is caught if one of them gives it away: a row of skipped updates is being
 # counted at 12, the scaler is about to grow and early stopping has begun to count at 18, 20 has just been evaluated.

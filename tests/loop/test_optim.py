@@ -8,7 +8,8 @@ from timm.utils.agc import adaptive_clip_grad
 from torch import nn
 
 from plainloop.loop.optim import clip_, param_groups, scaled_lr, set_rate
-from tests.harness.nets import NoHostRead, fill_grads, made, same, small_net
+from tests.harness.nets import fill_grads, made, small_net
+from tests.harness.tensors import NoHostReads, equal
 
 
 def names_by_group(net, groups):
@@ -113,7 +114,9 @@ def test_layer_decay_gives_each_parameter_timms_rate(name):
 
 
 def test_layer_decay_of_a_model_without_known_layers_is_refused():
-    with pytest.raises(ValueError, match=r"layer_decay=0.75 needs a timm model.*Sequential does not.*lr_scale instead"):
+    with pytest.raises(
+        ValueError, match=r"layer_decay=0.75 needs a timm model.*Sequential does not.*lr_scale=.* instead"
+    ):
         param_groups(small_net(), lr=0.1, layer_decay=0.75)
 
 
@@ -195,11 +198,6 @@ def test_resnet50_learns_at_k_tenths_for_k_times_256_images(k):
     assert scaled_lr(0.1, rule="linear", batch_size=256 * k, base_batch_size=256) == pytest.approx(0.1 * k, rel=1e-15)
 
 
-def test_an_unknown_scaling_rule_is_refused():
-    with pytest.raises(ValueError, match=r"trainer.lr_scaling.rule=square must be none, linear or sqrt"):
-        scaled_lr(0.1, rule="square", batch_size=1, base_batch_size=1)
-
-
 # Clipping.
 
 
@@ -218,7 +216,7 @@ def test_clipping_by_norm_is_torchs_to_the_bit(limit):
     fill_grads(theirs)
     norm = clip_(ours.parameters(), norm=limit)
     assert torch.equal(norm, nn.utils.clip_grad_norm_(theirs.parameters(), limit))
-    assert same(grads(ours), grads(theirs))
+    assert equal(grads(ours), grads(theirs))
 
 
 def test_clipping_by_value_is_torchs_to_the_bit():
@@ -227,7 +225,7 @@ def test_clipping_by_value_is_torchs_to_the_bit():
     fill_grads(theirs)
     clip_(ours.parameters(), value=0.3)
     nn.utils.clip_grad_value_(theirs.parameters(), 0.3)
-    assert same(grads(ours), grads(theirs))
+    assert equal(grads(ours), grads(theirs))
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.5, 10.0])
@@ -239,7 +237,7 @@ def test_adaptive_clipping_is_timms_to_the_bit(ratio):
         net[8].weight.grad[2] = 0.0
     clip_(ours.parameters(), agc=ratio)
     adaptive_clip_grad(theirs.parameters(), ratio)
-    assert same(grads(ours), grads(theirs))
+    assert equal(grads(ours), grads(theirs))
 
 
 def test_the_norm_that_comes_back_is_the_one_before_any_clipping():
@@ -269,7 +267,7 @@ def test_a_norm_bound_counts_what_adaptive_clipping_has_left():
     left = grads(net)
     fill_grads(net)
     clip_(net.parameters(), agc=0.001, norm=1.0)  # far above what is left
-    assert same(grads(net), left)
+    assert equal(grads(net), left)
 
 
 def test_parameters_without_a_gradient_are_passed_over():
@@ -282,7 +280,7 @@ def test_parameters_without_a_gradient_are_passed_over():
 def test_clipping_does_not_wait_for_the_device():
     net = small_net()
     fill_grads(net)
-    with NoHostRead():
+    with NoHostReads():
         norm = clip_(net.parameters(), norm=1.0, value=0.1, agc=0.01)
-        with pytest.raises(AssertionError, match="the host read a tensor"):
+        with pytest.raises(AssertionError, match="the host reads a tensor"):
             norm.item()

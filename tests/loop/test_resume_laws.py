@@ -20,7 +20,8 @@ from plainloop.run_dir.checkpoint_format import state_from_bytes, state_to_bytes
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.schedule import constant
 from tests.harness.configs import checked
-from tests.harness.toys import CLASSES, Memory, ToyData, equal, toy_state, toy_trainer
+from tests.harness.tensors import equal
+from tests.harness.toys import CLASSES, Memory, ToyData, toy_state, toy_trainer
 from tests.loop.test_mutations import Loop, Scripted
 
 SCHEDULES = (

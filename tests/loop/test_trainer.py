@@ -8,32 +8,19 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from plainloop.errors import NonFinite, Preempted
 from plainloop.loop.micro_batches import split
 from plainloop.loop.state import TrainState, means
 from plainloop.loop.trainer import Trainer
-from tests.harness.toys import Memory, ToyData, equal, toy_state, toy_trainer
+from tests.harness.tensors import HostRead, NoHostReads, equal
+from tests.harness.toys import Memory, ToyData, toy_state, toy_trainer
 
 
 def trained(state: TrainState, **settings: Any) -> tuple[TrainState, Memory]:
     recorder = Memory()
     toy_trainer(recorder, **settings).fit(state, state.model)
     return state, recorder
-
-
-class HostRead(AssertionError):
-    pass
-
-
-class NoHostReads(TorchDispatchMode):
-    """Fails where a value leaves the device: .item(), .tolist(), bool(), a copy to the host."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default):
-            raise HostRead(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 class Watched(Trainer):

@@ -17,7 +17,8 @@ from plainloop.errors import Unresumable
 from plainloop.run_dir.checkpoint_format import describe, manifest_to_bytes, state_to_bytes
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.system import storage
-from tests.harness.saved import best_of, names, same, state, two_saved
+from tests.harness.saved import best_of, names, state, two_saved
+from tests.harness.tensors import equal
 
 GOLDEN = Path(__file__).parents[1] / "storage" / "golden_format_1"
 
@@ -30,7 +31,7 @@ def two(tmp_path: Path) -> Checkpoints:
 def test_what_is_saved_comes_back(two: Checkpoints) -> None:
     loaded = Checkpoints(two.folder).newest()
     assert loaded is not None
-    assert same(loaded.state, state(2))
+    assert equal(loaded.state, state(2))
     assert (loaded.step, loaded.path.name, loaded.skipped) == (2, "step_00000002.pt", ())
 
 
@@ -63,7 +64,7 @@ def test_a_models_own_state_dict_becomes_a_plain_one(tmp_path: Path) -> None:
     loaded = checkpoints.newest()
     assert loaded is not None
     assert isinstance(model.state_dict(), OrderedDict)
-    assert same(loaded.state["model"], dict(model.state_dict()))
+    assert equal(loaded.state["model"], dict(model.state_dict()))
     assert not loaded.state["parameter"].requires_grad
 
 
@@ -111,7 +112,7 @@ def test_a_step_saved_again_otherwise_replaces_the_first(two: Checkpoints) -> No
         two.save(state(changed), step=2)
         loaded = Checkpoints(two.folder).newest()
         assert loaded is not None
-        assert same(loaded.state, state(changed))
+        assert equal(loaded.state, state(changed))
         assert loaded.step == 2
     assert len([name for name in names(two.folder) if name.endswith(".pt")]) == 2
 
@@ -187,7 +188,7 @@ def test_a_checkpoint_of_the_first_format_loads_for_ever() -> None:
     checkpoints = Checkpoints(GOLDEN)
     loaded = checkpoints.newest()
     assert loaded is not None
-    assert same(loaded.state, state(2))
+    assert equal(loaded.state, state(2))
     assert best_of(checkpoints) == 2
 
 
@@ -196,7 +197,7 @@ def test_a_folder_may_be_moved_and_names_no_place(two: Checkpoints, tmp_path: Pa
     found = Checkpoints(moved)
     loaded = found.newest()
     assert loaded is not None
-    assert same(loaded.state, state(2))
+    assert equal(loaded.state, state(2))
     assert best_of(found) == 1
     for path in moved.iterdir():
         assert str(tmp_path.parent).encode() not in path.read_bytes()

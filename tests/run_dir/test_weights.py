@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from plainloop.models.tiny import TinyNet
 from plainloop.run_dir.weights import PLACES, load_weights, save_weights
+from tests.harness.tensors import equal
 
 
 class Tied(nn.Module):
@@ -34,22 +35,18 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
     saved, model = tiny(0), tiny(1)
     save_weights(saved, tmp_path / "w.safetensors")
     assert load_weights(model, tmp_path / "w.safetensors") == []
-    assert same(copied(model), copied(saved))
+    assert equal(copied(model), copied(saved))
 
 
 def test_channels_last_weights_come_back_with_their_values(tmp_path: Path) -> None:
     saved, model = tiny(0).to(memory_format=torch.channels_last), tiny(1)
     save_weights(saved, tmp_path / "w.safetensors")
     load_weights(model, tmp_path / "w.safetensors")
-    assert same(copied(model), copied(saved))
+    assert equal(copied(model), copied(saved))
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "mobilenetv3_small_050"])
@@ -57,7 +54,7 @@ def test_timm_loads_what_is_saved(tmp_path: Path, name: str) -> None:
     saved = timm.create_model(name, num_classes=5, in_chans=1)
     save_weights(saved, tmp_path / "w.safetensors")
     loaded = timm.create_model(name, num_classes=5, in_chans=1, checkpoint_path=str(tmp_path / "w.safetensors"))
-    assert same(copied(loaded), copied(saved))
+    assert equal(copied(loaded), copied(saved))
 
 
 def test_timm_starts_from_a_local_file_with_a_new_classifier_and_other_channels(tmp_path: Path) -> None:
@@ -74,7 +71,7 @@ def test_tied_weights_are_found_under_each_name_by_a_strict_load(tmp_path: Path)
     saved, model = Tied(), Tied()
     save_weights(saved, tmp_path / "w.safetensors")
     model.load_state_dict(safetensors.torch.load_file(tmp_path / "w.safetensors"), strict=True)
-    assert same(copied(model), copied(saved))
+    assert equal(copied(model), copied(saved))
     assert model.again.weight is model.body.weight
 
 
@@ -83,17 +80,17 @@ def test_tied_weights_that_another_writer_kept_once_are_filled_in(tmp_path: Path
     safetensors.torch.save_model(saved, str(tmp_path / "w.safetensors"))
     assert len(safetensors.torch.load_file(tmp_path / "w.safetensors")) == len(saved.state_dict()) - 1
     load_weights(model, tmp_path / "w.safetensors")
-    assert same(copied(model), copied(saved))
+    assert equal(copied(model), copied(saved))
 
 
 def test_a_run_gives_its_best_weights_and_else_its_last(tmp_path: Path) -> None:
     best, last, model = tiny(0), tiny(1), tiny(2)
     save_weights(last, tmp_path / "last.safetensors")
     load_weights(model, tmp_path)
-    assert same(copied(model), copied(last))
+    assert equal(copied(model), copied(last))
     save_weights(best, tmp_path / "best.safetensors")
     load_weights(model, tmp_path)
-    assert same(copied(model), copied(best))
+    assert equal(copied(model), copied(best))
 
 
 @pytest.mark.parametrize("place", [None, *PLACES])
@@ -102,24 +99,24 @@ def test_a_state_dict_is_found_bare_or_in_its_usual_places(tmp_path: Path, place
     state = saved.state_dict()
     torch.save({place: state, "step": 3} if place else state, tmp_path / "w.pt")
     load_weights(model, tmp_path / "w.pt")
-    assert same(copied(model), copied(saved))
+    assert equal(copied(model), copied(saved))
 
 
 def test_averaged_weights_go_before_the_others_and_an_empty_place_is_passed(tmp_path: Path) -> None:
     averaged, saved, model = tiny(0), tiny(1), tiny(2)
     torch.save({"model": saved.state_dict(), "ema": averaged.state_dict()}, tmp_path / "w.pt")
     load_weights(model, tmp_path / "w.pt")
-    assert same(copied(model), copied(averaged))
+    assert equal(copied(model), copied(averaged))
     torch.save({"model": saved.state_dict(), "ema": None}, tmp_path / "w.pt")
     load_weights(model, tmp_path / "w.pt")
-    assert same(copied(model), copied(saved))
+    assert equal(copied(model), copied(saved))
 
 
 def test_names_that_wrappers_put_in_front_are_taken_off(tmp_path: Path) -> None:
     saved, model = tiny(0), tiny(1)
     torch.save({f"module._orig_mod.{name}": value for name, value in saved.state_dict().items()}, tmp_path / "w.pth")
     load_weights(model, tmp_path / "w.pth")
-    assert same(copied(model), copied(saved))
+    assert equal(copied(model), copied(saved))
 
 
 @pytest.mark.parametrize("kind", ["tiny", "test_resnet", "test_vit"])
@@ -133,9 +130,9 @@ def test_another_number_of_classes_leaves_the_classifier_new_and_takes_all_else(
     head = load_weights(model, tmp_path / "w.safetensors")
     after = copied(model)
     assert len(head) == 2
-    assert same({name: after[name] for name in head}, {name: before[name] for name in head})
+    assert equal({name: after[name] for name in head}, {name: before[name] for name in head})
     rest = after.keys() - set(head)
-    assert same({name: after[name] for name in rest}, {name: saved.state_dict()[name] for name in rest})
+    assert equal({name: after[name] for name in rest}, {name: saved.state_dict()[name] for name in rest})
 
 
 def test_a_new_classifier_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -156,7 +153,7 @@ def test_weights_of_another_model_are_refused_and_nothing_is_changed(tmp_path: P
     ) as error:
         load_weights(model, tmp_path / "w.pt")
     assert "stem.0.weight (4, 1, 3, 3) instead of (8, 1, 3, 3)" in str(error.value)
-    assert same(copied(model), before)
+    assert equal(copied(model), before)
 
 
 def test_a_wider_classifier_is_no_new_head_but_another_model(tmp_path: Path) -> None:

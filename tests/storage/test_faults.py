@@ -194,42 +194,6 @@ def test_a_full_disk_is_said_with_numbers(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_saving_works_again_when_there_is_room_again(before: Path) -> None:
-    class Sometimes(Faulty):
-        def statvfs(self, path: Path) -> Any:
-            return type("Found", (), {"f_blocks": 1, "f_bavail": 0 if self.full else 9, "f_frsize": 10_000})
-
-    system = Sometimes(-1, "none")
-    system.full = True
-    kept = checkpoints(before)
-    with using(system):
-        with pytest.raises(CannotWrite):
-            kept.save(state(4), step=4)
-        system.full = False
-        kept.save(state(5), step=5)
-    newest = checkpoints(before).newest()
-    assert newest is not None
-    assert (newest.step, newest.skipped) == (5, ())
-
-
-def test_the_last_words_need_no_room(before: Path) -> None:
-    class NoNewFiles(Faulty):
-        def statvfs(self, path: Path) -> Any:
-            return type("Found", (), {"f_blocks": 9, "f_bavail": 0, "f_frsize": 1000})
-
-        def write(self, descriptor: int, data: memoryview) -> int:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    journal = Journal(before)
-    with journal.locked():
-        journal.begin(3, 9)
-        with using(NoNewFiles(0, "none")):
-            journal.running(7, 9, checkpoint="step_00000003.pt")
-            journal.end("FAILED", reason="cannot_write", hint="make room", exit_code=73)
-    status = read_status(before)
-    assert (status.state, status.reason, status.step, status.exit_code) == ("FAILED", "cannot_write", 7, 73)
-
-
 @pytest.mark.parametrize("umask", [0, 0o077])
 def test_nobody_else_may_write_what_a_run_writes(folder: Path, umask: int) -> None:
     run, old = folder / "run", os.umask(umask)

@@ -1,24 +1,20 @@
 """What is learned is the mean that one process would compute; every sample is counted once; nothing waits."""
 
-import json
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from plainloop.config.build import build
 from plainloop.config.durations import Clock
 from plainloop.contracts import Batch
 from plainloop.tasks.classification import Accuracy, Classification
 from tests.harness.configs import checked
+from tests.harness.tensors import HostRead, NoHostReads
 
 CLASSES = 7
 WEIGHTS = [1.0, 2.0, 0.5, 3.0, 1.0, 0.25, 4.0]
@@ -243,34 +239,7 @@ def test_each_pass_starts_from_nothing() -> None:
     assert measured(task, [batch_of(16)]) == first
 
 
-def measure_on_a_rank(rank: int, world_size: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
-    results = []
-    for num in (7, 2):  # unequal shares, and none for the last rank
-        batch = part(batch_of(num), slice(rank, None, world_size))
-        results.append(measured(Classification(num_classes=CLASSES), [batch] if len(batch["label"]) else []))
-    (Path(folder) / f"{rank}.json").write_text(json.dumps(results))
-    dist.destroy_process_group()
-
-
-def test_every_sample_is_counted_once_on_any_number_of_ranks(tmp_path: Path) -> None:
-    spawn(measure_on_a_rank, args=(3, str(tmp_path)), nprocs=3)
-    alone = [measured(Classification(num_classes=CLASSES), [batch_of(num)]) for num in (7, 2)]
-    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)] == [alone] * 3
-
-
 # The device
-
-
-class HostRead(AssertionError):
-    pass
-
-
-class NoHostReads(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default):
-            raise HostRead(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 class Curious(Accuracy):
