@@ -2,10 +2,10 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 SHORT = ("trainer.duration=20st", "trainer.log_every=5", "trainer.eval_every=10st", "trainer.save_every=10st")
-SECONDS = 1.5 * 6  # a second and a half; the machine may have other things to do
+SECONDS = 1.8 * 3  # of CPU; on a machine with other things to do they are more than its own 1.8. torch alone takes 3
 
 
 def train(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -33,6 +33,12 @@ def train(folder: Path, *arguments: str, **environment: str) -> subprocess.Compl
         text=True,
         timeout=300,
     )
+
+
+def cpu_seconds() -> float:
+    """Of the processes that this one has started and seen end."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def files(folder: Path) -> list[str]:
@@ -74,9 +80,9 @@ def one(finished: Path, tmp_path: Path) -> Path:
 def test_what_is_wrong_is_told_without_torch_and_leaves_nothing(
     tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
-    begun = time.monotonic()
+    begun = cpu_seconds()
     done = train(tmp_path, *arguments)
-    assert time.monotonic() - begun < SECONDS
+    assert cpu_seconds() - begun < SECONDS
     assert expected in done.stderr
     assert done.returncode == 64
     assert done.stderr.splitlines()[-1] == "torch=False timm=False"
@@ -89,9 +95,9 @@ def test_what_is_wrong_is_told_without_torch_and_leaves_nothing(
     "arguments", [["--help"], ["--hydra-help"], ["--version"], ["--cfg", "job"], ["--info", "defaults"]]
 )
 def test_what_only_informs_needs_no_torch(tmp_path: Path, arguments: list[str]) -> None:
-    begun = time.monotonic()
+    begun = cpu_seconds()
     done = train(tmp_path, *arguments)
-    assert time.monotonic() - begun < SECONDS
+    assert cpu_seconds() - begun < SECONDS
     assert (done.returncode, done.stderr) == (0, "torch=False timm=False\n")
     assert files(tmp_path) == []
 
@@ -163,9 +169,9 @@ def test_the_run_directory_is_named_by_name_and_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [[*SHORT, "hydra.run.dir=outputs/one"], ["resume=outputs/one"]])
 def test_a_finished_run_says_done_without_torch_and_changes_nothing(one: Path, arguments: list[str]) -> None:
     before = {name: (one / name).read_bytes() for name in files(one)}
-    begun = time.monotonic()
+    begun = cpu_seconds()
     done = train(one, *arguments)
-    assert time.monotonic() - begun < 2 * SECONDS
+    assert cpu_seconds() - begun < SECONDS
     assert (done.returncode, done.stderr) == (0, "torch=False timm=False\n")
     assert done.stdout.startswith("done: outputs/one is finished: best val/top1 ")
     assert {name: (one / name).read_bytes() for name in files(one)} == before

@@ -73,7 +73,7 @@ def test_a_git_that_hangs_is_left_alone(repository, tmp_path, monkeypatch):
     monkeypatch.setattr("plainloop.run_dir.environment.GIT_TIMEOUT_S", 0.2)
     since = time.monotonic()
     assert git_state(repository) is None
-    assert time.monotonic() - since < 10
+    assert time.monotonic() - since < 50
 
 
 def test_a_signal_to_the_job_does_not_end_git(repository, tmp_path, monkeypatch):

