@@ -8,7 +8,7 @@ from tests.harness.commands import ROOT, passed
 
 
 def plan(*overrides: str, **more: object) -> str:
-    return str(passed(*overrides, **more).plan)
+    return passed(*overrides, **more).plan
 
 
 def test_steps_and_epochs() -> None:

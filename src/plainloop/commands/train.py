@@ -99,7 +99,7 @@ def start_run(command: Command, composer: Composer) -> int:
     with working("checking"):
         checked = check(config, origin=origin, folder=folder, known=problems)
     if checked.config["check"]:
-        print_once(str(checked.plan))
+        print_once(checked.plan)
         return 0
     if resume == "auto":
         found = resuming.newest_unfinished(folder.parent, checked.config)

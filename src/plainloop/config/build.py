@@ -19,12 +19,11 @@ RESERVED = ("_target_", "_partial_", "_args_")
 T = TypeVar("T")
 
 
-def build(node: Mapping[str, Any], clock: Clock, *args: Any, plugins: Sequence[str] = (), **supplied: Any) -> Any:
+def build(node: Mapping[str, Any], clock: Clock, *, plugins: Sequence[str] = (), **supplied: Any) -> Any:
     """Calls the `_target_` of a node with its other keys, nested nodes built first; `_partial_: true` binds them only.
 
     Args:
         clock: turns what the target annotates as `Steps` from 5ep, 1000st or 10% into a number of steps.
-        args: given first, by position (an optimizer's parameter groups).
         plugins: packages beyond the allowlist that `_target_` may name.
         supplied: given by name where the signature has that name and the node does not give it.
     """
@@ -36,10 +35,9 @@ def build(node: Mapping[str, Any], clock: Clock, *args: Any, plugins: Sequence[s
         if parameter is not None and counts_steps(parameter.annotation):
             given[name] = _in_steps(value, clock)
     given |= {name: value for name, value in supplied.items() if name in signature.parameters and name not in given}
-    positional = (*args, *(_part(value, clock, plugins) for value in node.get("_args_", ())))
-    if node.get("_partial_", False):
-        return functools.partial(target, *positional, **given)
-    return target(*positional, **given)
+    positional = [_part(value, clock, plugins) for value in node.get("_args_", ())]
+    make = functools.partial(target, *positional, **given)
+    return make if node.get("_partial_", False) else make()
 
 
 def arguments_of(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,19 +61,14 @@ def settings(kind: type[T], node: Mapping[str, Any], clock: Clock) -> T:
 FactsCache = dict[str, dict[str, Any]]
 
 
-def facts_of(
-    data: Mapping[str, Any], *, plugins: Sequence[str] = (), cache: FactsCache | None = None
-) -> dict[str, Any]:
+def facts_of(data: Mapping[str, Any], *, plugins: Sequence[str], cache: FactsCache | None = None) -> dict[str, Any]:
     """Plain facts of a resolved data node, with `num_classes`. Raises what the source's `facts` raises."""
-    key = json.dumps(data, sort_keys=True, default=str)
-    if cache is None or key not in cache:
+    key, cache = json.dumps(data, sort_keys=True, default=str), {} if cache is None else cache
+    if key not in cache:
         source: Any = locate(data["_target_"], plugins)
         found = source.facts(**arguments_of(data))
         plain = dataclasses.asdict(found) | {"num_classes": found.num_classes}
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
-        if cache is None:
-            return plain
-        cache[key] = plain
+        cache[key] = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
     return cache[key]
 
 

@@ -37,10 +37,9 @@ def resolve(config: DictConfig, facts: Mapping[str, Any] | None = None) -> Resol
     task = OmegaConf.create({key: value for key, value in content.items() if key != "hydra"})
     if facts is not None:
         task["facts"] = dict(facts)
-    missing: list[str] = []
-    broken: dict[str, str] = {}
-    plain = _mapping(task, "", missing, broken, facts is not None)
-    return Resolved(plain, missing, broken)
+    found = Resolved({}, [], {})
+    found.config.update(_plain(task, "", found, facts is not None))
+    return found
 
 
 def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -52,47 +51,43 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def _mapping(node: DictConfig, path: str, missing: list[str], broken: dict[str, str], known: bool) -> dict[str, Any]:
-    return {str(k): _value(node, k, f"{path}.{k!s}" if path else str(k), missing, broken, known) for k in node}
+def _plain(node: Any, path: str, found: Resolved, known: bool) -> Any:
+    if isinstance(node, DictConfig):
+        return {str(key): _value(node, key, f"{path}.{key!s}".lstrip("."), found, known) for key in node}
+    return [_value(node, number, f"{path}.{number}", found, known) for number in range(len(node))]
 
 
-def _value(parent: Any, key: Any, path: str, missing: list[str], broken: dict[str, str], known: bool) -> Any:
-    raw = parent._get_node(key)
-    if raw._is_missing():
-        missing.append(path)
+def _value(parent: Any, key: Any, path: str, found: Resolved, known: bool) -> Any:
+    node = parent._get_node(key)
+    if node._is_missing():
+        found.missing.append(path)
         return None
-    if raw._is_none():
-        return None
-    if raw._is_interpolation():
-        text = str(raw._value())
+    if node._is_interpolation():
+        text = str(node._value())
         if not known and "facts." in text:
             return PENDING
         try:
-            found = parent[key]
+            node = parent[key]
         except OmegaConfBaseException as error:
             if not known and "facts" in str(error):
                 return PENDING
-            broken[path] = f"{text!r}: {str(error).splitlines()[0]}"
+            found.broken[path] = f"{text!r}: {str(error).splitlines()[0]}"
             return None
-        if not isinstance(found, DictConfig | ListConfig):
-            return found
-        raw = found
-    if isinstance(raw, DictConfig):
-        return _mapping(raw, path, missing, broken, known)
-    if isinstance(raw, ListConfig):
-        return [_value(raw, i, f"{path}.{i}", missing, broken, known) for i in range(len(raw))]
-    return raw._value()
+        if not isinstance(node, DictConfig | ListConfig):
+            return node
+    if isinstance(node, DictConfig | ListConfig) and not node._is_none():
+        return _plain(node, path, found, known)
+    return node._value()
 
 
 def key_paths(config: DictConfig, prefix: str = "") -> list[str]:
     """Every dotted key of a config, inner nodes included, nothing resolved."""
     found = []
     for key in config:
-        path = f"{prefix}{key!s}"
-        found.append(path)
-        node = config._get_node(key)
-        if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
-            found += key_paths(node, path + ".")
+        found.append(f"{prefix}{key!s}")
+        node: Any = config._get_node(key)
+        if _is_mapping(node):
+            found += key_paths(node, f"{found[-1]}.")
     return found
 
 
@@ -100,12 +95,13 @@ def node_at(config: DictConfig, key: str) -> Any:
     """The raw node at a dotted key; None when there is none."""
     node: Any = config
     for part in split_key(key):
-        if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
+        if _is_mapping(node):
             node = node._get_node(part, validate_access=False)
-        elif isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
-            node = node._get_node(int(part))
         else:
-            return None
-        if node is None:
-            return None
+            inside = isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node)
+            node = node._get_node(int(part)) if inside else None
     return node
+
+
+def _is_mapping(node: Any) -> bool:
+    return isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation())

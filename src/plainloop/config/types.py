@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -61,13 +61,11 @@ def misfit(value: Any, annotation: Any, *, bare_steps: bool = False) -> str | No
     >>> misfit("abc", float), misfit(1, float), misfit(True, int), misfit(3, Steps), misfit("3ep", Steps)
     ('a number', None, 'a whole number', 'a duration with its unit: 3ep or 3st', None)
     """
-    if value is None and (annotation is None or annotation is type(None)):
+    if value is None and annotation is None:
         return None
-    members = [member for member in _members(annotation) if _plain(member)]
-    if not members:
-        return None
-    complaints = [_misfit_plain(value, member, bare_steps) for member in members]
-    return None if None in complaints else " or ".join(dict.fromkeys(c for c in complaints if c is not None))
+    members = [member for member in members_of(annotation) if _is_plain(member)]
+    expected = [_misfit_member(value, member, bare_steps) for member in members]
+    return None if None in expected or not members else " or ".join(dict.fromkeys(filter(None, expected)))
 
 
 def counts_steps(annotation: Any) -> bool:
@@ -92,45 +90,59 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return {name: UNKNOWN if isinstance(hint, str) else hint for name, hint in own.items()}
 
 
-def _members(annotation: Any) -> list[Any]:
+def members_of(annotation: Any) -> list[Any]:
+    """The members of a union, of unions inside it too; any other annotation alone."""
     if get_origin(annotation) in (Union, types.UnionType):
-        return [leaf for member in get_args(annotation) for leaf in _members(member)]
+        return [leaf for member in get_args(annotation) for leaf in members_of(member)]
     return [annotation]
 
 
-def _plain(annotation: Any) -> bool:
-    if annotation in (int, float, bool, str, list, tuple, dict, Path, type(None), Steps) or is_dataclass(annotation):
-        return True
+# Type -> what a value of YAML is then, and how a message says it.
+_SCALARS: dict[Any, tuple[Any, str]] = {
+    int: (int, "a whole number"),
+    float: ((int, float), "a number"),
+    bool: (bool, "true or false"),
+    str: (str, "text"),
+    Path: (str, "a path"),
+    type(None): (type(None), "null"),
+}
+
+
+def _is_plain(annotation: Any) -> bool:
     origin = get_origin(annotation)
+    if annotation in _SCALARS or annotation in (list, tuple, dict, Steps) or is_dataclass(annotation):
+        return True
     return origin is Literal or (inspect.isclass(origin) and issubclass(origin, (Sequence, Mapping)))
 
 
-def _misfit_plain(value: Any, annotation: Any, bare_steps: bool) -> str | None:
+def _misfit_member(value: Any, annotation: Any, bare_steps: bool) -> str | None:
+    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
     if annotation is Steps:
         return _misfit_steps(value, bare_steps)
-    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
     if origin is Literal:
-        return None if any(value == a and type(value) is type(a) for a in arguments) else _choices(arguments)
-    if annotation is type(None):
-        return None if value is None else "null"
-    if origin in (int, float, bool, str, Path):
-        return _misfit_scalar(value, origin)
+        fits = any(value == choice and type(value) is type(choice) for choice in arguments)
+        return None if fits else "one of " + ", ".join(map(str, arguments))
+    if origin in _SCALARS:
+        accepted, expected = _SCALARS[origin]
+        return None if isinstance(value, accepted) and (origin is bool or not isinstance(value, bool)) else expected
     if is_dataclass(annotation) or issubclass(origin, Mapping):
-        return _misfit_mapping(value, arguments, bare_steps)
-    return _misfit_sequence(value, origin, arguments, bare_steps)
+        if not isinstance(value, dict):
+            return "a mapping {key: value}"
+        inner = _first_misfit(value.values(), arguments[1], bare_steps) if len(arguments) == 2 else None
+        return f"a mapping whose values are each {inner}" if inner else None
+    if not isinstance(value, list):
+        return "a list [a,b]"
+    if origin is tuple and arguments and Ellipsis not in arguments:
+        if len(value) != len(arguments):
+            return f"a list of {len(arguments)}"
+        inner = next((m for item, kind in zip(value, arguments, strict=True) if (m := misfit(item, kind))), None)
+    else:
+        inner = _first_misfit(value, arguments[0], bare_steps) if arguments else None
+    return f"a list of which each is {inner}" if inner else None
 
 
-def _misfit_scalar(value: Any, kind: type) -> str | None:
-    scalars: dict[type, tuple[Any, str]] = {
-        int: (int, "a whole number"),
-        float: ((int, float), "a number"),
-        bool: (bool, "true or false"),
-        str: (str, "text"),
-        Path: (str, "a path"),
-    }
-    accepted, expected = scalars[kind]
-    fits = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
-    return None if fits else expected
+def _first_misfit(values: Iterable[Any], annotation: Any, bare_steps: bool) -> str | None:
+    return next((m for value in values if (m := misfit(value, annotation, bare_steps=bare_steps))), None)
 
 
 def _misfit_steps(value: Any, bare_steps: bool) -> str | None:
@@ -141,29 +153,3 @@ def _misfit_steps(value: Any, bare_steps: bool) -> str | None:
     except ValueError:
         return f"a duration: {FORMS}"
     return None
-
-
-def _misfit_mapping(value: Any, arguments: tuple[Any, ...], bare_steps: bool) -> str | None:
-    if not isinstance(value, dict):
-        return "a mapping {key: value}"
-    if len(arguments) == 2:
-        inner = next((m for v in value.values() if (m := misfit(v, arguments[1], bare_steps=bare_steps))), None)
-        return f"a mapping whose values are each {inner}" if inner else None
-    return None
-
-
-def _misfit_sequence(value: Any, origin: type, arguments: tuple[Any, ...], bare_steps: bool) -> str | None:
-    if not isinstance(value, list):
-        return "a list [a,b]"
-    if origin is tuple and arguments and Ellipsis not in arguments:
-        if len(value) != len(arguments):
-            return f"a list of {len(arguments)}"
-        pairs = list(zip(value, arguments, strict=True))
-    else:
-        pairs = [(item, arguments[0] if arguments else UNKNOWN) for item in value]
-    inner = next((m for item, kind in pairs if (m := misfit(item, kind, bare_steps=bare_steps))), None)
-    return f"a list of which each is {inner}" if inner else None
-
-
-def _choices(arguments: tuple[Any, ...]) -> str:
-    return "one of " + ", ".join(str(argument) for argument in arguments)

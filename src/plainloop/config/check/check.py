@@ -22,7 +22,7 @@ from plainloop.config.check import machine, rules, schema
 from plainloop.config.check.dry_run import DryRunCache, dry_run
 from plainloop.config.check.findings import CheckContext, Finding, run_rules
 from plainloop.config.check.meta_model import ModelSummary
-from plainloop.config.check.plan import Plan, plan_of
+from plainloop.config.check.plan import plan_of
 from plainloop.config.compose.origin import Origin
 from plainloop.config.durations import clock_of
 from plainloop.config.explain.locate import locate
@@ -51,7 +51,7 @@ class Checked:
     folder: Path | None = None
 
     @cached_property
-    def plan(self) -> Plan:
+    def plan(self) -> str:
         return plan_of(self.config, self.ranks, self.model, self.warnings, self.folder)
 
 
@@ -109,8 +109,8 @@ def check(
         findings += schema.group_matches(group, context)
     stop_at(findings)
 
-    local = "slurm" not in str((launcher or {}).get("_target_", "")).lower()
-    found, more = run_rules((*rules.BEFORE_THE_CLOCK, *(machine.HARDWARE if local else ())), context)
+    here = machine.HARDWARE if machine.is_local(launcher) else ()
+    found, more = run_rules((*rules.BEFORE_THE_CLOCK, *here), context)
     if not any(finding.key == "data.batch_size" and "larger" in finding.what for finding in found):
         context = replace(context, clock=clock_of(context.config))
         late, cautions = run_rules(rules.LATE, context)

@@ -78,7 +78,8 @@ class CheckContext:
         return self.clock
 
 
-Rule = Callable[[CheckContext], Iterator[Finding | Caution]]
+Findings = Iterator[Finding | Caution]
+Rule = Callable[[CheckContext], Findings]
 
 
 def run_rules(rules: Sequence[Rule], context: CheckContext) -> tuple[list[Finding], list[str]]:

@@ -6,11 +6,11 @@ Nothing is created to find out, and torch is imported only where it must be aske
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plainloop.config.check.findings import Caution, CheckContext, Finding, Rule
+from plainloop.config.check.findings import Caution, CheckContext, Finding, Findings, Rule
 from plainloop.run_dir.weights_file import weights_file
 from plainloop.system.gpus import first_visible
 
@@ -20,119 +20,95 @@ _LONGEST = 255  # bytes of a file's name, on every file system that we know
 
 
 def ranks_of(config: Mapping[str, Any], launcher: Mapping[str, Any] | None = None) -> int:
-    """Processes that will train: those already dealt, else the launcher's nodes x tasks, else `trainer.devices`."""
+    """Processes that will train: those already started, else the launcher's nodes x tasks, else `trainer.devices`."""
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
-    dealt = int((launcher or {}).get("nodes") or 1) * int((launcher or {}).get("tasks_per_node") or 1)
-    devices = config["trainer"]["devices"]
-    if dealt > 1:
-        return dealt
+    launcher, devices = launcher or {}, config["trainer"]["devices"]
+    tasks = int(launcher.get("nodes") or 1) * int(launcher.get("tasks_per_node") or 1)
+    if tasks > 1:
+        return tasks
     if isinstance(devices, list):
         return max(1, len(devices))
     if devices == "auto":
-        gpus = _visible_gpus() if config["device"] in ("auto", "cuda") and _is_local(launcher) else 1
-        return max(1, min(gpus, (launcher or {}).get("gpus_per_job", gpus)))
+        gpus = _visible_gpus() if config["device"] in ("auto", "cuda") and is_local(launcher) else 1
+        return max(1, min(gpus, launcher.get("gpus_per_job", gpus)))
     return max(1, int(devices))
 
 
-def device_is_there(context: CheckContext) -> Iterator[Finding | Caution]:
+def is_local(launcher: Mapping[str, Any] | None) -> bool:
+    """Whether the run will take place on this machine."""
+    return "slurm" not in str((launcher or {}).get("_target_", "")).lower()
+
+
+def device_is_there(context: CheckContext) -> Findings:
     import torch
 
-    device, devices = context.get("device"), context.get("trainer.devices")
+    device, devices, key = context.get("device"), context.get("trainer.devices"), "trainer.devices"
     if device == "cuda" and not torch.cuda.is_available():
-        yield Finding("device", "torch sees no CUDA device", got="cuda", instead="device=cpu")
+        yield Finding("device", "torch sees no CUDA device", "cuda", instead="device=cpu")
     if device == "mps" and not torch.backends.mps.is_available():
-        yield Finding("device", "this machine has no MPS device", got="mps", instead="device=cpu")
+        yield Finding("device", "this machine has no MPS device", "mps", instead="device=cpu")
     gpus = _visible_gpus() if device in ("auto", "cuda") else 0
     wanted = max(devices, default=0) + 1 if isinstance(devices, list) else devices if isinstance(devices, int) else 0
     if gpus and wanted > gpus:
-        yield Finding(
-            "trainer.devices",
-            "asks for more GPUs than there are",
-            got=str(devices),
-            expected=f"at most {gpus}, numbered from 0",
-            instead="trainer.devices=auto",
-        )
+        expected = f"at most {gpus}, numbered from 0"
+        yield Finding(key, "asks for more GPUs than there are", str(devices), expected, f"{key}=auto")
     if isinstance(devices, list) and not gpus and device != "cuda":
-        numbers = ", ".join(map(str, devices))
-        yield Caution(f"trainer.devices=[{numbers}] names GPUs, and none is used: {len(devices)} processes on the CPU")
+        yield Caution(f"{key}={devices} names GPUs, and none is used: {len(devices)} processes on the CPU")
 
 
-def precision_suits_the_device(context: CheckContext) -> Iterator[Finding | Caution]:
+def precision_suits_the_device(context: CheckContext) -> Findings:
     import torch
 
-    precision, device = context.get("trainer.precision"), context.get("device")
+    precision, device, key = context.get("trainer.precision"), context.get("device"), "trainer.precision"
     cuda = device in ("auto", "cuda") and torch.cuda.is_available()
-    gpu = first_visible() if cuda else None  # torch would wake CUDA to say it
+    gpu = first_visible() if cuda else None  # torch would initialise CUDA to say it
     if precision == "bf16" and gpu is not None and gpu.capability < (8, 0):
-        yield Finding(
-            "trainer.precision",
-            f"{gpu.name} computes no bf16",
-            got="bf16",
-            expected="fp16 or fp32",
-            instead="trainer.precision=fp16",
-        )
+        yield Finding(key, f"{gpu.name} computes no bf16", "bf16", "fp16 or fp32", f"{key}=fp16")
     if precision == "fp16" and not cuda:
-        yield Caution("trainer.precision=fp16 without a GPU is slower than fp32; bf16 needs no gradient scaler")
+        yield Caution(f"{key}=fp16 without a GPU is slower than fp32; bf16 needs no gradient scaler")
     on_cpu = device == "cpu" or (device == "auto" and not cuda and not torch.backends.mps.is_available())
     if precision == "bf16" and on_cpu and torch.backends.cpu.get_cpu_capability() in _WITHOUT_BF16:
-        yield Caution(
-            "trainer.precision=bf16 on this CPU, which has no bf16 instructions, is several times slower than fp32"
-        )
+        yield Caution(f"{key}=bf16 on this CPU, which has no bf16 instructions, is several times slower than fp32")
     if context.get("trainer.sync_batchnorm") and context.ranks > 1 and not cuda:
-        yield Finding(
-            "trainer.sync_batchnorm",
-            "needs CUDA devices: torch computes it nowhere else",
-            got="true",
-            instead="trainer.sync_batchnorm=false",
-        )
+        key, what = "trainer.sync_batchnorm", "needs CUDA devices: torch computes it nowhere else"
+        yield Finding(key, what, "true", instead=f"{key}=false")
 
 
-def devices_agree_with_the_launcher(context: CheckContext) -> Iterator[Finding | Caution]:
-    dealt, devices = os.environ.get("WORLD_SIZE"), context.get("trainer.devices")
+def devices_agree_with_the_launcher(context: CheckContext) -> Findings:
+    started, devices = os.environ.get("WORLD_SIZE"), context.get("trainer.devices")
     wanted = len(devices) if isinstance(devices, list) else devices
-    if dealt is not None and isinstance(wanted, int) and wanted != int(dealt):
-        yield Finding(
-            "trainer.devices",
-            f"a launcher has started {dealt} processes already",
-            got=str(devices),
-            expected=f"auto, or {dealt}",
-            instead="leave trainer.devices out",
-        )
+    if started is not None and isinstance(wanted, int) and wanted != int(started):
+        what = f"a launcher has started {started} processes already"
+        yield Finding("trainer.devices", what, str(devices), f"auto, or {started}", "leave trainer.devices out")
 
 
-def folder_can_be_written(context: CheckContext) -> Iterator[Finding | Caution]:
+def folder_can_be_written(context: CheckContext) -> Findings:
     """The nearest folder that exists must take new ones."""
     if context.folder is None:
         return
-    above = context.folder.absolute()
+    above, what = context.folder.absolute(), ""
     while not os.path.lexists(above) and above != above.parent:
         above = above.parent
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         what = f"{above} {'cannot be written' if above.is_dir() else 'is no folder'}"
     elif any(len(os.fsencode(part)) > _LONGEST for part in context.folder.parts):
         what = f"has a part of more than {_LONGEST} bytes"
-    else:
-        return
-    key = "hydra.sweep.dir" if context.is_typed("hydra.sweep.dir") else "hydra.run.dir"
-    expected = "a folder that is yours, or one that can be made"
-    yield Finding(key, what, str(context.folder), expected, f"{key}=<a folder of yours>")
+    if what:
+        key = "hydra.sweep.dir" if context.is_typed("hydra.sweep.dir") else "hydra.run.dir"
+        expected = "a folder that is yours, or one that can be made"
+        yield Finding(key, what, str(context.folder), expected, f"{key}=<a folder of yours>")
 
 
-def initial_weights_are_there(context: CheckContext) -> Iterator[Finding | Caution]:
+def initial_weights_are_there(context: CheckContext) -> Findings:
     source = context.get("init_from")
-    if not isinstance(source, str):
-        return
-    try:
-        weights_file(Path(source))
-    except ValueError as error:
-        what = str(error).removeprefix(f"init_from={source} ")
-        expected = "a run directory or a weights file: .safetensors or .pth"
-        yield Finding("init_from", what, source, expected, "init_from=null, or one that exists")
-
-
-def _is_local(launcher: Mapping[str, Any] | None) -> bool:
-    return "slurm" not in str((launcher or {}).get("_target_", "")).lower()
+    if isinstance(source, str):
+        try:
+            weights_file(Path(source))
+        except ValueError as error:
+            what = str(error).removeprefix(f"init_from={source} ")
+            expected = "a run directory or a weights file: .safetensors or .pth"
+            yield Finding("init_from", what, source, expected, "init_from=null, or one that exists")
 
 
 def _visible_gpus() -> int:

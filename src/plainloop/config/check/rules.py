@@ -8,9 +8,9 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from plainloop.config.check.findings import Caution, CheckContext, Finding, Rule
+from plainloop.config.check.findings import Caution, CheckContext, Finding, Findings, Rule
 from plainloop.config.check.machine import folder_can_be_written, initial_weights_are_there
 from plainloop.config.durations import train_batch_size
 from plainloop.config.nodes import leaves
@@ -23,8 +23,6 @@ _AT_LEAST_ONE_STEP = (
     *(f"scheduler.{key}" for key in ("every", "step_size", "step_size_up", "step_size_down")),
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,79}")
-
-Findings = Iterator[Finding | Caution]
 
 
 def numbers_are_in_range(context: CheckContext) -> Findings:

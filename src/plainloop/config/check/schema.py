@@ -68,11 +68,7 @@ def group_matches(
 def _settings(kind: type, node: Any, path: str, others: Sequence[str] = ()) -> Iterator[Finding]:
     fields = fields_of(kind)
     if not isinstance(node, Mapping):
-        first = f"{path}.{next(iter(fields))}"
-        shown = str(node).lower() if isinstance(node, bool | None) else node
-        fits = misfit(node, fields[next(iter(fields))].annotation) is None
-        instead = f"{first}={shown}" if fits and node is not None else f"{first}=..."
-        yield Finding(path, "wrong type", type_name(node), f"its keys: {', '.join(fields)}", instead)
+        yield Finding(path, "wrong type", type_name(node), f"its keys: {', '.join(fields)}")
         return
     for key in node:
         if key not in fields and key not in others:
