@@ -1,8 +1,13 @@
 """The plan says what will happen, in numbers that can be checked by hand."""
 
+import json
+from pathlib import Path
+
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
+from plainloop.config.check.meta_model import model_summary
 from plainloop.config.check.plan import draw
 from tests.harness.commands import ROOT, passed
 
@@ -83,11 +88,37 @@ def test_rates_at_the_marks() -> None:
         assert line in text
 
 
-def test_parameters_and_memory() -> None:
-    text = plan("model=timm", "model.model_name=resnet18", "optimizer=sgd", "trainer.ema_decay=0.9")
-    # 11176512 of timm's resnet18 with 10 classes and one channel; 9620 numbers in its BatchNorm statistics.
-    assert "11.175 million parameters" in text
+def test_the_model_its_cost_and_its_memory() -> None:
+    text = plan("model=timm", "model.model_name=resnet18", "optimizer=sgd", "trainer.ema_decay=0.9", "device=cpu")
+    # timm's resnet18 with 10 classes and one channel. MACs by hand: its first convolution alone is 64 x 49 x 4 x 4.
+    assert "resnet18: 11.175 million parameters, " in text and " million MACs per image" in text
     assert "weights + gradients + 1 optimizer states + EMA in fp32" in text
+    assert "device        cpu, fp32" in text
+
+
+def test_macs_are_those_counted_by_hand() -> None:
+    layer = "{_target_: torch.nn.Sequential, _args_: [{_target_: torch.nn.Flatten}, {_target_: torch.nn.Linear, "
+    layer += "in_features: 64, out_features: 10}]}"
+    config = passed().config | {"model": yaml.safe_load(layer)}
+    summary = model_summary(config)
+    assert (summary.parameters, summary.macs, summary.activations) == (650, 640, 64 + 10)
+
+
+def test_augmentations_and_evaluations_are_named() -> None:
+    assert "augment       crop (pad_crop), flip (horizontal_flip)" in plan("augment=crop_flip")
+    # 30 x (359 + 1438) forward passes beside 660 x 64 x 3 passes of training
+    assert "30 x (359 val + 1438 train) images: about 43 % of the training's work" in plan()
+    assert "30 x (359 val + 0 train) images: about 8.5 % of the training's work\n" in plan("data.train_eval_samples=0")
+
+
+def test_the_time_is_that_of_a_run_beside_it_with_the_same_model_and_batch(tmp_path: Path) -> None:
+    checked, run = passed(), tmp_path / "first"
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump(checked.config))
+    summary = {"parameters": checked.model.parameters, "seconds": 10.0, "steps": 330}
+    (run / "summary.json").write_text(json.dumps(summary))
+    assert f"about 20 s, by the steps of {run}" in plan(folder=tmp_path / "new")
+    assert "by the steps of" not in plan("model.width=8", folder=tmp_path / "new")
 
 
 @pytest.mark.parametrize(

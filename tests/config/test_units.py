@@ -39,13 +39,3 @@ def test_steps_are_epochs_again() -> None:
 def test_what_is_no_duration_is_refused_with_the_forms(text: str) -> None:
     with pytest.raises(ValueError, match=r"5ep|whole number"):
         parse(text)
-
-
-def test_a_batch_larger_than_the_data_has_no_clock() -> None:
-    with pytest.raises(ValueError, match=r"data\.batch_size=900 is larger than the training set of 800"):
-        clock_of(config(800, 900, "1ep"))
-
-
-def test_a_run_is_no_share_of_itself() -> None:
-    with pytest.raises(ValueError, match=r"trainer\.duration=10%"):
-        clock_of(config(800, 8, "10%"))
