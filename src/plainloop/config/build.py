@@ -47,7 +47,7 @@ def arguments_of(node: Mapping[str, Any]) -> dict[str, Any]:
 def settings(kind: type[T], node: Mapping[str, Any], clock: Clock) -> T:
     """Fills a dataclass of `plainloop.config.settings` from its checked node, durations as steps."""
     values: dict[str, Any] = {}
-    for name, field in fields_of(kind).items():
+    for name, field in fields_of(kind).items():  # type: ignore[arg-type]
         value = node[name]
         if is_dataclass(field.annotation):
             value = settings(field.annotation, value, clock)  # type: ignore[arg-type]

@@ -34,11 +34,11 @@ def resolve(config: DictConfig, facts: Mapping[str, Any] | None = None) -> Resol
     Without `facts` what refers to them is `PENDING`; with them they are a node of their own.
     """
     content: Any = config._content
-    task = OmegaConf.create({key: value for key, value in content.items() if key != "hydra"})
     if facts is not None:
-        task["facts"] = dict(facts)
+        config = OmegaConf.create({key: node for key, node in content.items() if key != "hydra"} | {"facts": facts})
     found = Resolved({}, [], {})
-    found.config.update(_plain(task, "", found, facts is not None))
+    keys = [key for key in config if key != "hydra"]
+    found.config.update({str(key): _value(config, key, str(key), found, facts is not None) for key in keys})
     return found
 
 

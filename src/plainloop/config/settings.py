@@ -153,6 +153,7 @@ OPEN_RANGES: dict[str, Range] = {
 }
 
 
+@functools.cache
 def ranges() -> dict[str, Range]:
     """Key -> its range, of all groups."""
     found = {

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -30,6 +31,7 @@ class Signature:
     num_positional: int  # required ones that come first: what is given at run time, not in YAML
 
 
+@cache
 def signature_of(target: Callable[..., Any]) -> Signature:
     """Parameters that a config can give by name, with their resolved annotations."""
     function = target.__init__ if inspect.isclass(target) else target
@@ -47,6 +49,7 @@ def signature_of(target: Callable[..., Any]) -> Signature:
     return Signature(parameters, is_open, num_positional)
 
 
+@cache
 def fields_of(settings: type) -> dict[str, Parameter]:
     """The same for a dataclass of settings: every field is required."""
     hints = typing.get_type_hints(settings)

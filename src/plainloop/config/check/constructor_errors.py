@@ -49,7 +49,7 @@ def first_line(error: BaseException) -> str:
 def _key_meant(error: BaseException, text: str, values: Mapping[str, Any], context: CheckContext) -> str:
     """The key whose name the message has, or whose value; else the only one that the person has changed."""
     for key in _DOTTED.findall(text):
-        if key in values:
+        if key in values or any(name.startswith(f"{key}.") for name in values):
             return str(key)
     words = re.findall(r"[a-z_]\w*", text.lower())
     changed = [key for key in values if context.is_typed(key)]

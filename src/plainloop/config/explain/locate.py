@@ -8,7 +8,7 @@ from typing import Any
 from plainloop.config.check.findings import Finding
 from plainloop.config.compose.origin import Origin
 from plainloop.config.explain.other_codes import lookup
-from plainloop.config.explain.problems import Problem, listing
+from plainloop.config.explain.problems import Problem, as_typed, listing
 from plainloop.config.explain.suggest import nearest, nearest_key, suggest_value
 from plainloop.config.explain.unknown_keys import USUAL
 from plainloop.config.types import UNKNOWN
@@ -29,7 +29,7 @@ def locate(findings: Sequence[Finding], origin: Origin) -> list[Problem]:
 
 
 def _problem(finding: Finding, origin: Origin) -> Problem:
-    key, typed = finding.key, origin.override_of(finding.key)
+    key, typed = finding.key, as_typed(origin.override_of(finding.key))
     what, instead, meant, notes = finding.what, finding.instead, "", finding.notes
     if typed.startswith("~"):
         instead = f"leave {typed} out"
@@ -46,7 +46,7 @@ def _problem(finding: Finding, origin: Origin) -> Problem:
 
 def _unknown(finding: Finding, origin: Origin) -> Problem:
     """A key that does not exist: of an override, or of an interpolation in the value of another key."""
-    key, what, typed, instead = finding.key, finding.what, origin.override_of(finding.key), ""
+    key, what, typed, instead = finding.key, finding.what, as_typed(origin.override_of(finding.key)), ""
     near = [] if looks_secret(finding.unknown) else nearest_key(finding.unknown, finding.keys)
     value = typed.partition("=")[2] if typed.lstrip("+").startswith(f"{finding.unknown}=") else ""
     foreign = lookup(finding.unknown) if not near else None
