@@ -18,7 +18,7 @@ _OF_VALUES = (TypeError, ValueError, AssertionError, LookupError, ArithmeticErro
 REFUSALS = (*_OF_VALUES, *_OF_THE_MACHINE, RunError)
 
 _DOTTED = re.compile(r"[a-z_]\w*(?:\.\w+)+")
-_ADVICE = re.compile(r"\btype (\w+(?:\.\w+)*=[^\s,;<]+)")  # what our own messages tell to type
+_ADVICE = re.compile(r"\btype (\w+(?:\.\w+)*=(?:[^\s,;<{}]|\$\{[\w.]+\})+)")  # what our own messages tell to type
 _ALIASES = {"lr": "learning"}
 
 
