@@ -1,6 +1,6 @@
-"""What a checkpoint is as bytes: the state's, and the manifest's, which describes them so that any change shows.
+"""A checkpoint as bytes: the state, and the manifest, whose hashes show any change of the state.
 
-torch is imported where bytes become tensors and nowhere else, so that a finished run is recognized without it.
+torch is imported only where bytes become tensors, so that a finished run is recognized without it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importlib.metadata import version
 from typing import Any
 
 # Format 1. The file: torch.save of one dict. The manifest: JSON with sorted keys, among them `check`, the SHA-256 of
-# the others. That rule, `format` and `step` stay in every later format, so that an older version can say what it meets.
+# the others. This rule, `format` and `step` stay in every later format, so that an older version can name the format.
 FORMAT = 1
 BLOCK = 1 << 20  # bytes; each has a CRC, so that a warning can say where a file is damaged
 
@@ -26,12 +26,15 @@ MANIFEST = re.compile(r"step_(\d{8,})\.json")
 FILE = re.compile(r"step_(\d{8,})(\.b)?\.pt")  # `.b` is the other name of a step, for when it is replaced
 
 
+UNREADABLE = (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError)  # torch.load of other bytes
+
+
 class BadBytes(ValueError):
-    """Bytes that are not what was written, or no state of ours."""
+    """The bytes are not those that were written, or not a run's state."""
 
 
 class Unreadable(BadBytes):
-    """The system did not give the bytes; another time it may."""
+    """The system did not give the bytes now; the file may be good."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,7 @@ def state_from_bytes(data: bytes) -> dict[str, Any]:
         raise BadBytes("not a file of torch.save")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        TypeError,
-    ) as error:
+    except (pickle.UnpicklingError, *UNREADABLE) as error:
         raise BadBytes(f"not plain tensors and numbers: {str(error).strip().splitlines()[0]}") from error
     if not isinstance(state, dict):
         raise BadBytes(f"holds a {type(state).__name__} instead of a state")
@@ -113,7 +108,7 @@ def compare(data: bytes, row: Mapping[str, Any]) -> None:
 
 
 def manifest_to_bytes(row: Mapping[str, Any]) -> bytes:
-    """One row has one form: whatever differs from it was not written by us."""
+    """Equal rows give equal bytes, so other bytes were not written by us."""
     body = {key: value for key, value in row.items() if key != "check"}
     check = hashlib.sha256(_canonical(body)).hexdigest()
     return _canonical({**body, "check": check})
@@ -142,11 +137,10 @@ def _canonical(row: Mapping[str, Any]) -> bytes:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """The same values in plain containers and tensors that stand alone.
+    """The same values in new containers, with strings interned: pickle writes a second use of one object shorter.
 
-    Containers and tensors are new and strings interned, because pickle writes the second mention of one object as a
-    reference and of an equal one in full. A tensor that is a part of a larger storage is copied out of it: torch.save
-    writes whole storages. Tensors that share a whole storage (tied weights) share it still.
+    A tensor that is part of a larger storage is copied, because torch.save writes whole storages. Tensors that share a
+    whole storage (tied weights) still share it.
     """
     import torch
 

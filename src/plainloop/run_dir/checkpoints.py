@@ -1,9 +1,9 @@
-"""Checkpoints that survive: written whole or not at all, verified before they are read, found again by looking.
+"""Checkpoints: written whole or not at all, verified before they are used.
 
-Save: serialise, hash, write `step_00001000.pt`, then its manifest `step_00001000.json` the same way; the manifest's
-rename is the commit. Only then are old ones deleted. Load: the newest manifest whose file has the promised size and
-hash, else the one before. The manifests alone say what is newest and what is best (`best.json` repeats it for people),
-and hold no path, so that a folder may be moved.
+Save: serialise, hash, write `step_00001000.pt`, then its manifest `step_00001000.json`; the manifest's rename is the
+commit. Only then are old ones deleted. Load: the newest manifest whose file has the right size and hash, else the one
+before. The manifests alone say what is newest and best (`best.json` repeats it for readers) and hold no path, so a
+folder may be moved.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a run took place: what environment.json holds, and what of it bit-exact results depend on."""
+"""environment.json: where a run took place; and which parts of that bit-identical results depend on."""
 
 from __future__ import annotations
 
@@ -19,27 +19,15 @@ from plainloop.system.signals import signals_blocked
 
 PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "numpy", "safetensors", "wandb")
 
-# Nothing else of the process environment is written down. Each changes numbers or tells where the job ran.
+# Each changes numbers or tells where the job ran. Nothing else of the process's variables is written down.
+# fmt: off
 VARIABLES = (
-    "CUBLAS_WORKSPACE_CONFIG",
-    "CUDA_VISIBLE_DEVICES",
-    "CUDA_LAUNCH_BLOCKING",
-    "MKL_NUM_THREADS",
-    "NCCL_ALGO",
-    "NCCL_PROTO",
-    "NVIDIA_TF32_OVERRIDE",
-    "OMP_NUM_THREADS",
-    "PYTHONHASHSEED",
-    "SLURM_ARRAY_JOB_ID",
-    "SLURM_ARRAY_TASK_ID",
-    "SLURM_JOB_ID",
-    "SLURM_JOB_PARTITION",
-    "SLURM_NNODES",
-    "SLURM_NTASKS",
-    "SLURM_RESTART_COUNT",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "WORLD_SIZE",
+    "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "MKL_NUM_THREADS", "NCCL_ALGO",
+    "NCCL_PROTO", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "PYTHONHASHSEED", "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID", "SLURM_JOB_PARTITION", "SLURM_NNODES", "SLURM_NTASKS",
+    "SLURM_RESTART_COUNT", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "WORLD_SIZE",
 )
+# fmt: on
 
 MOST_CHANGED = 200  # files
 MOST_DIFF = 100_000  # characters; the commit and this much show what was run
@@ -78,24 +66,14 @@ def environment(code: Path | None = None) -> dict[str, Any]:
 
 
 def fingerprint(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What equal bits need to be equal: libraries, threads, instruction set or GPU, determinism."""
-    versions = environment["versions"]
-    return {
-        "torch": versions["torch"],
-        "torchvision": versions["torchvision"],
-        "timm": versions["timm"],
-        "numpy": versions["numpy"],
-        "cuda": environment["cuda"],
-        "cudnn": environment["cudnn"],
-        "devices": environment["devices"],
-        "deterministic": environment["deterministic"],
-        "tf32": environment["tf32"],
-        "threads": environment["threads"],
-        "ranks": environment.get("ranks", 1),
-        "cpu capability": environment["cpu"]["capability"],
-        "mkldnn": environment["cpu"]["mkldnn"],
-        "machine": environment["machine"],
-    }
+    """The conditions for bit-identical results: libraries, threads, instruction set or GPU, determinism."""
+    versions, cpu = environment["versions"], environment["cpu"]
+    keys = ("cuda", "cudnn", "devices", "deterministic", "tf32", "threads", "machine")
+    return (
+        {name: versions[name] for name in ("torch", "torchvision", "timm", "numpy")}
+        | {key: environment[key] for key in keys}
+        | {"ranks": environment.get("ranks", 1), "cpu capability": cpu["capability"], "mkldnn": cpu["mkldnn"]}
+    )
 
 
 def fingerprint_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -125,7 +103,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints; None when it fails, hangs or is not there. Signals that are meant for us do not reach it."""
+    """What git prints; None when it fails, hangs or is not installed. Signals to this job do not reach it."""
     try:
         with signals_blocked():
             result = subprocess.run(
@@ -151,7 +129,7 @@ def _version(name: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    """Linux tells it in /proc/cpuinfo only."""
+    """From /proc/cpuinfo, the only place where Linux has it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

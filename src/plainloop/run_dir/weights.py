@@ -1,4 +1,4 @@
-"""Plain weights: a model's own key names and tensors. Written whole or not at all; nothing that is read is executed."""
+"""Plain weights: a model's own key names and tensors. Files are written whole or not at all; reading runs no code."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from plainloop.system import storage
 
 log = logging.getLogger("plainloop")
 
-# Where our checkpoints and files of others keep a state dict; averaged weights first: they are what was evaluated.
+# Keys under which checkpoints, ours and others', hold a state dict; averaged weights first: they were evaluated.
 PLACES = ("ema", "model_ema", "state_dict_ema", "state_dict", "model")
 WRAPPERS = ("module.", "_orig_mod.")  # what DDP and torch.compile put before every name
+OPTIONAL = "num_batches_tracked"  # of BatchNorm, since torch 0.4.1; only momentum=None reads it
 MOST_NAMES = 5  # in a message
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Writes safetensors with the model's own key names, which timm.create_model(..., checkpoint_path=path) loads.
-
-    Tied weights are written under each of their names, so that a strict `load_state_dict` finds all. Waits for the
-    device. Raises CannotWrite; then the old file is in place.
-    """
+    """Writes a model's state dict. Waits for the device."""
     write_weights(model.state_dict(), path)
 
 
 def write_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """The same for a state dict."""
+    """Writes safetensors, which timm.create_model(..., checkpoint_path=path) loads. Raises CannotWrite.
+
+    Tied weights are written under each of their names, so that a strict `load_state_dict` finds all.
+    """
     copies = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -118,15 +118,14 @@ def without_wrappers(saved: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def fill_in_tied(saved: dict[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Adds the names of tied tensors, of which safetensors.torch.save_model writes one only."""
+
+    def storage_id(tensor: Tensor) -> tuple[int, int]:  # also on the meta device, which has no addresses
+        return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
+
     known = {storage_id(tensor): saved[name] for name, tensor in own.items() if name in saved and tensor.numel()}
     for name, tensor in own.items():
         if name not in saved and tensor.numel() and storage_id(tensor) in known:
             saved[name] = known[storage_id(tensor)]
-
-
-def storage_id(tensor: Tensor) -> tuple[int, int]:
-    """Equal for two tensors that start at the same element of one storage; works on the meta device, too."""
-    return tensor.untyped_storage()._cdata, int(tensor.storage_offset())
 
 
 def classifier_names(model: nn.Module) -> set[str]:
@@ -150,7 +149,7 @@ def is_another_head(name: str, saved: Mapping[str, Tensor], own: Mapping[str, Te
 def check_names_and_shapes(
     path: Path, saved: Mapping[str, Tensor], own: Mapping[str, Tensor], *, but: list[str]
 ) -> None:
-    missing = [name for name in own if name not in saved and name not in but and not is_optional(name)]
+    missing = [name for name in own if name not in saved and name not in but and not name.endswith(OPTIONAL)]
     unexpected = sorted(saved.keys() - own.keys())  # safetensors keeps no order
     shapes = [
         f"{name} {tuple(saved[name].shape)} instead of {tuple(own[name].shape)}"
@@ -164,11 +163,6 @@ def check_names_and_shapes(
             + "; ".join(f"{len(names)} {what}: {listing(names)}" for what, names in found if names)
             + ". Choose the model that they were saved from (model=..., and its own keys)"
         )
-
-
-def is_optional(name: str) -> bool:
-    """BatchNorm's counter came with torch 0.4.1; only momentum=None reads it."""
-    return name.endswith("num_batches_tracked")
 
 
 def listing(names: Any) -> str:
