@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import pickle
 from collections import OrderedDict
@@ -26,13 +25,6 @@ GOLDEN = Path(__file__).parents[1] / "storage" / "golden_format_1"
 @pytest.fixture
 def two(tmp_path: Path) -> Checkpoints:
     return two_saved(tmp_path / "checkpoints")
-
-
-def test_what_is_saved_comes_back(two: Checkpoints) -> None:
-    loaded = Checkpoints(two.folder).newest()
-    assert loaded is not None
-    assert equal(loaded.state, state(2))
-    assert (loaded.step, loaded.path.name, loaded.skipped) == (2, "step_00000002.pt", ())
 
 
 def test_nothing_saved_is_nothing_found(tmp_path: Path) -> None:
@@ -77,22 +69,15 @@ def test_what_is_neither_tensor_nor_plain_is_refused_by_its_place(tmp_path: Path
     assert names(tmp_path) == []
 
 
-def test_the_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
+@pytest.mark.parametrize("save_best", [True, False])
+def test_the_newest_are_kept_and_the_best(tmp_path: Path, save_best: bool) -> None:
+    checkpoints = Checkpoints(tmp_path, save_best=save_best)
     for step in range(1, 8):
         checkpoints.save(state(step), step=step, best=step in (1, 3), metric="val/top1", value=step / 10)
-    assert [name for name in names(tmp_path) if name.endswith(".pt")] == [f"step_0000000{n}.pt" for n in (3, 6, 7)]
-    assert json.loads((tmp_path / "best.json").read_text()) == {
-        "step": 3, "metric": "val/top1", "value": 0.3, "file": "step_00000003.pt",
-    }  # fmt: skip
-
-
-def test_without_save_best_the_newest_are_all(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep_last=3, save_best=False)
-    for step in range(1, 6):
-        checkpoints.save(state(step), step=step, best=step == 1, metric="val/top1", value=0.5)
-    assert [name for name in names(tmp_path) if name.endswith(".pt")] == [f"step_0000000{n}.pt" for n in (3, 4, 5)]
-    assert best_of(checkpoints) is None
+    kept = (3, 6, 7) if save_best else (6, 7)
+    assert [name for name in names(tmp_path) if name.endswith(".pt")] == [f"step_0000000{n}.pt" for n in kept]
+    best = {"step": 3, "metric": "val/top1", "value": 0.3, "file": "step_00000003.pt"}
+    assert storage.read_json(tmp_path / "best.json") == (best if save_best else None)
 
 
 def test_keeping_fewer_than_two_is_refused(tmp_path: Path) -> None:
@@ -100,14 +85,10 @@ def test_keeping_fewer_than_two_is_refused(tmp_path: Path) -> None:
         Checkpoints(tmp_path, keep_last=1)
 
 
-def test_a_step_saved_again_unchanged_is_not_written_again(two: Checkpoints) -> None:
-    path = two.folder / "step_00000002.pt"
-    before = (path.stat().st_ino, (two.folder / "step_00000002.json").stat().st_ino)
+def test_a_step_saved_again_replaces_the_first_unless_it_is_the_same(two: Checkpoints) -> None:
+    inodes = [path.stat().st_ino for path in sorted(two.folder.glob("step_*2.*"))]
     Checkpoints(two.folder).save(state(2), step=2)
-    assert (path.stat().st_ino, (two.folder / "step_00000002.json").stat().st_ino) == before
-
-
-def test_a_step_saved_again_otherwise_replaces_the_first(two: Checkpoints) -> None:
+    assert [path.stat().st_ino for path in sorted(two.folder.glob("step_*2.*"))] == inodes
     for changed in (20, 21, 22):
         two.save(state(changed), step=2)
         loaded = Checkpoints(two.folder).newest()
@@ -223,8 +204,3 @@ def test_bytes_that_the_system_does_not_give_today_keep_their_name(two: Checkpoi
     assert today is not None
     assert tomorrow is not None
     assert (today.step, tomorrow.step, names(two.folder)) == (1, 2, before)
-
-
-def test_asking_for_what_is_not_there_says_so(two: Checkpoints) -> None:
-    with pytest.raises(Unresumable, match=r"step_00000007\.pt cannot be used: it has no manifest"):
-        two.load(two.folder / "step_00000007.pt")

@@ -34,35 +34,25 @@ def test_it_is_json_and_names_versions_and_devices():
     assert found["cpu"]["capability"] == torch.backends.cpu.get_cpu_capability()
 
 
-def test_a_clean_tree_is_clean(repository):
-    state = git_state(repository)
+def test_a_change_is_in_the_diff_and_a_new_file_in_the_list_and_a_long_diff_is_cut(repository):
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, capture_output=True, text=True).stdout.strip()
-    assert state == {"commit": head, "dirty": False, "changed": [], "diff": "", "diff_complete": True}
-
-
-def test_a_change_is_in_the_diff_and_a_new_file_in_the_list(repository):
+    clean = {"commit": head, "dirty": False, "changed": [], "diff": "", "diff_complete": True}
+    assert git_state(repository) == clean
     (repository / "a.py").write_text("x = 2\n")
     (repository / "b.py").write_text("")
     state = git_state(repository)
     assert state["dirty"]
     assert state["changed"] == [" M a.py", "?? b.py"]
     assert "-x = 1\n+x = 2\n" in state["diff"]
-
-
-def test_a_long_diff_is_cut_and_says_so(repository):
     (repository / "a.py").write_text("x = 2\n" * 50_000)
     state = git_state(repository)
     assert (len(state["diff"]), state["diff_complete"]) == (MOST_DIFF, False)
 
 
-def test_outside_of_a_repository_there_is_no_git(tmp_path, monkeypatch):
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+@pytest.mark.parametrize("variable", ["PATH", "GIT_CEILING_DIRECTORIES"], ids=["without git", "outside"])
+def test_without_git_or_outside_of_a_repository_there_is_none(variable, tmp_path, monkeypatch):
+    monkeypatch.setenv(variable, str(tmp_path.parent))
     assert git_state(tmp_path) is None
-
-
-def test_without_git_there_is_no_git(repository, monkeypatch):
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert git_state(repository) is None
 
 
 def test_a_git_that_hangs_is_left_alone(repository, tmp_path, monkeypatch):
@@ -97,15 +87,7 @@ def test_no_secret_of_environment_remote_or_diff_is_written(repository, monkeypa
     assert environment(repository)["variables"]["SLURM_JOB_ID"] == "77"
 
 
-def test_one_environment_has_one_fingerprint():
-    assert fingerprint_differences(fingerprint(environment()), fingerprint(environment())) == []
-
-
-def test_another_number_of_threads_is_a_difference():
+def test_one_environment_has_one_fingerprint_which_survives_json():
     here = fingerprint(environment())
+    assert fingerprint_differences(json.loads(json.dumps(here)), fingerprint(environment())) == []
     assert fingerprint_differences(here, here | {"threads": 64}) == [f"threads: {here['threads']} before, 64 now"]
-
-
-def test_a_fingerprint_survives_json():
-    here = fingerprint(environment())
-    assert fingerprint_differences(json.loads(json.dumps(here)), here) == []

@@ -13,7 +13,8 @@ from plainloop.errors import BadConfig, Unresumable
 from plainloop.run_dir import rewind
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.rewind import go_back, require_step
-from tests.harness.saved import best_of, same, state
+from tests.harness.saved import best_of, state
+from tests.harness.tensors import equal
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_a_chosen_step_becomes_the_newest_and_what_came_later_is_kept_aside(run:
     checkpoints = Checkpoints(run / "checkpoints", keep_last=4)
     loaded = checkpoints.newest()
     assert loaded is not None
-    assert same(loaded.state, state(2))
+    assert equal(loaded.state, state(2))
     assert (list(checkpoints.steps()), best_of(checkpoints)) == ([1, 2], 2)
     assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "discarded", "metrics.jsonl"]
     assert discarded is not None
