@@ -135,10 +135,7 @@ def show_config(command: Command, composer: Composer) -> int:
 
 
 def compose_run(command: Command, composer: Composer) -> tuple[DictConfig, Origin, Path, list[Problem]]:
-    """The config of one run, where its keys come from, its folder, and what is wrong with the command line.
-
-    Raises InvalidConfig where there is no config, or no folder.
-    """
+    """The config of one run, where its keys come from, its folder, and what is wrong with the command line."""
     run, step = resuming.split_resume(command.value_of("resume"))
     overrides = [*command.overrides, *([f"resume_step={step}"] if step is not None else [])]
     saved = None if run in (None, "auto") else Path(str(run))
@@ -184,11 +181,10 @@ def train_as_hydra_job(composer: Composer, config: DictConfig, checked: Checked,
 
 def start_sweep(command: Command, composer: Composer) -> int:
     if ranks.rank() != 0 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        what, instead = (
-            "a launcher has started several processes already",
-            "-m without torchrun, with trainer.devices=N",
+        what = "a launcher has started several processes already"
+        raise invalid_run(
+            [Problem("-m", what, instead="-m without torchrun, with trainer.devices=N")], command.overrides
         )
-        raise invalid_run([Problem("-m", what, instead=instead)], command.overrides)
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # without initialising CUDA, so that jobs can be forked
     sweep = check_sweep(composer, command.overrides, composer.wrong_flags(command.flags))
     if sweep.jobs and sweep.jobs[0].config["check"]:
@@ -234,8 +230,8 @@ def print_once(text: str, stream: TextIO | None = None) -> None:
 def print_finished(folder: Path) -> int:
     path = folder / "summary.json"
     best = (json.loads(path.read_text()).get("best") or {}) if path.is_file() else {}
-    value = best.get("value")
-    shown = "" if value is None else f": best {best['metric']} {value:.4g} at step {best['step']}"
+    has_value = best.get("value") is not None
+    shown = f": best {best['metric']} {best['value']:.4g} at step {best['step']}" if has_value else ""
     print_once(f"done: {folder} is finished{shown}")
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,6 @@ class Origin:
         self, overrides: Sequence[str], *, composer: Composer | None = None, saved: Path | None = None
     ) -> None:
         self.overrides, self._composer, self.saved = list(overrides), composer, saved
-        self._places: dict[str, Place] | None = None
 
     def given_by(self, key: str) -> str:
         """For the person: the override that set the key, else file and line, else nothing."""
@@ -52,14 +52,13 @@ class Origin:
 
     def place_of(self, key: str) -> Place | None:
         """The line that wrote the key, or the nearest node above it that a file wrote."""
-        places = self._read()
-        while key and key not in places:
+        while key and key not in self._places:
             key = key.rpartition(".")[0]
-        return places.get(key)
+        return self._places.get(key)
 
     def written(self, key: str) -> Place | None:
         """The line that wrote exactly this key."""
-        return self._read().get(key)
+        return self._places.get(key)
 
     def options_with(self, group: str, key: str) -> list[str]:
         """The options of a group whose file has the key."""
@@ -71,25 +70,19 @@ class Origin:
         place = self.written(problem.meant) if problem.meant else None
         return replace(problem, meant=f"{problem.meant}   ({place})") if place else problem
 
-    def _read(self) -> dict[str, Place]:
-        if self._places is None:
-            self._places = {}
-            if self.saved is not None:
-                _places_in(self.saved, str(self.saved), "", self._places)
-            elif self._composer is not None:
-                self._read_composed(self._composer)
-        return self._places
-
-    def _read_composed(self, composer: Composer) -> None:
-        assert self._places is not None
-        for default in composer.defaults(self.overrides):
-            if default.config_path is None:
-                continue
-            file = _file_of(default.config_path, composer.repository)
-            if file is not None:
-                root = composer.conf_dir.parent
-                shown = str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
-                _places_in(file, shown, default.package or "", self._places)
+    @cached_property
+    def _places(self) -> dict[str, Place]:
+        places: dict[str, Place] = {}
+        if self.saved is not None:
+            _add_places(self.saved, str(self.saved), "", places)
+        elif self._composer is not None:
+            root = self._composer.conf_dir.parent
+            for default in self._composer.defaults(self.overrides):
+                file = _file_of(default.config_path or "", self._composer.repository)
+                if file is not None:
+                    shown = str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
+                    _add_places(file, shown, default.package or "", places)
+        return places
 
 
 def _file_of(config_path: str, repository: IConfigRepository) -> Path | None:
@@ -105,7 +98,7 @@ def _file_of(config_path: str, repository: IConfigRepository) -> Path | None:
     return None
 
 
-def _places_in(file: Path, shown: str, package: str, places: dict[str, Place]) -> None:
+def _add_places(file: Path, shown: str, package: str, places: dict[str, Place]) -> None:
     content = file.read_text(encoding="utf-8")
     root = yaml.compose(content, Loader=_Loader)
     if isinstance(root, yaml.MappingNode):

@@ -109,19 +109,16 @@ def _choices(folder: Path, saved: Mapping[str, Any], composer: Composer) -> list
 
 def _chosen_now(overrides: Sequence[str], composed: DictConfig, composer: Composer) -> list[str]:
     """The keys that the options of the command line set: whole groups, or what an experiment or debug option names."""
-    keys: list[str] = []
-    for group in (text.partition("=")[0].lstrip("+~") for text in overrides if "{" not in text):
-        if group in composed and group in composer.groups:
-            keys.append(group)
-        elif group in composer.groups and not group.startswith("hydra/"):
-            for default in composer.defaults(overrides):
-                path = default.config_path or ""
-                found = composer.repository.load_config(path) if path.startswith(f"{group}/") else None
-                if found is not None:
-                    chosen = [entry for entry in found.defaults_list or () if isinstance(entry, GroupDefault)]
-                    keys += [str(entry.group).lstrip("/") for entry in chosen if entry.is_override()]
-                    raw: Any = OmegaConf.to_container(found.config, resolve=False)
-                    keys += [key for key, _ in leaves(raw)]
+    typed = [text.partition("=")[0].lstrip("+~") for text in overrides if "{" not in text]
+    groups = [group for group in typed if group in composer.groups and not group.startswith("hydra/")]
+    keys = [group for group in groups if group in composed]
+    for default in composer.defaults(overrides):
+        path = default.config_path or ""
+        if path.partition("/")[0] in groups and path.partition("/")[0] not in composed:
+            found: Any = composer.repository.load_config(path)
+            chosen = [entry for entry in found.defaults_list or () if isinstance(entry, GroupDefault)]
+            keys += [str(entry.group).lstrip("/") for entry in chosen if entry.is_override()]
+            keys += [key for key, _ in leaves(OmegaConf.to_container(found.config, resolve=False))]  # type: ignore[arg-type]
     return keys
 
 

@@ -75,16 +75,14 @@ def invalid_sweep(bad: Sequence[BadJob], num_jobs: int) -> InvalidConfig:
 
 
 def one_each(problems: Sequence[Problem]) -> list[Problem]:
-    """Without those that a mistake brings with it: a key that is unknown makes what it was put into unknown, too.
+    """Drops follow-up problems: an unknown key also makes its parent unknown.
 
     >>> [p.key for p in one_each([Problem("optimzer.lr", "unknown key"), Problem("optimzer", "unknown key")])]
     ['optimzer.lr']
     """
-    return [problem for problem in dict.fromkeys(problems) if not any(_brings(other, problem) for other in problems)]
-
-
-def _brings(mistake: Problem, problem: Problem) -> bool:
-    return problem.what == "unknown key" and mistake.key.startswith(f"{problem.key}.")
+    keys = [problem.key for problem in problems]
+    followed = [key for key in keys if any(other.startswith(f"{key}.") for other in keys)]
+    return [p for p in dict.fromkeys(problems) if p.what != "unknown key" or p.key not in followed]
 
 
 def for_hydra(override: str) -> str:
@@ -127,7 +125,5 @@ def _header(text: str, overrides: Sequence[str]) -> str:
 
 
 def _numbers(jobs: Sequence[BadJob]) -> str:
-    if len(jobs) == 1:
-        return f"job {jobs[0].number}"
-    shown = ", ".join(str(job.number) for job in jobs[:8])
-    return f"jobs {shown}" + (f", ... ({len(jobs)} jobs)" if len(jobs) > 8 else "")
+    shown = ", ".join(str(job.number) for job in jobs[:8]) + (f", ... ({len(jobs)} jobs)" if len(jobs) > 8 else "")
+    return f"job{'s' if len(jobs) > 1 else ''} {shown}"

@@ -86,23 +86,15 @@ def chosen_twice(overrides: Sequence[str]) -> list[Problem]:
 
     Of all other groups the last one counts, as of values: a command is changed by adding to its end.
     """
-    typed: dict[str, list[str]] = {}
-    for text in overrides:
-        group, equals, option = text.lstrip("+").partition("=")
-        if equals and group in SEVERAL:
-            typed.setdefault(group, []).append(option.strip("'\""))
-    twice = {group: list(dict.fromkeys(options)) for group, options in typed.items() if len(set(options)) > 1}
-    return [
-        Problem(
-            group,
-            "is given more than once",
-            " ".join(f"{group}={option}" for option in options),
-            "one list of options",
-            by(next(text for text in reversed(overrides) if text.lstrip("+").startswith(f"{group}="))),
-            instead=f"{group}=[{','.join(option.strip('[]') for option in options)}]",
-        )
-        for group, options in twice.items()
-    ]
+    problems = []
+    for group in SEVERAL:
+        texts = [text for text in overrides if text.lstrip("+").startswith(f"{group}=")]
+        options = list(dict.fromkeys(text.partition("=")[2].strip("'\"") for text in texts))
+        if len(options) > 1:
+            got, instead = " ".join(f"{group}={o}" for o in options), ",".join(o.strip("[]") for o in options)
+            what, expected = "is given more than once", "one list of options"
+            problems.append(Problem(group, what, got, expected, by(texts[-1]), instead=f"{group}=[{instead}]"))
+    return problems
 
 
 def needs_multirun(override: Override) -> Problem:
