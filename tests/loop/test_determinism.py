@@ -77,20 +77,6 @@ def test_another_seed_changes_them(plain: bytes, tmp_path: Path) -> None:
     assert weights(tmp_path, "seed=1") != plain
 
 
-def test_a_progress_bar_changes_no_bit(plain: bytes, tmp_path: Path) -> None:
-    ours, its = pty.openpty()
-
-    def screen() -> None:
-        for descriptor in (1, 2):
-            os.dup2(its, descriptor)
-        os.environ["TERM"] = "xterm"
-
-    assert weights(tmp_path, prepare=screen) == plain
-    os.close(its)
-    assert b"\x1b[" in os.read(ours, 1 << 16)  # it was drawn
-    os.close(ours)
-
-
 def test_a_terminal_that_is_closed_in_between_changes_no_bit(plain: bytes, tmp_path: Path) -> None:
     ours, its = pty.openpty()
 
@@ -103,6 +89,8 @@ def test_a_terminal_that_is_closed_in_between_changes_no_bit(plain: bytes, tmp_p
 
     run = start(tmp_path, *RUN, prepare=screen)
     os.close(its)
+    while b"\x1b[" not in os.read(ours, 1 << 16):  # until a bar is drawn
+        pass
     os.close(ours)  # the run has the last copy
     assert run.wait().code == 0
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == plain

@@ -190,11 +190,3 @@ def test_every_derived_seed_shifted_by_one_is_caught(
 
     monkeypatch.setattr(rng, "fold", shifted)
     assert not equal(resumed(recorder.saved[18], after=18), outcome(state, recorder, after=18))
-
-
-def test_a_schedule_one_step_late_is_caught(undisturbed: tuple[TrainState, Memory]) -> None:
-    state, recorder = undisturbed
-    late, again = Memory(), toy_state(scaler=True, seed=5)
-    again.load_state_dict(clone(recorder.saved[5]))
-    fit(again, late, schedule=lambda step: loop(Memory()).schedule(step - 1))
-    assert not equal(again.state_dict()["model"], state.state_dict()["model"])

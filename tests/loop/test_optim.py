@@ -9,7 +9,7 @@ from torch import nn
 
 from plainloop.loop.optim import clip_, param_groups, scaled_lr, set_rate
 from tests.harness.nets import fill_grads, made, small_net
-from tests.harness.tensors import NoHostReads, equal
+from tests.harness.tensors import equal
 
 
 def names_by_group(net, groups):
@@ -114,7 +114,7 @@ def test_layer_decay_gives_each_parameter_timms_rate(name):
 
 
 def test_layer_decay_of_a_model_without_known_layers_is_refused():
-    with pytest.raises(ValueError, match=r"layer_decay=0.75 needs a timm model.*Sequential does not.*lr_scale="):
+    with pytest.raises(ValueError, match=r"layer_decay=0.75 needs a timm model.*Sequential does not; type .*lr_scale="):
         param_groups(small_net(), lr=0.1, layer_decay=0.75)
 
 
@@ -185,10 +185,6 @@ def test_a_cycled_momentum_arrives_and_none_leaves_it(name, read):
 def test_an_optimizer_without_momentum_says_how_not_to_cycle_it():
     with pytest.raises(ValueError, match=r"Adadelta has none; type scheduler.cycle_momentum=false"):
         set_rate(made("adadelta", small_net()), 1.0, 0.9)
-
-
-def test_yolov3_on_two_cards_learns_at_twice_the_rate():
-    assert scaled_lr(0.000125, rule="linear", batch_size=16, base_batch_size=8) == 0.00025
 
 
 @pytest.mark.parametrize("k", [1, 2, 8, 32])
@@ -273,12 +269,3 @@ def test_parameters_without_a_gradient_are_passed_over():
     assert clip_(net.parameters(), norm=1.0) == 0.0
     net[8].bias.grad = torch.full((5,), 2.0)
     assert clip_(net.parameters(), norm=1.0, value=1.0, agc=1.0) == pytest.approx(20**0.5)
-
-
-def test_clipping_does_not_wait_for_the_device():
-    net = small_net()
-    fill_grads(net)
-    with NoHostReads():
-        norm = clip_(net.parameters(), norm=1.0, value=0.1, agc=0.01)
-        with pytest.raises(AssertionError, match="the host reads a tensor"):
-            norm.item()

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from plainloop.errors import NonFinite, Preempted
-from plainloop.loop.micro_batches import split
-from plainloop.loop.state import TrainState, means
+from plainloop.errors import BadConfig, BadData, NonFinite, Preempted
+from plainloop.loop.monitor import Monitor
+from plainloop.loop.state import TrainState
+from plainloop.loop.stopwatch import Stopwatch
 from plainloop.loop.trainer import Trainer
 from tests.harness.tensors import HostRead, NoHostReads, equal
 from tests.harness.toys import Memory, ToyData, toy_state, toy_trainer
@@ -108,23 +109,6 @@ def test_clipping_sees_the_same_norm_with_and_without_gradient_scaling(accumulat
         assert scaled.rows[step]["train/grad_norm"] == pytest.approx(row["train/grad_norm"], rel=1e-6)
 
 
-def test_the_clipped_norm_is_what_was_asked_for() -> None:
-    norms = []
-
-    class Listening(Trainer):
-        def update(self, model: nn.Module, state: TrainState, batch: Any) -> None:
-            state.optimizer.register_step_pre_hook(
-                lambda optimizer, *_: norms.append(
-                    torch.nn.utils.get_total_norm([p.grad for g in optimizer.param_groups for p in g["params"]]).item()
-                )
-            )
-            super().update(model, state, batch)
-
-    state = toy_state(scaler=True)
-    watched(Listening, clip_norm=1e-3, steps=3).fit(state, state.model)
-    assert norms and norms == pytest.approx([1e-3] * len(norms), rel=1e-3)
-
-
 def test_the_rate_of_a_step_is_the_schedule_of_the_steps_before_it() -> None:
     _, recorder = trained(toy_state(), log_every=1, eval_every=None)
     assert [recorder.rows[step]["train/lr"] for step in (1, 7, 8)] == [0.02, 0.02, 0.02 * 0.1]
@@ -186,6 +170,37 @@ def test_early_stopping_counts_evaluations_without_gain() -> None:
     assert [trainer.update_best(state, {"top1": value}) for value in curve] == [True] * 5
     assert state.evaluations_without_gain == 2 and trainer.has_ended(state)
     assert (state.best, state.best_for_early_stop) == (0.79, 0.7)
+    assert state.stopped_early == "no better val/top1 for 2 evaluations"
+
+
+def test_the_best_evaluation_and_early_stopping_can_have_metrics_of_their_own() -> None:
+    trainer = toy_trainer(best_by=Monitor("loss", "min"), stop_by=Monitor("top1", "max"))
+    state = toy_state()
+    curve = [(0.5, 0.9), (0.6, 1.0), (0.5, 0.8)]
+    assert [trainer.update_best(state, {"top1": top1, "loss": loss}) for top1, loss in curve] == [True, False, True]
+    assert (state.best, state.best_for_early_stop, state.evaluations_without_gain) == (0.8, 0.6, 1)
+    with pytest.raises(BadConfig, match="is loss, which no evaluation gives") as error:
+        trainer.update_best(state, {"top1": 0.5, "miou": 0.1})
+    assert error.value.hint == "type one of top1, miou"
+
+
+def test_data_that_end_early_fail_the_run_and_the_step_is_named() -> None:
+    class Short(ToyData):
+        def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Any]:
+            yield from super().train_batches(start, 5, seed)
+
+    with pytest.raises(BadData, match="the training data ended after step 5 of 12"):
+        trained(toy_state(), data=Short())
+
+
+def test_saves_do_not_count_as_time_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    watch = Stopwatch(0)
+    now[0] += 2.0  # two steps
+    with watch.paused():
+        now[0] += 100.0
+    assert watch.lap(2, 8) == {"time/images_per_s": 8.0, "time/data_s": 0.0, "time/step_s": 1.0}
 
 
 def test_a_metric_that_is_no_number_is_never_the_best() -> None:
@@ -234,16 +249,6 @@ def test_a_skipped_update_changes_no_weight() -> None:
     assert recorder.bad[1] == (7, 0.02, next(ToyData().train_batches(6, 7, 3))["index"].tolist())
 
 
-def test_too_many_skips_in_a_row_stop_the_run() -> None:
-    state = toy_state()
-    recorder = Memory()
-    trainer = toy_trainer(recorder, data=Poisoned(tuple(range(4, 13))), skip_nonfinite=True, max_skips=3, log_every=12)
-    with pytest.raises(NonFinite, match=r"steps 4 to 7, .*: 4 updates in a row were skipped: ") as error:
-        trainer.fit(state, state.model)
-    assert state.step == 7
-    assert error.value.hint == "look at step 4"
-
-
 def test_a_requested_stop_saves_and_leaves_at_the_next_step() -> None:
     recorder, state = Memory(), toy_state()
     trainer = toy_trainer(recorder, log_every=100, eval_every=None)
@@ -277,18 +282,3 @@ def test_a_stop_during_an_evaluation_is_taken_up_there() -> None:
     again.load_state_dict(first.saved[5])
     _, second = trained(again)
     assert first.rows | second.rows == undisturbed.rows
-
-
-def test_means_weigh_micro_batches_by_their_share() -> None:
-    rows = [
-        {"step": 1, "share": 0.25, "loss": 4.0},
-        {"step": 1, "share": 0.75, "loss": 0.0},
-        {"step": 2, "share": 1.0, "loss": 3.0, "top1": 0.5},
-    ]
-    assert means(rows) == {"loss": 2.0, "top1": 0.5}
-
-
-def test_split_keeps_every_sample_in_order() -> None:
-    batch = {"image": torch.arange(24).view(8, 3), "label": torch.arange(8)}
-    parts = split(batch, 4)
-    assert len(parts) == 4 and all(torch.equal(torch.cat([p[k] for p in parts]), batch[k]) for k in batch)

@@ -1,0 +1,50 @@
+"""What surrounds the loop in a run: its folder, torch's switches, what is said when memory runs out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from plainloop.distributed import collectives
+from plainloop.errors import OutOfMemory
+from plainloop.run import backend
+from plainloop.run.run import share_folder
+from tests.harness.ranks import on_ranks
+
+
+def test_ranks_that_were_started_elsewhere_get_rank_0s_absolute_folder(tmp_path: Path) -> None:
+    def act() -> Path:
+        here = tmp_path / str(collectives.rank())
+        here.mkdir()
+        os.chdir(here)
+        return share_folder(Path("outputs/a"))[0]
+
+    assert on_ranks(tmp_path / "meeting", 2, act) == [tmp_path / "0/outputs/a"] * 2
+
+
+@pytest.mark.parametrize(("accumulate", "more"), [(1, "trainer.accumulate=2"), (2, "trainer.accumulate=6"), (6, "")])
+def test_out_of_memory_prints_the_command_with_smaller_micro_batches(accumulate: int, more: str) -> None:
+    command = "python train.py resume=a {}".format
+    with (
+        pytest.raises(OutOfMemory, match="out of memory: no 2 GiB left") as error,
+        backend.errors_explained(accumulate=accumulate, rank_batch=6, command=command),
+    ):
+        raise torch.OutOfMemoryError("no 2 GiB left")
+    assert error.value.hint.endswith(command(more) if more else "a smaller model, or smaller images")
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "cudnn_benchmark", "on"),
+    [(False, "auto", True), (True, "auto", False), (False, False, False), (True, True, True)],
+)
+def test_cudnn_searches_for_kernels_unless_deterministic_or_told(
+    deterministic: bool, cudnn_benchmark: bool | str, on: bool
+) -> None:
+    try:
+        backend.prepare(deterministic=deterministic, detect_anomaly=False, cudnn_benchmark=cudnn_benchmark)  # type: ignore[arg-type]
+        assert torch.backends.cudnn.benchmark is on
+    finally:
+        backend.prepare(deterministic=False, detect_anomaly=False, cudnn_benchmark="auto")
