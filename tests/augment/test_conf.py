@@ -9,6 +9,10 @@ from hydra.utils import instantiate
 
 from tests.harness.tensors import NoHostReads
 
+from plainloop.config.explain.problems import InvalidConfig
+from tests.harness.configs import checked
+from tests.harness.pictures import write_pictures
+
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FACTS = "+facts={image_shape:[3,12,10]}"
 
@@ -29,10 +33,20 @@ def test_none_is_an_empty_dictionary():
     assert composed("none") == {}
 
 
-def test_a_transform_of_torchvision_can_be_added_to_none():
-    typed = "+augment.jitter={_target_: plainloop.augment.per_sample.PerSample, "
-    typed += "transform: {_target_: torchvision.transforms.v2.ColorJitter, brightness: 0.4}}"
-    assert instantiate(composed("none", typed).jitter).transform.brightness == (0.6, 1.4)
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("ToPILImage", "augment.x: .*must give a .3, H, W. uint8 tensor; .* gave Image"),
+        ("MixUp", "v2.MixUp refuses it"),
+    ],
+)
+def test_a_transform_of_torchvision_is_tried_by_the_check(kind, message, tmp_path):
+    pictures = ("data=image_folder", f"data.root={write_pictures(tmp_path)}", "data.image_size=16", "data.batch_size=9")
+    named = f"_target_: torchvision.transforms.v2.{kind}" + ", num_classes: 3" * (kind == "MixUp")
+    with pytest.raises(InvalidConfig, match=message):
+        checked(*pictures, f"+augment.x={{{named}}}")
+    for data in ((), pictures):
+        checked(*data, "+augment.x={_target_: torchvision.transforms.v2.RandAugment}")
 
 
 @pytest.mark.parametrize("name", ["crop_flip", "standard"])

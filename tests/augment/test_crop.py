@@ -6,7 +6,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from plainloop.augment.crop import RandomResizedCrop
-from plainloop.augment.per_sample import PerSample
+from plainloop.augment.per_sample import PerSample, as_augmentation
 
 CPU = torch.device("cpu")
 
@@ -121,11 +121,12 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 
 def test_any_transform_of_torchvision_is_an_augmentation():
-    augment = PerSample(transform=v2.RandomInvert(p=1))
+    augment = as_augmentation(v2.RandomInvert(p=1))
     image = torch.rand(3, 1, 4, 4)
     assert torch.equal(augment({"image": image, "label": torch.arange(3)}, 0)["image"], 1 - image)
     bytes_ = torch.arange(12, dtype=torch.uint8).view(3, 2, 2)
     assert torch.equal(augment.sample(bytes_), F.invert(bytes_))
+    assert as_augmentation(augment) is augment
 
 
 def test_a_per_sample_transform_draws_for_each_image():

@@ -20,6 +20,7 @@ from plainloop.data.digits import Digits
 from plainloop.data.image_folder import ImageFolder
 from plainloop.errors import BadData, RunError
 from plainloop.system import rng
+from plainloop.system.processes import num_cpus
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FOLDERS = {"train/cat": 9, "train/dog": 8, "val/cat": 4, "val/dog": 3, "test/cat": 1, "test/dog": 1}
@@ -157,6 +158,14 @@ def test_workers_are_gone_when_the_stream_ends(root, end):
         list(stream)
     del stream
     assert not set(multiprocessing.active_children()) & workers
+
+
+def test_too_many_workers_are_warned_of_once_and_only_where_it_is_true(root, caplog, recwarn):
+    for num_workers in (1, num_cpus() + 1, num_cpus() + 1):
+        list(source(root, num_workers=num_workers).train_batches(0, 1, seed=0))
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"data.num_workers={num_cpus() + 1}, for each of 1 ranks on this machine, is more than the")
+    assert not recwarn.list
 
 
 def test_a_worker_that_dies_is_explained(root):

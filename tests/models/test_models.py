@@ -10,6 +10,7 @@ from torch import nn
 
 from plainloop.config.build import build
 from plainloop.config.durations import Clock
+from plainloop.config.explain.problems import InvalidConfig
 from plainloop.models.resnet_small import BasicBlock, ResNetSmall
 from plainloop.models.tiny import TinyNet
 from tests.harness.configs import ROOT, checked
@@ -102,6 +103,22 @@ def test_pretrained_is_refused_where_there_are_no_weights(name: str) -> None:
     match = rf"model\.pretrained=true, but {name} has no published weights; .* init_from="
     with pytest.raises(ValueError, match=match):
         build(node, Clock(1, 1))
+
+
+def test_weights_that_cannot_be_had_are_named_at_once_with_what_else_there_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # where nobody answers
+    match = "weights timm/resnet18.a1_in1k are not in .*, and http://127.0.0.1:9 cannot be reached"
+    with pytest.raises(InvalidConfig, match=match) as caught:
+        checked("model=resnet18", "model.pretrained=true")
+    for way in ("+model.pretrained_cfg_overlay.file=<file>", "HF_HOME=<folder>", "init_from=<"):
+        assert way in str(caught.value)
+    file = "+model.pretrained_cfg_overlay.file"
+    with pytest.raises(InvalidConfig, match="file=/no/file does not exist"):
+        checked("model=resnet18", "model.pretrained=true", f"{file}=/no/file")
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -1,4 +1,4 @@
-"""Any transform of single images as an augmentation."""
+"""Transforms of single images as augmentations."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from plainloop.contracts import Batch
+from plainloop.contracts import Augment, Batch
 
 
 class PerSample:
-    """Makes an augmentation of a transform of one image, such as those of torchvision.transforms.v2.
+    """Applies a transform to each image of a batch; transforms of torchvision are wrapped in it by themselves.
 
-    Data sources with workers apply it there, to uint8 images of any size. For data in memory it runs image by image on
-    float images in [0, 1], which is slow on a GPU; all results must then have the same size.
+    Sources with workers apply it there, to uint8 images of any size. For sets in memory it runs image by image on float
+    images in [0, 1], which is slow on a GPU, and all results must have the same size.
 
     Args:
         transform: image (C, H, W) -> image; draws from the global generators.
@@ -31,3 +31,9 @@ class PerSample:
 
     def __call__(self, batch: Batch, step: int) -> Batch:
         return batch | {"image": torch.stack([self.transform(image) for image in batch["image"]])}
+
+
+def as_augmentation(function: Augment) -> Augment:
+    """What torchvision makes for one image becomes an augmentation of batches; all others stay as they are."""
+    is_torchvisions = type(function).__module__.startswith("torchvision.transforms")
+    return PerSample(transform=function) if is_torchvisions else function  # type: ignore[arg-type]  # it takes one image

@@ -15,7 +15,7 @@ from plainloop.config.settings import TrainerSettings
 from plainloop.config.targets import locate
 from plainloop.config.types import signature_of
 from plainloop.contracts import Augment, Data, Logger, SampleTransform, Schedule
-from plainloop.errors import BadConfig
+from plainloop.errors import BadConfig, BadData
 
 if TYPE_CHECKING:
     import torch
@@ -45,9 +45,12 @@ def node_of(config: Mapping[str, Any], key: str) -> Any:
 def build_data(config: Mapping[str, Any], make: Make) -> tuple[Data, dict[str, Augment]]:
     """The data source, and the augmentations of whole batches by name, in file order.
 
-    An augmentation with a method `sample` runs in the workers where the source decodes there.
+    A transform of torchvision is applied to each image. One with a method `sample` runs in the workers where the source
+    decodes there.
     """
-    augment = {name: make(f"augment.{name}") for name in config["augment"]}
+    from plainloop.augment.per_sample import as_augmentation
+
+    augment = {name: as_augmentation(make(f"augment.{name}")) for name in config["augment"]}
     transforms: list[SampleTransform] = []
     if "sample_transforms" in signature_of(locate(config["data"]["_target_"], config["plugins"])).parameters:
         transforms = [function.sample for function in augment.values() if hasattr(function, "sample")]
@@ -61,11 +64,16 @@ def build_model(config: Mapping[str, Any], settings: TrainerSettings, device: to
     from torch import nn
 
     from plainloop.distributed import collectives
+    from plainloop.models.pretrained import OTHERWISE, require_weights
     from plainloop.run_dir.weights import load_weights
     from plainloop.system import rng
 
     rng.seed_all(rng.fold(rng.INIT, config["seed"]), device)
-    model: nn.Module = make("model")
+    require_weights(config["model"])
+    try:
+        model: nn.Module = make("model")
+    except OSError as error:
+        raise BadData(f"the weights of the model cannot be read: {error}", hint=OTHERWISE) from error
     if config["init_from"]:
         try:
             load_weights(model, Path(config["init_from"]))

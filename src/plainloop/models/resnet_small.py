@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plainloop.models.weightless import refuse_pretrained
+from plainloop.models.pretrained import refuse_pretrained
 
 
 class ResNetSmall(nn.Module):

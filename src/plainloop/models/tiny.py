@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from plainloop.models.weightless import refuse_pretrained
+from plainloop.models.pretrained import refuse_pretrained
 
 
 class TinyNet(nn.Module):

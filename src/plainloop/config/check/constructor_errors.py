@@ -35,7 +35,9 @@ def finding_from_error(error: BaseException, node: Mapping[str, Any], path: str,
     text = text.removeprefix(f"{key}: ").removesuffix(f" but got {got}").rstrip(",")
     target = str(node.get("_target_", ""))
     advice = _ADVICE.search(text)
-    return Finding(key, f"{target} refuses it: {text}" if target else text, got, instead=advice[1] if advice else "")
+    ours = isinstance(error, RunError)
+    instead = advice[1] if advice else error.hint if isinstance(error, RunError) else ""
+    return Finding(key, f"{target} refuses it: {text}" if target and not ours else text, got, instead=instead)
 
 
 def first_line(error: BaseException) -> str:

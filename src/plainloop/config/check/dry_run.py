@@ -22,6 +22,7 @@ from plainloop.config.check.findings import CheckContext, Finding
 from plainloop.config.check.meta_model import ModelSummary, build_on_meta, example_batch
 
 _TIMM_OPTIMIZER = "timm.optim.create_optimizer_v2"
+_PHOTO = 2000  # pixels of the image that transforms in workers are tried on: more than they cut out of one
 _RATES = 60  # steps at which a schedule is asked
 
 
@@ -129,12 +130,12 @@ def _monitors(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(config: Mapping[str, Any], make: parts.Make) -> None:
-    """Augmentations of whole batches take an example batch; what runs in workers is only built."""
+    """Augmentations of whole batches take an example batch, those in workers an example image."""
     import torch
 
     from plainloop.loop.normalize import to_float
 
-    _, augment = parts.build_data(config, make)
+    data, augment = parts.build_data(config, make)
     batch = example_batch(config)
     if batch is None:
         return
@@ -142,6 +143,14 @@ def _data(config: Mapping[str, Any], make: parts.Make) -> None:
     for name, function in augment.items():
         with _refusals_of(f"augment.{name}"):
             batch = function(batch, 0)
+            if not isinstance(batch, dict):
+                raise TypeError(f"gives a {type(batch).__name__} where a batch is expected: see docs/your_own_parts.md")
+    in_workers = [name for name in config["augment"] if name not in augment]
+    for name, transform in zip(in_workers, getattr(data, "sample_transforms", ()), strict=False):
+        from plainloop.data.loading.samples import transformed
+
+        with _refusals_of(f"augment.{name}"):
+            transformed(torch.zeros(3, _PHOTO, _PHOTO, dtype=torch.uint8), [transform])
 
 
 def _rates(config: Mapping[str, Any], model: Any, make: parts.Make, total_steps: int) -> None:
@@ -168,6 +177,10 @@ def _rates(config: Mapping[str, Any], model: Any, make: parts.Make, total_steps:
 
 
 def _initial_weights(config: Mapping[str, Any], model: Any) -> None:
+    from plainloop.models.pretrained import require_weights
+
+    with _refusals_of("model"):
+        require_weights(config["model"])
     if config["init_from"] and model is not None:
         from plainloop.run_dir.weights import matching_weights
 

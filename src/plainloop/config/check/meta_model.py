@@ -106,7 +106,11 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
             shape = "x".join(map(str, context.config["facts"].get("image_shape", ())))
             finding = finding_from_error(error, context.config["model"], "model", context)
             what = f"does not take images of {shape}: {first_line(error)}"
-            return ModelSummary(), replace(finding, what=what, expected="a model for this image size and channels")
+            finding = replace(finding, what=what, expected="a model for this image size and channels")
+            if "img_size" in _arguments(context.config["model"]):
+                plus = "" if "img_size" in context.config["model"] else "+"
+                finding = replace(finding, instead=f"{plus}model.img_size={context.config['facts']['image_shape'][1]}")
+            return ModelSummary(), finding
         problem = first_line(error)
     finally:
         for hook in hooks:

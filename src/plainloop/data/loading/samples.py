@@ -24,7 +24,7 @@ from plainloop.system import rng
 
 @dataclass(frozen=True)
 class Images:
-    """One split. Paths and labels are arrays, because forked workers share those and copy lists page by page."""
+    """One split. Paths and labels are arrays: forked workers share arrays, but copy lists page by page."""
 
     folder: Path
     paths: NDArray[np.bytes_]  # from folder
@@ -50,23 +50,25 @@ class Images:
             image = decode(self.folder / os.fsdecode(self.paths[index]))
             if self.sample_transforms:
                 with rng.drawing_from(rng.fold(rng.SAMPLE, self.seed, epoch, index)):
-                    image = self.transformed(image)
+                    image = transformed(image, self.sample_transforms)
         except BadData as error:
             return error
         if not self.sample_transforms or image.shape[-2:] != (self.image_size, self.image_size):
             image = resize_and_crop(image, image_size=self.image_size, crop_fraction=self.crop_fraction)
         return {"image": image, "label": int(self.labels[index]), "index": index}
 
-    def transformed(self, image: Tensor) -> Tensor:
-        for transform in self.sample_transforms:
-            image = transform(image)
-            if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
-                got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-                raise BadData(
-                    f"a transform in the workers must give a (3, H, W) uint8 tensor; {transform} gave {got}",
-                    hint="leave conversion and normalization out of augment: every run does them, on the device",
-                )
-        return image
+
+def transformed(image: Tensor, sample_transforms: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+    """The image after all transforms, each of which must give a (3, H, W) uint8 tensor. Raises BadData."""
+    for transform in sample_transforms:
+        image = transform(image)
+        if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
+            got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            raise BadData(
+                f"a transform in the workers must give a (3, H, W) uint8 tensor; {transform} gave {got}",
+                hint="leave conversion and normalization out of augment: every run does them, on the device",
+            )
+    return image
 
 
 def split_images(listings: Listings, *, image_size: int, crop_fraction: float) -> dict[Split, Images]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import multiprocessing
 import signal
+import warnings
 from collections.abc import Iterator, Sequence, Set
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -13,18 +16,21 @@ import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from plainloop.contracts import Batch
-from plainloop.data.loaders import Loader
+from plainloop.data.loaders import Loader, workers_for_this_rank
 from plainloop.data.loading import sampler
+from plainloop.distributed import ranks
 from plainloop.errors import RunError
-from plainloop.system.processes import end_with_parent
+from plainloop.system.processes import end_with_parent, num_cpus
 from plainloop.system.signals import SIGNALS, signals_blocked
+
+log = logging.getLogger("plainloop")
 
 Key = tuple[int, int]  # (epoch, index): with the seed, all that a sample's draws depend on
 NOT_FOR_WORKERS = (*SIGNALS, signal.SIGUSR1)
 
 
 class Samples(Protocol):
-    """What workers read. A failure that a person can mend is returned, not raised: it arrives without a traceback."""
+    """What workers read. A failure that a user can repair is returned, not raised: it comes without a traceback."""
 
     def __getitem__(self, key: Key) -> dict[str, Any] | RunError: ...
 
@@ -60,8 +66,10 @@ def batches(
     Raises RunError when a sample cannot be read, a worker dies, or a batch takes longer than `timeout` seconds.
     """
     processes = loader.processes()
+    warn_of_too_many(processes)
     before = set(multiprocessing.active_children())
-    with signals_blocked(NOT_FOR_WORKERS):  # workers inherit it, until they ignore signals
+    with signals_blocked(NOT_FOR_WORKERS), warnings.catch_warnings():  # workers inherit it, until they ignore signals
+        warnings.filterwarnings("ignore", message="This DataLoader will create")  # torch's, which counts one rank only
         source = iter(
             DataLoader(
                 samples,  # type: ignore[arg-type]  # a map-style data set with keys for indices
@@ -72,7 +80,7 @@ def batches(
                 timeout=timeout if processes else 0,
                 pin_memory=pin_memory,
                 worker_init_fn=start_worker,
-                generator=torch.Generator(),  # or else starting it would draw from the global one
+                generator=torch.Generator(),  # without it the start would draw from the global generator
             )
         )
     workers = set(multiprocessing.active_children()) - before
@@ -83,11 +91,22 @@ def batches(
             yield batch
     finally:
         if processes:
-            source._shutdown_workers()  # type: ignore[attr-defined]  # as its __del__ does, which tracebacks delay
+            source._shutdown_workers()  # type: ignore[attr-defined]  # its __del__ would, but later
         for worker in workers:
             if worker.is_alive():  # it hangs and ignores SIGTERM: our own exit would wait for it
                 worker.kill()
                 worker.join()
+
+
+@functools.cache  # once, not for each loader
+def warn_of_too_many(processes: int) -> None:
+    ranks_here = ranks.on_this_machine()
+    if processes * ranks_here > num_cpus():
+        log.warning(
+            "data.num_workers=%d, for each of %d ranks on this machine, is more than the %d CPUs that they may use; "
+            "data.num_workers=auto takes %d",
+            *(processes, ranks_here, num_cpus(), workers_for_this_rank()),
+        )
 
 
 def next_of(source: Iterator[Any], workers: Set[BaseProcess], timeout: float) -> Any:
@@ -112,12 +131,12 @@ def has_ended(workers: Set[BaseProcess]) -> bool:
     """Whether a worker has ended. Its connection breaks shortly before the end of its process can be seen."""
     try:
         return bool(connection.wait([worker.sentinel for worker in workers], timeout=1))
-    except RuntimeError:  # torch's SIGCHLD handler raises wherever we are, and for the same reason
+    except RuntimeError:  # torch's SIGCHLD handler raises it when a worker has ended
         return True
 
 
 def collate(samples: list[dict[str, Any] | RunError]) -> Batch | RunError:
-    """Stacks the samples, or hands on the first failure."""
+    """The samples as a batch, or the first failure among them."""
     return next((sample for sample in samples if isinstance(sample, RunError)), None) or default_collate(samples)
 
 

@@ -1,0 +1,64 @@
+"""Where published weights come from, and clear errors where there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+from plainloop.errors import BadData
+
+TIMEOUT_S = 5.0  # to reach the server of the weights; huggingface_hub itself tries for a minute
+OTHERWISE = (
+    "take them from a file with +model.pretrained_cfg_overlay.file=<file>, or from a cache that was filled on another "
+    "machine with HF_HOME=<folder> before the command, or start from weights of your own with init_from=<run "
+    "directory or weights file>"
+)
+
+
+def refuse_pretrained(pretrained: bool, name: str) -> None:
+    """Raises ValueError if true: a run from random weights instead would look like a bad fine-tuning run."""
+    if pretrained:
+        raise ValueError(
+            f"model.pretrained=true, but {name} has no published weights; leave it out, or start from weights of "
+            f"your own with init_from=<run directory or weights file>"
+        )
+
+
+def require_weights(node: Mapping[str, Any]) -> None:
+    """Raises BadData within seconds if the weights that a node of timm.create_model asks for cannot be had.
+
+    Without a network the cache is used at once.
+    """
+    if node["_target_"] != "timm.create_model" or not node.get("pretrained"):
+        return
+    import timm
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if file := (node.get("pretrained_cfg_overlay") or {}).get("file"):
+        if not Path(file).is_file():
+            raise BadData(f"model.pretrained_cfg_overlay.file={file} does not exist")
+        return
+    published = timm.get_pretrained_cfg(node["model_name"])
+    if published is None or published.hf_hub_id is None or constants.HF_HUB_OFFLINE or is_reachable(constants.ENDPOINT):
+        return
+    constants.HF_HUB_OFFLINE = True
+    names = (published.hf_hub_filename, "model.safetensors", "pytorch_model.bin")
+    if not any(isinstance(try_to_load_from_cache(published.hf_hub_id, name), str) for name in names if name):
+        raise BadData(
+            f"model.pretrained: the weights {published.hf_hub_id} are not in {constants.HF_HUB_CACHE}, and "
+            f"{constants.ENDPOINT} cannot be reached from here",
+            hint=OTHERWISE,
+        )
+
+
+def is_reachable(url: str) -> bool:
+    try:
+        urlopen(url, timeout=TIMEOUT_S).close()
+    except HTTPError:
+        return True
+    except (URLError, TimeoutError, ConnectionError):
+        return False
+    return True
