@@ -57,10 +57,6 @@ def test_every_file_builds_and_gives_the_size_that_the_model_sees(name):
     assert batch["image"].shape == (4, 3, 12, 10)
 
 
-def test_the_crops_scale_is_one_override_away():
-    assert composed("standard", "augment.crop.scale=[0.2,1]").crop.scale == [0.2, 1]
-
-
 @pytest.mark.parametrize("name", ["crop_flip", "standard"])
 def test_augmenting_never_waits_for_the_device(name):
     functions = built(name)

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from torchvision.transforms import v2
 
 from plainloop.augment.crop import RandomResizedCrop
@@ -240,13 +238,6 @@ def test_every_yaml_gives_its_source_the_statistics_that_it_has_by_itself(name, 
     told = {"digits": {}, "image_folder": {"root": str(root)}}.get(name, {"download": True})
     told |= {"classes": node["classes"]} if "classes" in node else {}
     assert facts(**told, mean=node["mean"], std=node["std"]) == facts(**told)
-
-
-def test_the_yaml_builds_the_source(root):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("data/image_folder", overrides=[f"data.root={root}", "data.batch_size=4", "+device=cpu"])
-    data = instantiate(config.data, image_size=16, num_workers=0, train={}, val={}, test={}, _convert_="all")
-    assert next(data.train_batches(0, 1, seed=0))["image"].shape == (4, 3, 16, 16)
 
 
 @pytest.mark.parametrize("name", ["digits", "image_folder"])

@@ -166,9 +166,3 @@ def test_a_root_that_is_missing_or_a_file_is_named(tmp_path):
 def test_settings_out_of_range_are_refused(photos, settings, message):
     with pytest.raises(ValueError, match=message):
         facts(photos({"cat": 3, "dog": 3}), **settings)
-
-
-def test_a_batch_larger_than_the_data_is_refused(photos):
-    data = ImageFolder(root=str(photos({"cat": 5, "dog": 5})), batch_size=9, num_workers=0, device="cpu")
-    with pytest.raises(BadData, match=r"data.batch_size=9 .* 8 training samples; type data.batch_size=8 or less"):
-        next(data.train_batches(0, 1, seed=0))

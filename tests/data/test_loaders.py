@@ -38,7 +38,6 @@ def test_none_inherits():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"train": {"batchsize": 8}}, r"data.train.batchsize is not known; did you mean data.train.batch_size\?"),
         ({"val": {"shuffle": True}}, "data.val.shuffle is not known; its keys are batch_size, num_workers, prefetch, "),
         ({"batch_size": 0}, "data.batch_size=0 must be a whole number of at least 1"),
         ({"num_workers": -1}, "data.num_workers=-1 must be a whole number of at least 0 or auto"),

@@ -1,16 +1,11 @@
 """Sets in memory: indexed on the device, a pure function of position, without a wait."""
 
-import multiprocessing
-import os
-import socket
-
 import pytest
 import torch
 
 from plainloop.data.digits import Digits
 from plainloop.data.loaders import Loader, loaders
 from plainloop.data.memory import InMemory
-from plainloop.distributed import process_group
 from plainloop.errors import BadData
 from tests.harness.tensors import NoHostReads
 
@@ -79,37 +74,6 @@ def test_a_read_from_the_device_is_caught():
 def test_a_split_that_is_not_there_is_named():
     with pytest.raises(BadData, match="has no test split; it has train and val"):
         next(numbered().eval_batches("test"))
-
-
-def test_a_batch_larger_than_the_data_is_refused():
-    with pytest.raises(BadData, match=r"data.batch_size=54"):
-        numbered(batch_size=54)
-
-
-def rank_process(rank, port, queue):
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with process_group.process_group("cpu"):
-        data = numbered()
-        train = [batch["index"].tolist() for batch in data.train_batches(2, 7, seed=1)]
-        queue.put((rank, train, [index for batch in data.eval_batches("val") for index in batch["index"].tolist()]))
-
-
-def test_two_processes_share_out_what_one_would_see():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    processes = [context.Process(target=rank_process, args=(rank, port, queue)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    (_, first, first_val), (_, second, second_val) = sorted(queue.get(timeout=60) for _ in processes)
-    for process in processes:
-        process.join(60)
-    alone = [batch["index"].tolist() for batch in numbered().train_batches(2, 7, seed=1)]
-    assert [one + other for one, other in zip(first, second)] == alone
-    assert sorted(first_val + second_val) == list(range(10))
 
 
 def test_digits_are_split_in_the_same_proportion_for_each_class():

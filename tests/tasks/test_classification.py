@@ -233,12 +233,6 @@ def test_a_pass_without_samples_is_not_a_number() -> None:
     assert all(math.isnan(value) for value in measured(Classification(num_classes=CLASSES), []).values())
 
 
-def test_each_pass_starts_from_nothing() -> None:
-    task = Classification(num_classes=CLASSES)
-    first = measured(task, [batch_of(16)])
-    assert measured(task, [batch_of(16)]) == first
-
-
 # The device
 
 

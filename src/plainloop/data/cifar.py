@@ -29,31 +29,19 @@ tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 
 @dataclass(frozen=True)
 class Published:
-    name: Literal["CIFAR10", "CIFAR100"]  # torchvision's
-    folder: str
-    archive: str
+    folder: str  # that the archive unpacks to
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    @property
+    def name(self) -> str:
+        return f"CIFAR{len(self.classes)}"
+
 
 PUBLISHED = {
-    10: Published(
-        "CIFAR10",
-        "cifar-10-batches-py",
-        "cifar-10-python.tar.gz",
-        CLASSES_10,
-        (0.4914, 0.4822, 0.4465),
-        (0.2470, 0.2435, 0.2616),
-    ),
-    100: Published(
-        "CIFAR100",
-        "cifar-100-python",
-        "cifar-100-python.tar.gz",
-        tuple(NAMES_100.split()),
-        (0.5071, 0.4865, 0.4409),
-        (0.2673, 0.2564, 0.2762),
-    ),
+    10: Published("cifar-10-batches-py", CLASSES_10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    100: Published("cifar-100-python", tuple(NAMES_100.split()), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
 
 
@@ -115,7 +103,8 @@ def folder(published: Published, root: str | None) -> Path:
     if not (parent / published.folder).is_dir():
         raise BadData(
             f"{published.name} is not in data.root={parent}: expected the folder {published.folder} there.",
-            hint=f"unpack https://www.cs.toronto.edu/~kriz/{published.archive} and set data.root=<folder that holds "
+            hint=f"unpack https://www.cs.toronto.edu/~kriz/cifar-{len(published.classes)}-python.tar.gz and "
+            f"set data.root=<folder that holds "
             f"{published.folder}>, or let it be downloaded with data.download=true",
         )
     return parent

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, cast
 
 from plainloop.contracts import Facts, Split
 from plainloop.data.loading.download import cache_folder, download_once
@@ -18,8 +18,6 @@ from plainloop.data.small_set import SmallSet
 from plainloop.errors import BadData
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -53,9 +51,9 @@ class FashionMNIST(SmallSet):
         if self.download and find(self.root) is None:
             return Facts(60_000, 10_000, CLASSES, (1, 28, 28), mean, std, (6000,) * 10)
         found = folder(self.root)
-        num_train, height, width = shape(locate(found, "train", "images"))
-        num_val, *_ = shape(locate(found, "val", "images"))
-        labels = Counter(parse(locate(found, "train", "labels"), whole=True)[1])
+        num_train, height, width = parse(locate(found, "train", "images"), whole=False)[0]
+        num_val, *_ = parse(locate(found, "val", "images"), whole=False)[0]
+        labels = Counter(parse(locate(found, "train", "labels"))[1])
         counts = tuple(labels[number] for number in range(len(CLASSES)))
         return Facts(num_train, num_val, CLASSES, (1, height, width), mean, std, counts)
 
@@ -69,7 +67,8 @@ class FashionMNIST(SmallSet):
         found = folder(self.root)
         splits: dict[Split, tuple[Tensor, Tensor]] = {}
         for split in cast(tuple[Split, ...], ("train", "val")):
-            images, labels = (read(locate(found, split, part)) for part in ("images", "labels"))
+            files = (parse(locate(found, split, part)) for part in ("images", "labels"))
+            images, labels = (np.frombuffer(content, np.uint8).reshape(sizes).copy() for sizes, content in files)
             if len(images) != len(labels) or (labels >= len(CLASSES)).any():
                 raise BadData(
                     f"{found}: the {split} files hold {len(images)} images and {len(labels)} labels of 10 classes"
@@ -113,34 +112,18 @@ def locate(found: Path, split: Split, part: str) -> Path:
     return plain if plain.is_file() else plain.with_name(f"{plain.name}.gz")
 
 
-def header(file: BinaryIO, dimensions: int) -> tuple[int, ...]:
-    """Sizes from an idx header: 8 for bytes, the number of dimensions, then each size, as big-endian integers."""
-    magic, *sizes = struct.unpack(f">{1 + dimensions}i", file.read(4 * (1 + dimensions)))
-    if magic != 0x800 + dimensions:
-        raise ValueError(f"starts with {magic:#x} where {0x800 + dimensions:#x} is expected")
-    return tuple(sizes)
-
-
-def parse(path: Path, *, whole: bool) -> tuple[tuple[int, ...], bytes]:
+def parse(path: Path, *, whole: bool = True) -> tuple[tuple[int, ...], bytes]:
+    """The sizes from an idx header (N, H, W) or (N,), and the bytes that follow it; none unless `whole`."""
     dimensions = next(DIMENSIONS[part] for (_, part), name in FILES.items() if path.name.startswith(name))
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            sizes = header(cast(BinaryIO, file), dimensions)
+            # 8 for bytes, the number of dimensions, then each size, as big-endian integers
+            magic, *sizes = struct.unpack(f">{1 + dimensions}i", file.read(4 * (1 + dimensions)))
             content = file.read() if whole else b""
-            if whole and len(content) != math.prod(sizes):
-                raise ValueError(f"holds {len(content)} bytes where {math.prod(sizes)} are announced")
+        if magic != 0x800 + dimensions:
+            raise ValueError(f"starts with {magic:#x} where {0x800 + dimensions:#x} is expected")
+        if whole and len(content) != math.prod(sizes):
+            raise ValueError(f"holds {len(content)} bytes where {math.prod(sizes)} are announced")
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise BadData(f"{path} is not a readable idx file: {error}; fetch it again") from error
-    return sizes, content
-
-
-def shape(path: Path) -> tuple[int, ...]:
-    """(N, H, W) or (N,); reads the header alone."""
-    return parse(path, whole=False)[0]
-
-
-def read(path: Path) -> NDArray[np.uint8]:
-    import numpy as np
-
-    sizes, content = parse(path, whole=True)
-    return np.frombuffer(content, dtype=np.uint8).reshape(sizes).copy()
+    return tuple(sizes), content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -54,9 +53,7 @@ def loaders(
     resolved = {}
     for split, settings in own.items():
         for key in settings.keys() - set(known):
-            near = difflib.get_close_matches(key, known, n=1)
-            meant = f"did you mean data.{split}.{near[0]}?" if near else f"its keys are {', '.join(known)}"
-            raise ValueError(f"data.{split}.{key} is not known; {meant}")
+            raise ValueError(f"data.{split}.{key} is not known; its keys are {', '.join(known)}")
         resolved[split] = replace(shared, **{key: value for key, value in settings.items() if value is not None})
         check(resolved[split], f"data.{split}")
     if per_device := resolved["train"].batch_size_per_device:
