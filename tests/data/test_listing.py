@@ -114,6 +114,7 @@ def test_split_words_are_classes_where_their_images_lie_beside_those_of_other_cl
         ({"images/bag": 2, "images/coat": 2}, "images are in the folders images/bag, images/coat", "root=.*/images;"),
         ({"a/b/bag": 2, "a/b/coat": 2}, "the images are in the folders a/b/bag, a/b/coat", "root=.*/a/b;"),
         ({"all/train/bag": 2, "all/val/bag": 2}, "the images are in the folders all/train/bag", "root=.*/all;"),
+        ({"all/train/bag": 2, "all/train/coat": 2}, "the images are in the folders all/train/bag", "root=.*/all;"),
         (
             {"day/cat": 2, "night/cat": 2},
             "day, night in .* hold no images themselves",

@@ -18,7 +18,7 @@ SHOWN = 10  # file names of each kind in a message
 def write(folder: Path, config: Mapping[str, Any]) -> None:
     """Keeps the names of the data set's files, one a line; nothing for a source that names none."""
     if names := _names(config):
-        storage.write_whole(folder / FILE, gzip.compress("\n".join(names).encode(errors="surrogateescape"), mtime=0))
+        storage.write_whole(folder / FILE, gzip.compress("\n".join(names).encode(errors="surrogateescape"), 1, mtime=0))
 
 
 def changes(folder: Path, config: Mapping[str, Any]) -> dict[str, list[str]]:

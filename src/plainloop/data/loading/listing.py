@@ -13,7 +13,7 @@ from pathlib import Path
 
 from plainloop.contracts import Split
 from plainloop.data.loading import layout
-from plainloop.data.loading.layout import EXTENSIONS, quoted
+from plainloop.data.loading.layout import EXTENSIONS, quoted, split_of
 from plainloop.data.loading.stratify import num_held_out
 from plainloop.errors import BadData
 
@@ -201,7 +201,7 @@ def require_class_folders(train: Listing, *, is_root: bool) -> None:
         inner = sorted({path.rpartition("/")[0] for name in deep for path in train.files[name]})
         up = f"if {quoted(deep, 3)} are the classes, move the images up into them"
         lower = folder / deep[0]
-        while not layout.num_images(lower) and len(more := layout.subfolders(lower)) == 1:
+        while not layout.num_images(lower) and len(more := layout.subfolders(lower)) == 1 and not split_of(more[0]):
             lower /= more[0]
         lower = lower.parent if layout.num_images(lower) else lower
         first = f"type data.root={shlex.quote(str(lower))}" if is_root else f"move them up into {folder}"
