@@ -7,11 +7,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from tests.harness.tensors import NoHostReads
-
 from plainloop.config.explain.problems import InvalidConfig
 from tests.harness.configs import checked
 from tests.harness.pictures import write_pictures
+from tests.harness.tensors import NoHostReads
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FACTS = "+facts={image_shape:[3,12,10]}"
