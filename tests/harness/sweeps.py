@@ -18,7 +18,12 @@ DEAD = {"pid": 2**22 - 3, "pid_start": "1"}  # no process has this number
 
 def status(state: str, **more: Any) -> dict[str, Any]:
     """A status.json. LOST is what was RUNNING and is gone."""
-    row = {"state": "RUNNING" if state == "LOST" else state, "attempt": 1, "heartbeat": time.time(), **lock.me()}
+    row = {
+        "state": "RUNNING" if state == "LOST" else state,
+        "attempt": 1,
+        "heartbeat": time.time(),
+        **lock.this_process(),
+    }
     return row | {"step": 10, "total": 20, "exit_code": 0} | (DEAD if state == "LOST" else {}) | more
 
 

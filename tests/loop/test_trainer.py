@@ -25,7 +25,7 @@ def trained(state: TrainState, **settings: Any) -> tuple[TrainState, Memory]:
 
 
 class Watched(Trainer):
-    """Forbids host reads inside of updates; the rest of the loop meets the host only where `meets_host` says so."""
+    """Forbids host reads in updates."""
 
     def update(self, model: nn.Module, state: TrainState, batch: Any) -> None:
         with NoHostReads():

@@ -35,8 +35,8 @@ def param_groups(
     Args:
         lr: base rate, after scaling with the batch.
         weight_decay: of parameters that are not exempt; None takes the optimizer's default.
-        no_decay: what has no weight decay: "norm" (scales and shifts of normalization layers), "bias" (every bias),
-            "model" (what a timm model exempts, such as position embeddings), or a glob on parameter names.
+        no_decay: what has none: "norm" (scales and shifts of normalization layers), "bias", "model" (what a timm model
+            exempts, such as position embeddings), or a glob on parameter names.
         layer_decay: the head learns at `lr`, each layer below at this times the rate of the one above, in timm's order
             of layers (https://arxiv.org/abs/2106.08254); None is the same rate everywhere.
         lr_scale: glob on parameter names -> factor of the rate; the first match counts. None is 1 everywhere.

@@ -68,10 +68,8 @@ class Window:
         """Waits for the device once; the rows added since the last reading, now on the host."""
         tensors = [value for row in self._pending for value in row.values() if isinstance(value, Tensor)]
         values = iter(_to_host(tensors))
-        fresh = [
-            {key: next(values) if isinstance(value, Tensor) else value for key, value in row.items()}
-            for row in self._pending
-        ]
+        read = lambda value: next(values) if isinstance(value, Tensor) else value  # noqa: E731
+        fresh = [{key: read(value) for key, value in row.items()} for row in self._pending]
         self._pending.clear()
         self.rows += fresh
         return fresh
@@ -98,13 +96,8 @@ def means(rows: list[dict[str, float]]) -> dict[str, float]:
 
     A skipped step counts only in "skipped", the share of skipped steps.
 
-    >>> means(
-    ...     [
-    ...         {"step": 1, "share": 0.25, "loss": 4.0},
-    ...         {"step": 1, "share": 0.75, "loss": 0.0},
-    ...         {"step": 2, "share": 1.0, "loss": 3.0},
-    ...     ]
-    ... )
+    >>> step_1 = [{"step": 1, "share": 0.25, "loss": 4.0}, {"step": 1, "share": 0.75, "loss": 0.0}]
+    >>> means([*step_1, {"step": 2, "share": 1.0, "loss": 3.0}])
     {'loss': 2.0}
     """
     totals: dict[str, dict[float, list[tuple[float, float]]]] = {}

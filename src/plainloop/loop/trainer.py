@@ -6,8 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,30 +19,13 @@ from plainloop.loop.micro_batches import fix_ddp_bucket_order, no_sync, shares_o
 from plainloop.loop.monitor import Monitor
 from plainloop.loop.normalize import to_device
 from plainloop.loop.optim import clip_, momentum_at, set_rate
+from plainloop.loop.recorder import Recorder
 from plainloop.loop.state import TrainState, means
 from plainloop.loop.stopwatch import Stopwatch, closing_workers
 from plainloop.system import rng
 from plainloop.system.signals import Preemption
 
 SPLITS: tuple[Split, ...] = ("val", "train")  # what each evaluation measures, unless the data have `eval_splits`
-
-
-class Recorder(Protocol):
-    """Writes rows, checkpoints and heartbeats. Ranks other than 0 have one that does nothing."""
-
-    folder: Path
-
-    def advance(self, step: int) -> None: ...
-
-    def evaluating(self, split: Split, rows: int) -> None: ...
-
-    def row(self, step: int, scalars: dict[str, float], *, best: bool) -> None: ...
-
-    def save(self, state: TrainState, windows: list[Any], *, best: bool, required: bool) -> None: ...
-
-    def bad_step(self, step: int, *, lr: float, samples: list[int], skipped: bool) -> str:
-        """Writes down a step with a bad number; the command that replays it."""
-        ...
 
 
 class Interrupted(Exception):
@@ -88,8 +70,7 @@ class Trainer:
     def fit(self, state: TrainState, model: nn.Module) -> None:
         """Trains from `state.step` to the end. `model` runs the forward pass: state.model or its wrapper. Collective.
 
-        Raises Preempted when asked to stop, after saving; NonFinite for a loss, gradient or all metrics that are not
-        numbers; BadData when the batches end too early.
+        Raises Preempted after saving when asked to stop, NonFinite for bad numbers, BadData when the batches end early.
         """
         agreement = Agreement(self.preemption, start=state.step, save_every_s=self.save_every_s)
         watch = Stopwatch(state.step)

@@ -120,7 +120,7 @@ class Journal:
             rows = storage.read_lines(self.folder / "attempts.jsonl")
             self._row = {key: before[key] for key in ("step", "total", "checkpoint") if key in before}
             self._row |= {"state": "RUNNING", "reason": "starting", "message": "", "hint": "", "exit_code": None}
-            self._row |= {"plugins": self._plugins, **lock.me()}
+            self._row |= {"plugins": self._plugins, **lock.this_process()}
             self._row["attempt"] = max((row["attempt"] for row in rows), default=0) + 1
             self._write_status()
             yield
@@ -133,7 +133,7 @@ class Journal:
         """
         rows = storage.read_lines(self.folder / "attempts.jsonl")
         attempt = int(self._row["attempt"])
-        start = {"attempt": attempt, "started": time.time(), "step": step, **lock.me()}
+        start = {"attempt": attempt, "started": time.time(), "step": step, **lock.this_process()}
         start |= {"command": redact(shlex.join(sys.argv))}
         storage.append_line(self.folder / "attempts.jsonl", start)
         self._row |= {"reason": "", "step": step, "total": total}
@@ -161,7 +161,7 @@ class Journal:
         self._row |= {"step": step, "total": total}
         if checkpoint:
             self._row["checkpoint"] = checkpoint
-        lock.beat(self.folder)
+        lock.renew(self.folder)
         try:
             self._write_status()
             self._warned = False

@@ -149,7 +149,7 @@ def _reason_lost(status: Status, row: dict[str, Any], folder: Path, stale_after:
     """Why a run that says RUNNING is not, or ""."""
     alive = lock.is_alive(row)
     if alive is False:
-        return "restarted" if status.boot_id != lock.me()["boot_id"] else "killed"
+        return "restarted" if status.boot_id != lock.this_process()["boot_id"] else "killed"
     if alive and lock.is_held(folder) is False:
         return "killed"  # the process lives, but has left the run and its lock
     # From another machine neither the process nor its lock can be seen for certain.

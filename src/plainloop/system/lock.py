@@ -39,7 +39,7 @@ def _close_copies() -> None:
 os.register_at_fork(after_in_child=_close_copies)
 
 
-def me() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
     """What others need to know to see whether this process still runs."""
     return {
         "pid": os.getpid(),
@@ -95,7 +95,7 @@ def holding(folder: Path, *, flock: Callable[[int, int], None] = fcntl.flock) ->
     except OSError as error:
         raise storage.cannot_write(path, 0, error) from error
     _held.add(descriptor)
-    claim = json.dumps({**me(), "since": time.time()}).encode()
+    claim = json.dumps({**this_process(), "since": time.time()}).encode()
     leased = False
     try:
         if _take_flock(descriptor, folder, flock):
@@ -113,7 +113,7 @@ def holding(folder: Path, *, flock: Callable[[int, int], None] = fcntl.flock) ->
             os.close(descriptor)
 
 
-def beat(folder: Path) -> None:
+def renew(folder: Path) -> None:
     """Renews the lease, where there is one."""
     with contextlib.suppress(OSError):
         os.utime(folder / "run.lease")

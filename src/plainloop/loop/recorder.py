@@ -1,0 +1,27 @@
+"""What the loop expects of whatever writes its rows and checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from plainloop.contracts import Split
+from plainloop.loop.state import TrainState
+
+
+class Recorder(Protocol):
+    """Writes rows, checkpoints and heartbeats. Ranks other than 0 have one that does nothing."""
+
+    folder: Path
+
+    def advance(self, step: int) -> None: ...
+
+    def evaluating(self, split: Split, rows: int) -> None: ...
+
+    def row(self, step: int, scalars: dict[str, float], *, best: bool) -> None: ...
+
+    def save(self, state: TrainState, windows: list[Any], *, best: bool, required: bool) -> None: ...
+
+    def bad_step(self, step: int, *, lr: float, samples: list[int], skipped: bool) -> str:
+        """Writes down a step with a bad number; the command that replays it."""
+        ...
