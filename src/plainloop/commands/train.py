@@ -117,8 +117,6 @@ def start_run(command: Command, composer: Composer) -> int:
 def show_config(command: Command, composer: Composer) -> int:
     """`--cfg job|hydra|all` prints the config that the same command runs; with --resolve as its config.yaml has it."""
     config, origin, folder, problems = compose_run(command, composer)
-    if command.shown not in ("job", "hydra", "all"):
-        problems.append(Problem("--cfg", "prints a part", command.shown, "job, hydra or all", instead="--cfg job"))
     if problems:
         raise invalid_run(problems, command.overrides)
     with open_dict(config):
@@ -137,24 +135,22 @@ def show_config(command: Command, composer: Composer) -> int:
 def compose_run(command: Command, composer: Composer) -> tuple[DictConfig, Origin, Path, list[Problem]]:
     """The config of one run, where its keys come from, its folder, and what is wrong with the command line."""
     run, step = resuming.split_resume(command.value_of("resume"))
-    overrides = [*command.overrides, *([f"resume_step={step}"] if step is not None else [])]
+    typed = [*command.overrides, *([f"resume_step={step}"] if step is not None else [])]
     saved = None if run in (None, "auto") else Path(str(run))
-    composed = (
-        resuming.merge_saved_config(saved, overrides, composer) if saved else composer.compose_or_explain(overrides)
-    )
+    composed = resuming.merge_saved_config(saved, typed, composer) if saved else composer.compose_or_explain(typed)
     problems, config = [*composer.wrong_flags(command.flags), *composed.problems], composed.config
     if config is None:
-        raise invalid_run(problems, overrides)
+        raise invalid_run(problems, typed)
     if wrong := unreadable(config, ("hydra.run.dir", "hydra.job.name", "resume")):
-        raise invalid_run([*problems, *wrong], overrides)
+        raise invalid_run([*problems, *wrong], typed)
     if config.get("resume_step") is not None and saved is None:
-        line = f"resume=<run dir> resume_step={config.resume_step}"
-        problems.append(Problem("resume_step", "is a step of a run, and none is given", instead=line))
+        what, instead = "is a step of a run, and none is given", f"resume=<run dir> resume_step={config.resume_step}"
+        problems.append(Problem("resume_step", what, instead=instead))
     HydraConfig.instance().set_config(config)
     folder = saved or Path(str(config.hydra.run.dir))
     if resuming.has_checkpoints(folder):
         config.init_from = None  # the checkpoint holds all weights
-    origin = Origin(overrides, composer=composer, saved=saved and saved / "config.yaml")
+    origin = Origin(typed, composer=composer, saved=saved and saved / "config.yaml")
     return config, origin, folder, problems
 
 

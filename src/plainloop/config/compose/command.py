@@ -54,7 +54,10 @@ def parse(arguments: Sequence[str]) -> Command:
         elif flag in _INFORMATION:
             command.information = True
         elif flag in _WITH_VALUE:
-            setattr(command, _WITH_VALUE[flag], value if equals else rest.pop(0) if rest else "")
+            given = value if equals else rest.pop(0) if rest else ""
+            if _WITH_VALUE[flag] == "shown" and given not in ("job", "hydra", "all"):
+                rest, given = [given, *rest], "job"  # `--cfg seed=1`: an override
+            setattr(command, _WITH_VALUE[flag], given)
         else:
             values = list[str]()
             while not equals and rest and not rest[0].startswith("-") and "=" not in rest[0]:
