@@ -1,6 +1,8 @@
 """The house keeps its shape: imports go down only, files stay readable, what answers without torch does not load it."""
 
 import ast
+import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -219,3 +221,22 @@ def test_help_and_slips_of_the_pen_answer_without_torch(typed: list[str], code: 
     )
     assert f"CODE {code}\n" in result.stderr, result.stdout + result.stderr
     assert result.stderr.endswith("LOADED\n"), result.stderr
+
+
+def code_outside_of_src() -> dict[str, str]:
+    """Scripts and benchmarks, and the Python that documents show."""
+    files = [ROOT / "train.py", *ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")]
+    found = {str(file.relative_to(ROOT)): file.read_text() for file in files}
+    for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
+        blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        found |= {f"{page.name} {number}": block for number, block in enumerate(blocks)}
+    return found
+
+
+@pytest.mark.parametrize("place", code_outside_of_src())
+def test_what_scripts_benchmarks_and_documents_import_is_there(place: str) -> None:
+    for node in statements(ast.parse(code_outside_of_src()[place]), inside_functions=True):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in ("plainloop", "hydra_plugins"):
+            module = importlib.import_module(str(node.module))
+            for name in (alias.name for alias in node.names):
+                assert hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}"), name
