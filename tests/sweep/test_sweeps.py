@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import resource
+import runpy
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from plainloop.config.compose.composer import Composer
 from plainloop.sweep import outcome
 from plainloop.sweep.check import check_sweep
 from plainloop.sweep.numbering import assign_numbers
+from tests.harness.children import Child
 from tests.harness.configs import ROOT
 from tests.harness.sweeps import status
 
@@ -42,9 +44,14 @@ def start(folder: Path, *arguments: str, script: str = "train.py") -> subprocess
 
 
 def run(folder: Path, *arguments: str, script: str = "train.py") -> tuple[int, str]:
-    process = start(folder, *arguments, script=script)
-    said, _ = process.communicate(timeout=300)
-    return process.returncode, said
+    """The same in a fork of this process, which has torch imported already."""
+
+    def typed() -> None:
+        sys.argv = [str(ROOT / script), *arguments]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+    ended = Child(typed, cwd=folder).wait()
+    return ended.code, ended.err + ended.out
 
 
 def states(sweep: Path) -> dict[int, str]:
