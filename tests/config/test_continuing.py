@@ -80,3 +80,10 @@ def test_a_run_is_judged_by_its_own_data_and_model_and_not_by_the_defaults(tmp_p
 def test_words_that_name_no_run_are_answered_with_auto(word: str) -> None:
     with pytest.raises(InvalidConfig, match=f"{word} names no run(.|\\n)*type instead: resume=auto"):
         split_resume(word)
+
+
+def test_a_part_says_itself_which_of_its_arguments_change_no_result() -> None:
+    cifar = {"data": {"_target_": "plainloop.data.cifar.CIFAR"}}
+    harmless = ("data.root", "data.download", "data.num_workers", "logger.csv.x", "resume_step")
+    assert [key for key in harmless if compare.changes_result(key, cifar)] == []
+    assert compare.changes_result("data.mean", cifar) and compare.changes_result("data.download", {"data": {}})
