@@ -276,8 +276,8 @@ def test_an_update_that_reads_is_caught() -> None:
         ({"loss": "mse"}, r"task\.loss='mse' must be cross_entropy or bce"),
         ({"class_names": ["a"]}, r"task\.class_names has 1 names, and there are 7 classes"),
         ({"per_class": True}, r"task\.per_class=true needs the names"),
-        ({"class_weights": "balanced"}, r"does not say the training samples of each class; type one number per class"),
-        ({"class_weights": "balanced", "class_counts": [1] * 6 + [0]}, r"has no training samples of some class"),
+        ({"class_weights": "balanced"}, r"the data set has no counts; give one number per class"),
+        ({"class_weights": "balanced", "class_counts": [1] * 6 + [0]}, r"has no sample of some class"),
         ({"num_classes": 0}, r"task\.num_classes=0 must be 1 or more"),
     ],
 )

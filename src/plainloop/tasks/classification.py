@@ -217,11 +217,8 @@ def balanced(class_counts: Sequence[int] | None) -> list[float]:
     [1.5, 0.5]
     """
     if not class_counts or 0 in class_counts:
-        what = "has no" if class_counts else "does not say the"
-        raise ValueError(
-            f"task.class_weights=balanced: the data set {what} training samples of "
-            f"{'some class' if class_counts else 'each class'}; type one number per class: task.class_weights=[1,2,...]"
-        )
+        got = "no sample of some class" if class_counts else "no counts"
+        raise ValueError(f"task.class_weights=balanced: the data set has {got}; give one number per class")
     inverse = [1 / count for count in class_counts]
     return [len(inverse) * weight / math.fsum(inverse) for weight in inverse]
 
