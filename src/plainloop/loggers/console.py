@@ -18,7 +18,7 @@ log = logging.getLogger("plainloop")
 
 REDRAW_S = 0.25  # a drawing takes about a millisecond
 TRAINING = "training"
-SILENCE_S = 30.0  # without a line where there is no bar
+SILENCE_S = 30.0  # seconds without a line, where there is no bar
 
 
 class Console:
@@ -57,7 +57,7 @@ class Console:
         ignore_closed_screen()
         if is_terminal():
             self._bar = Bar(self._total)
-            atexit.register(self.finish)  # whatever ends the process, the cursor comes back
+            atexit.register(self.finish)  # shows the cursor again, however the process ends
         return self
 
     def __exit__(self, *_: object) -> None:

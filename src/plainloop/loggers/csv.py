@@ -22,7 +22,7 @@ class Csv:
     _columns: list[str]
 
     def start(self, folder: Path, config: Mapping[str, Any], step: int) -> None:
-        """Takes away a torn last line, rows after `step`, and columns that only those had. Raises CannotWrite."""
+        """Removes a last line that was cut off, rows after `step`, and columns of only those. Raises CannotWrite."""
         path = folder / "metrics.csv"
         rows = [row for row in _read(path) if int(row["step"]) <= step]
         self._columns = ["step"]

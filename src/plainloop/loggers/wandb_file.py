@@ -15,7 +15,7 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def newest_step(path: Path) -> int:
-    """The step of the last row that reached the file; -1 without rows. What a kill left torn does not count."""
+    """The step of the last row that reached the file; -1 without rows. A row that was cut off does not count."""
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made at run time
 
     steps = [-1]

@@ -70,7 +70,7 @@ def state_from_bytes(data: bytes) -> dict[str, Any]:
 
     import torch
 
-    if not data.startswith(b"PK"):  # the formats of long ago that torch.load would try are not ours
+    if not data.startswith(b"PK"):  # torch.load would also try old formats, which are never ours
         raise BadBytes("not a file of torch.save")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -49,7 +49,7 @@ class Checkpoints:
 
     Args:
         keep_last: how many of the newest are kept; at least 2, so that a damaged one has another behind it.
-        save_best: whether the one marked best is kept besides.
+        save_best: whether the one marked best is kept as well.
         serialise, parse: what tests replace.
     """
 
@@ -83,11 +83,11 @@ class Checkpoints:
         metric: str = "",
         value: float | None = None,
     ) -> Path:
-        """Commits the state, then deletes what need not be kept. Gives the checkpoint's path.
+        """Commits the state, then deletes old checkpoints. Returns the checkpoint's path.
 
         A step that is there already is written again only if its bytes differ, and then replaced in one move. The
         folder never holds more than keep_last + the best + one unfinished file.
-        Raises CannotWrite; then what was committed still is, and saving can be tried again.
+        Raises CannotWrite; committed checkpoints are then unchanged, and saving can be tried again.
 
         Args:
             best: this is the best so far, by `metric`, with `value`.
@@ -173,7 +173,7 @@ class Checkpoints:
             raise Unresumable(f"{path} cannot be used: {flaw}", hint=f"take another one of {self.folder}") from flaw
 
     def sweep(self) -> None:
-        """Removes what a killed process left: unfinished files, and old ones that it had yet to delete.
+        """Removes what a killed process left: unfinished files, and old ones that it did not delete any more.
 
         Called at the start, under the lock.
         """
@@ -286,7 +286,7 @@ class Checkpoints:
         return [name for name, entry in named if entry is None or (entry.ours and entry.file != name)]
 
     def _remove_orphans(self, entries: list[Entry]) -> None:
-        """Leaves them where no manifest stands beside several: those were committed, see `newest`."""
+        """Removes nothing if there are several files and no manifest: those were committed, see `newest`."""
         orphans = self._orphans(entries)
         if len(orphans) == 1 or any(entry.ours for entry in entries):
             for name in orphans:

@@ -97,7 +97,7 @@ class Recorder:
     def save(self, state: TrainState, windows: list[Any], *, best: bool, required: bool) -> None:
         """Writes best.safetensors before the checkpoint: a run killed in between writes the same weights again.
 
-        A save that fails and need not be ends nothing, unless it holds a new best: those weights would be lost.
+        If a save fails that is not required, training goes on, unless it holds a new best, which would be lost.
         """
         if not state.finite():
             raise NonFinite(
