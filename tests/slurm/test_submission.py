@@ -105,7 +105,7 @@ def test_interrupting_the_terminal_leaves_the_jobs_alone_and_says_how_to_come_ba
     text = driver.communicate(timeout=60)[0]
     (job,) = jobs_of(folder)
     assert job.state == "PENDING"
-    assert "the jobs go on without this terminal" in text
+    assert "the jobs continue without this terminal" in text
     assert f"sweep.py cancel {folder}" in text
     assert f"hydra.sweep.dir={folder}" in text
     client.cancel([job.slurm])
@@ -146,7 +146,7 @@ def test_a_folder_that_others_may_write_in_is_refused(lab: Lab, tmp_path: Path) 
     given = f"hydra.launcher.submitit_folder={open_to_all}/pickles"
     answer = lab.train(*TWO_NODES, given, f"hydra.sweep.dir={tmp_path / 'sweep'}", at=tmp_path)
     assert answer.code == 64, answer.text
-    assert "others may write in" in answer.text
+    assert "others can write to" in answer.text
     assert accounted() == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -87,17 +88,20 @@ def changes_result(key: str, config: Mapping[str, Any]) -> bool:
 
     Loads the part that the key is an argument of, to read its `changes_no_result`.
     """
-    group, _, argument = key.partition(".")
-    node = config.get(group)
+    group = config.get(key.partition(".")[0])
+    target = group.get("_target_") if isinstance(group, Mapping) else None
+    return _changes_result(key, target, tuple(config.get("plugins") or ()))
+
+
+@functools.cache
+def _changes_result(key: str, target: str | None, plugins: tuple[str, ...]) -> bool:
     if any(fnmatch(key, pattern) for pattern in SAFE):
         return False
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        return True
     try:
-        part = locate(node["_target_"], config.get("plugins") or ())
+        part = locate(target, plugins) if target is not None else None
     except (ImportError, ValueError):
         return True
-    return not any(fnmatch(argument, pattern) for pattern in getattr(part, "changes_no_result", ()))
+    return not any(fnmatch(key.partition(".")[2], pattern) for pattern in getattr(part, "changes_no_result", ()))
 
 
 def _plain(value: Any) -> Any:

@@ -34,11 +34,15 @@ def resolve(config: DictConfig, facts: Mapping[str, Any] | None = None) -> Resol
     Without `facts` what refers to them is `PENDING`; with them they are a node of their own.
     """
     content: Any = config._content
+    before, found = dict(content), Resolved({}, [], {})
+    content.pop("hydra", None)  # put back below: a copy would take longer than the rest
     if facts is not None:
-        config = OmegaConf.create({key: node for key, node in content.items() if key != "hydra"} | {"facts": facts})
-    found = Resolved({}, [], {})
-    keys = [key for key in config if key != "hydra"]
-    found.config.update({str(key): _value(config, key, str(key), found, facts is not None) for key in keys})
+        content["facts"] = OmegaConf.create(dict(facts), parent=config)
+    try:
+        found.config.update({str(key): _value(config, key, str(key), found, facts is not None) for key in config})
+    finally:
+        content.clear()
+        content.update(before)
     return found
 
 

@@ -166,6 +166,7 @@ def ranges() -> dict[str, Range]:
     return found | OPEN_RANGES
 
 
+@functools.cache
 def later_keys() -> dict[str, Any]:
     """Keys that were added later -> what a config without them means."""
     return {
