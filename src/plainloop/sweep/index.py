@@ -22,6 +22,7 @@ FILE = "jobs.jsonl"
 
 # Given anew at each start; the facts of the data are compared when the run is resumed.
 _NOT_OF_THE_JOB = ("resume", "check", "facts")
+_COUNTED_EARLIER = ("data.download", "trainer.accumulate")  # in the hashes of older sweeps, which must not change
 
 _SAFE_NAME = re.compile(r"[\w.=,+@%:()\[\]{} -]+")  # letters of any script; no control characters, no shell quoting
 _LONGEST = 200  # bytes; file systems end at 255, and temporary names need some of them
@@ -51,7 +52,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
     rows = [
         [row.key, row.now]
         for row in compare.differences({}, kept)
-        if (compare.changes_result(row.key, kept) or row.key == "data.download")  # which earlier hashes counted
+        if (compare.changes_result(row.key, kept) or row.key in _COUNTED_EARLIER)
         and not (row.key in later and row.now == later[row.key])
     ]
     return hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()[:16]
