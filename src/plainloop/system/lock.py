@@ -1,7 +1,7 @@
-"""One process at a time trains in a folder: `run.lock`, and who holds it.
+"""One process at a time trains in a folder: `run.lock`, and who holds it. No torch here.
 
-The kernel's flock where the file system has it: free again the moment its holder dies, whatever killed it. Elsewhere a
-lease, `run.lease`, which its holder renews by `beat` and which is void when that stops. Nothing here imports torch.
+Where the file system has flock, the kernel releases the lock the moment its holder dies. Elsewhere a file,
+`run.lease`, is the lock: its holder renews it, and one that is not renewed for `LEASE_S` does not count.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _held: set[int] = set()
 
 
 def _close_copies() -> None:
-    """A flock lasts until the last copy of its descriptor is closed; forked data workers must not keep one."""
+    """Closes the lock in a forked data worker: a flock lasts until the last copy of its descriptor is closed."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
@@ -120,7 +120,7 @@ def renew(folder: Path) -> None:
 
 
 def _take_flock(descriptor: int, folder: Path, flock: Callable[[int, int], None]) -> bool:
-    """True when the lock is ours, False where the file system has none. Raises Locked."""
+    """True when this process has the lock, False where the file system has no flock. Raises Locked."""
     started = time.monotonic()
     while True:
         try:
