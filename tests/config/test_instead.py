@@ -42,6 +42,8 @@ TOLD = {
     "data=/data/pets": "data=image_folder data.root=/data/pets",
     "augment=[standard,crop_flip]": "augment=standard, or augment=crop_flip",
     "data.cache=ram": "leave data.cache out",
+    "+optimizer.lr=0.1": "optimizer.lr=0.1",
+    "plugins={a:1}": "leave plugins={a:1} out",
     # another way to write a list or a mapping
     "optimizer.betas=(0.9,0.95)": "optimizer.betas=[0.9,0.95]",
     'trainer.param_groups.lr_scale={"fc*":0.1}': "'trainer.param_groups.lr_scale={fc*:0.1}'",

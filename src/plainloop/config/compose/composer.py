@@ -249,8 +249,8 @@ class Composer:
         try:
             ConfigLoaderImpl._apply_overrides_to_config([override], config)
         except _BROKEN as error:
-            instead = f"leave {override.input_line} out" if override.is_delete() else ""
-            what = _first_line(error.__cause__ or error)
+            typed, what = as_typed(str(override.input_line)), _first_line(error.__cause__ or error)
+            instead = typed.lstrip("+") if override.is_add() and node is not None else f"leave {typed} out"
             return Problem(key, what, given_by=by(override.input_line), instead=instead)
         return None
 
