@@ -59,7 +59,7 @@ def fields_of(settings: type) -> dict[str, Parameter]:
 def misfit(value: Any, annotation: Any, *, bare_steps: bool = False) -> str | None:
     """What was expected where `value` does not fit, None where it does.
 
-    A union is judged by its plain members; what has none accepts anything. `bare_steps` lets a bare number be steps.
+    Of a union its plain members count; what has none accepts anything. `bare_steps` lets a bare number be steps.
 
     >>> misfit("abc", float), misfit(1, float), misfit(True, int), misfit(3, Steps), misfit("3ep", Steps)
     ('a number', None, 'a whole number', 'a duration with its unit: 3ep or 3st', None)

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from plainloop.config.build import FactsCache, facts_of
 from plainloop.config.check import machine, rules, schema
-from plainloop.config.check.dry_run import DryRunCache, dry_run
+from plainloop.config.check.dry_run import Refusal, dry_run
 from plainloop.config.check.findings import CheckContext, Finding, run_rules
 from plainloop.config.check.meta_model import ModelSummary
 from plainloop.config.check.plan import plan_of
@@ -60,7 +60,7 @@ class CheckCache:
     """What the jobs of a sweep share: facts by data config, and what was built."""
 
     facts: FactsCache = field(default_factory=dict)
-    dry_run: DryRunCache = field(default_factory=DryRunCache)
+    refusals: dict[str, Refusal | None] = field(default_factory=dict)
 
 
 def check(
@@ -116,7 +116,7 @@ def check(
         late, cautions = run_rules(rules.LATE, context)
         found, more = found + late, more + cautions
     stop_at(found)
-    model, findings = dry_run(context, cache.dry_run)
+    model, findings = dry_run(context, cache.refusals)
     stop_at(findings)
     return Checked(context.config, warnings + more, ranks, model, folder)
 

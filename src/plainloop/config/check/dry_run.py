@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,6 @@ _PHOTO = 2000  # pixels of the image that transforms in workers are tried on: mo
 _RATES = 60  # steps at which a schedule is asked
 
 
-@dataclass
-class DryRunCache:
-    """What was built before, by its part of the config: the jobs of a sweep build nothing twice."""
-
-    models: dict[str, tuple[Any, ModelSummary, Finding | None]] = field(default_factory=dict)
-    refusals: dict[str, Refusal | None] = field(default_factory=dict)
-
-
 class Refusal(Exception):
     """The key of a part, and what it raised."""
 
@@ -41,14 +33,14 @@ class Refusal(Exception):
         self.key, self.error = key, error.with_traceback(None)
 
 
-def dry_run(context: CheckContext, cache: DryRunCache) -> tuple[ModelSummary, list[Finding]]:
-    """Builds everything. `context` has the facts and the clock."""
+def dry_run(context: CheckContext, refusals: dict[str, Refusal | None]) -> tuple[ModelSummary, list[Finding]]:
+    """Builds everything. `context` has the facts and the clock.
+
+    `refusals` says what was built before, by its part of the config: the jobs of a sweep build nothing twice.
+    """
     config = context.config
     with warnings.catch_warnings(action="ignore"):  # torch's own: those that matter come again with the run
-        key = json.dumps([config[name] for name in ("model", "task", "data", "facts")], sort_keys=True, default=str)
-        if key not in cache.models:
-            cache.models[key] = build_on_meta(context)
-        model, summary, finding = cache.models[key]
+        model, summary, finding = build_on_meta(context)
     if finding:
         return summary, [finding]
     if config["data"].get("device") in ("auto", "cuda", "mps"):  # what has initialised CUDA can no longer fork jobs
@@ -60,15 +52,15 @@ def dry_run(context: CheckContext, cache: DryRunCache) -> tuple[ModelSummary, li
         ([config["task"], _monitors(config)], lambda: _task(config, make)),
         (config["logger"], lambda: parts.build_loggers(config, make)),
         ([config["data"], config["augment"], config["facts"]], lambda: _data(context.config, make)),
-        (of_rates, lambda: _rates(config, model, make, context.steps.total_steps)),
+        (of_rates, lambda: _rates(config, model, make, context.clock.total_steps)),
         ([config["init_from"], config["model"]], lambda: _initial_weights(config, model)),
     ]
     findings = []
     for number, (content, attempt) in enumerate(attempts):
-        key = json.dumps([number, vars(context.steps), content], sort_keys=True, default=str)
-        if key not in cache.refusals:
-            cache.refusals[key] = _refusal_of(attempt)
-        if refusal := cache.refusals[key]:
+        key = json.dumps([number, vars(context.clock), content], sort_keys=True, default=str)
+        if key not in refusals:
+            refusals[key] = _refusal_of(attempt)
+        if refusal := refusals[key]:
             findings.append(_finding(refusal, context))
     return summary, findings
 
@@ -84,7 +76,7 @@ def _refusals_of(key: str) -> Iterator[None]:
 
 def _make(context: CheckContext, key: str, **supplied: Any) -> Any:
     with _refusals_of(key):
-        return build(parts.node_of(context.config, key), context.steps, plugins=context.plugins, **supplied)
+        return build(parts.node_of(context.config, key), context.clock, plugins=context.plugins, **supplied)
 
 
 def _refusal_of(attempt: Callable[[], Any]) -> Refusal | None:

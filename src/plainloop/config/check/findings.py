@@ -43,6 +43,9 @@ class Caution:
     text: str
 
 
+NO_CLOCK = Clock(steps_per_epoch=0, total_steps=0)
+
+
 @dataclass(frozen=True)
 class CheckContext:
     """What is checked. `clock` and config["facts"] are there for the late rules only.
@@ -63,7 +66,7 @@ class CheckContext:
     folder: Path | None = None
     began_on: int | None = None
     ranks: int = 1
-    clock: Clock | None = None
+    clock: Clock = NO_CLOCK
 
     def get(self, key: str) -> Any:
         """The value at a dotted key; None when there is none, or when it is not known yet."""
@@ -71,11 +74,6 @@ class CheckContext:
         for part in key.split("."):
             node = node.get(part) if isinstance(node, Mapping) else None
         return None if node is PENDING else node
-
-    @property
-    def steps(self) -> Clock:
-        assert self.clock is not None, "only late rules count steps"
-        return self.clock
 
 
 Findings = Iterator[Finding | Caution]

@@ -19,7 +19,6 @@ _TIMM_MODEL = "timm.create_model"
 # Reading weights is the run's business; what the arguments mean can be seen without.
 _WEIGHTS = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "weights")
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
-_summaries: dict[str, ModelSummary] = {}
 _SAMPLES = 2  # of the example batch: BatchNorm refuses to learn from one
 
 
@@ -38,6 +37,10 @@ class ModelSummary:
     activations: int | None = None
 
 
+Built = tuple[Any, ModelSummary, Finding | None]
+_built: dict[str, Built] = {}  # by model, task and data: the jobs of a sweep build no model twice
+
+
 def example_batch(config: Mapping[str, Any]) -> Any:
     """A batch of the data on the meta device; None where the source gives none."""
     source = locate(config["data"]["_target_"], config["plugins"])
@@ -46,17 +49,20 @@ def example_batch(config: Mapping[str, Any]) -> Any:
 
 def model_summary(config: Mapping[str, Any]) -> ModelSummary:
     """The size and the cost of a checked config's model. In the process that has checked it, nothing is built again."""
-    if _key(config) not in _summaries:
-        build_on_meta(CheckContext(dict(config), plugins=tuple(config["plugins"]), clock=clock_of(config)))
-    return _summaries.get(_key(config), ModelSummary())
+    return build_on_meta(CheckContext(dict(config), plugins=tuple(config["plugins"]), clock=clock_of(config)))[1]
 
 
-def _key(config: Mapping[str, Any]) -> str:
-    return json.dumps([config["model"], config["task"], config["facts"]], default=str)
-
-
-def build_on_meta(context: CheckContext) -> tuple[Any, ModelSummary, Finding | None]:
+def build_on_meta(context: CheckContext) -> Built:
     """The model, None where it needs values; its summary; and what is wrong with it."""
+    config = context.config
+    of_model = [config["model"], config["task"], config["facts"], config["data"]["_target_"]]
+    key = json.dumps(of_model, sort_keys=True, default=str)
+    if key not in _built:
+        _built[key] = _build(context)
+    return _built[key]
+
+
+def _build(context: CheckContext) -> Built:
     import torch
 
     node = dict(context.config["model"])
@@ -66,13 +72,12 @@ def build_on_meta(context: CheckContext) -> tuple[Any, ModelSummary, Finding | N
         node = {name: value for name, value in node.items() if name not in _WEIGHTS}
     try:
         with torch.device("meta"):
-            model = build(node, context.steps, plugins=context.plugins)
+            model = build(node, context.clock, plugins=context.plugins)
     except REFUSALS as error:
         return None, ModelSummary(), None if _needs_values(error) else _model_refused(error, context)
     parameters, buffers = (sum(t.numel() for t in tensors) for tensors in (model.parameters(), model.buffers()))
     summary, finding = _forward(model, context)
-    summary = _summaries[_key(context.config)] = replace(summary, parameters=parameters, buffers=buffers)
-    return model, summary, finding
+    return model, replace(summary, parameters=parameters, buffers=buffers), finding
 
 
 def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding | None]:
@@ -84,7 +89,7 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
 
     batch, outputs, elements, problem = example_batch(context.config), [], [], ""
     try:
-        task = build(context.config["task"], context.steps, plugins=context.plugins)
+        task = build(context.config["task"], context.clock, plugins=context.plugins)
     except REFUSALS:  # said elsewhere
         return ModelSummary(), None
     if batch is None:

@@ -137,7 +137,7 @@ def validation_is_not_empty(context: CheckContext) -> Findings:
 
 
 def steps_are_not_zero(context: CheckContext) -> Findings:
-    clock = context.steps
+    clock = context.clock
     for key in _AT_LEAST_ONE_STEP:
         text = context.get(key)
         if str(text).endswith("%") and key.startswith("trainer."):
@@ -150,7 +150,7 @@ def steps_are_not_zero(context: CheckContext) -> Findings:
 
 def warmup_ends_before_the_first_decay(context: CheckContext) -> Findings:
     """warmup_steps <= lr_decay_epochs[0] * num_steps_each_epoch, in the words of PaddleX."""
-    clock, warmup, milestones = context.steps, context.get("scheduler.warmup"), _milestones(context)
+    clock, warmup, milestones = context.clock, context.get("scheduler.warmup"), _milestones(context)
     if warmup is None:
         return
     warmup_steps, per_epoch = clock.steps(warmup), clock.steps_per_epoch
@@ -188,7 +188,7 @@ def milestones_lie_inside_the_run(context: CheckContext) -> Findings:
     if any(later <= earlier for earlier, later in itertools.pairwise(milestones)):
         given = dict(sorted(zip(milestones, context.get(key), strict=True)))
         yield Finding(key, "must rise", str(context.get(key)), instead=f"{key}=[{','.join(map(str, given.values()))}]")
-    total = context.steps.total_steps
+    total = context.clock.total_steps
     beyond = [m for m in milestones if m >= total]
     if beyond:
         yield Caution(f"the learning rate drops at steps {beyond}, which the run of {total} steps does not reach")
@@ -218,7 +218,7 @@ def parts_agree_with_the_facts(context: CheckContext) -> Findings:
 def early_stop_can_happen(context: CheckContext) -> Findings:
     patience, every = context.get("trainer.early_stop.patience"), context.get("trainer.eval_every")
     if patience is not None and every != "never":
-        evaluations = context.steps.total_steps // max(1, context.steps.steps(every))
+        evaluations = context.clock.total_steps // max(1, context.clock.steps(every))
         if patience >= evaluations:
             yield Caution(f"trainer.early_stop.patience={patience} never stops a run of {evaluations} evaluations")
 
@@ -228,7 +228,7 @@ def _milestones(context: CheckContext) -> list[int]:
     given, size = context.get("scheduler.milestones"), context.get("scheduler.step_size")
     if given is None and size is not None:
         given = [size]
-    return [context.steps.steps(m) for m in given] if isinstance(given, list) else []
+    return [context.clock.steps(m) for m in given] if isinstance(given, list) else []
 
 
 EARLY: tuple[Rule, ...] = (
