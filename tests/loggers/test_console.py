@@ -81,6 +81,12 @@ def through_a_pipe(log: Path) -> str:
     return subprocess.run([sys.executable, "-c", RUN, log, "finish"], capture_output=True, text=True, check=True).stdout
 
 
+def each_row_once(log: Path) -> bool:
+    text = log.read_text()
+    rows = [text.count(f"step {step:>3}/300") for step in range(50, 301, 50)]
+    return rows == [1] * 6 and text.count("the disk is nearly full") == 1 and "\x1b" not in text
+
+
 def test_a_pipe_gets_one_plain_line_a_row(tmp_path):
     lines = through_a_pipe(tmp_path / "train.log").splitlines()
     assert [line[:12] for line in lines if line.startswith("step")] == [
@@ -91,46 +97,33 @@ def test_a_pipe_gets_one_plain_line_a_row(tmp_path):
     assert row == f"{fields}  left 0:0x"
     assert [line for line in lines if line.endswith("new best")] == [line for line in lines if "step 200/" in line]
     assert not any("\x1b" in line or "\r" in line for line in lines)
+    assert each_row_once(tmp_path / "train.log")
+    dumb = on_a_terminal(tmp_path / "dumb.log", term="dumb")
+    assert "\x1b" not in dumb and dumb.count("step ") == 6
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_every_row_is_in_the_log_file_once(terminal, tmp_path):
-    (on_a_terminal if terminal else through_a_pipe)(tmp_path / "train.log")
-    text = (tmp_path / "train.log").read_text()
-    assert [text.count(f"step {step:>3}/300") for step in range(50, 301, 50)] == [1] * 6
-    assert text.count("the disk is nearly full") == 1
-    assert "\x1b" not in text
-
-
-def test_a_terminal_gets_a_bar_with_what_one_watches(tmp_path):
-    seen = visible(on_a_terminal(tmp_path / "train.log")).replace("\r", "")
-    assert re.search(r"training ━+[╺╸]?━* \d+/300  left 0:0\d  loss 0.0\d+  val 0.\d{4}  12.3k img/s", seen)
-
-
-def test_a_terminal_keeps_evaluations_and_what_others_print_above_the_bar(tmp_path):
-    received = on_a_terminal(tmp_path / "train.log")
-    lines = [line.strip() for line in visible(received).replace("\r", "\n").splitlines()]
-    evaluations = [line for line in lines if line.startswith("step")]
-    assert evaluations == [
+def test_a_terminal_gets_a_bar_and_above_it_evaluations_and_what_others_print(tmp_path):
+    seen = visible(on_a_terminal(tmp_path / "train.log"))
+    drawn = r"training ━+[╺╸]?━* \d+/300  left 0:0\d  loss 0.0\d+  val 0.\d{4}  12.3k img/s"
+    assert re.search(drawn, seen.replace("\r", ""))
+    evaluating = dict.fromkeys(re.findall(r"evaluating val \d/\d", seen))
+    assert list(evaluating) == [f"evaluating val {n}/5" for n in range(1, 6)]
+    lines = [line.strip() for line in seen.replace("\r", "\n").splitlines()]
+    assert [line for line in lines if line.startswith("step")] == [
         "step 100/300  ep 1.0  loss 0.0100  val loss 0.500  val top1 0.2500",
         "step 200/300  ep 2.0  loss 0.00500  val loss 0.500  val top1 0.5000  new best",
         "step 300/300  ep 3.0  loss 0.00333  val loss 0.500  val top1 0.7500",
     ]
     assert lines.count("the disk is nearly full") == lines.count("a line that somebody prints") == 1
+    assert seen.rstrip().endswith("the end")  # handlers are as before the bar
+    assert each_row_once(tmp_path / "train.log")
 
 
-@pytest.mark.parametrize("how", ["finish", "raise"])
+@pytest.mark.parametrize("how", ["finish", "raise", "loading"])
 def test_the_cursor_comes_back_also_when_the_run_fails(how, tmp_path):
     received = on_a_terminal(tmp_path / "train.log", how=how)
-    assert received.count("\x1b[?25l") >= 1
+    assert received.count("\x1b[?25l") >= 1 and "loading" in received
     assert received.rfind("\x1b[?25h") > received.rfind("\x1b[?25l")
-
-
-def test_the_bar_says_what_is_being_done(tmp_path):
-    received = visible(on_a_terminal(tmp_path / "train.log"))
-    shown = dict.fromkeys(re.findall(r"evaluating val \d/\d", received))
-    assert list(shown) == [f"evaluating val {n}/5" for n in range(1, 6)]
-    assert "loading" in visible(on_a_terminal(tmp_path / "train.log", how="loading"))
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
@@ -138,16 +131,6 @@ def test_the_bar_fits_the_terminal(columns, tmp_path):
     drawn = re.findall(r"━[^\r\n]*", visible(on_a_terminal(tmp_path / "train.log", columns=columns)))
     assert drawn
     assert max(len(line.rstrip()) for line in drawn) <= columns
-
-
-def test_a_dumb_terminal_gets_plain_lines(tmp_path):
-    received = on_a_terminal(tmp_path / "train.log", term="dumb")
-    assert "\x1b" not in received
-    assert received.count("step ") == 6
-
-
-def test_handlers_are_as_before_after_the_bar(tmp_path):
-    assert visible(on_a_terminal(tmp_path / "train.log")).rstrip().endswith("the end")
 
 
 def test_time_left_is_counted_from_the_end_of_the_first_step(caplog):

@@ -262,19 +262,10 @@ def test_attempts_that_were_asked_to_stop_are_no_failures(tmp_path: Path, asked:
     attempt(tmp_path, 7, asked)
 
 
-def test_attempts_with_progress_are_no_failures(tmp_path: Path) -> None:
-    for step in (0, 0, 0, 5, 5, 5, 9):
+def test_attempts_with_progress_or_after_going_back_are_no_failures(tmp_path: Path) -> None:
+    for step in (0, 0, 0, 5, 5, 5, 3):  # the last has gone back to an earlier checkpoint
         attempt(tmp_path, step, None)
-    lines = storage.read_lines(tmp_path / "attempts.jsonl")
-    assert [(line["attempt"], line["step"]) for line in lines] == [
-        (1, 0),
-        (2, 0),
-        (3, 0),
-        (4, 5),
-        (5, 5),
-        (6, 5),
-        (7, 9),
-    ]
+    assert [line["attempt"] for line in storage.read_lines(tmp_path / "attempts.jsonl")] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_secrets_on_the_command_line_stay_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from plainloop.errors import BadConfig, Unresumable
-from plainloop.run_dir import rewind
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.rewind import go_back, require_step
+from tests.harness.runs import SMALL, differences, remains, train
 from tests.harness.saved import best_of, state
 from tests.harness.tensors import equal
 
@@ -97,13 +97,6 @@ def dies_at(patch: pytest.MonkeyPatch, n: int, *, linked: bool) -> list[int]:
     return died
 
 
-def test_removing_before_everything_is_put_aside_would_be_noticed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = contents(run)
-    monkeypatch.setattr(rewind, "_copy", lambda path, copy: None)
-    go_back(run, Checkpoints(run / "checkpoints"), 2)
-    assert contents(run) != before
-
-
 def test_a_step_without_checkpoint_is_refused_with_those_that_there_are(run: Path) -> None:
     checkpoints = Checkpoints(run / "checkpoints")
     with pytest.raises(BadConfig, match=r"resume_step=6: .* has none of that step; .* steps 1, 2, 3, 4") as error:
@@ -113,3 +106,19 @@ def test_a_step_without_checkpoint_is_refused_with_those_that_there_are(run: Pat
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(Unresumable, match=r"step_00000003\.pt cannot be used: \d+ bytes instead of"):
         require_step(checkpoints, 3)
+
+
+def test_removing_before_everything_is_put_aside_would_be_noticed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(run)
+    monkeypatch.setattr("plainloop.run_dir.rewind._copy", lambda path, copy: None)
+    go_back(run, Checkpoints(run / "checkpoints"), 2)
+    assert contents(run) != before
+
+
+def test_after_going_back_the_run_ends_with_the_same_bits_and_rows(tmp_path: Path) -> None:
+    words = (*SMALL, "hydra.run.dir=run", "trainer.save_every=5st", "checkpoint.keep_last=9")
+    assert train(tmp_path, *words).code == 0
+    before = remains(tmp_path / "run")
+    ended = train(tmp_path, "resume=run", "resume_step=5")
+    assert ended.code == 0 and "going back to step 5; what came later is in run/discarded/1" in ended.out
+    assert differences(before, remains(tmp_path / "run")) == []
