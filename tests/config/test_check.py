@@ -39,10 +39,10 @@ threads=0 | threads | expected: 1 or more, or auto
 +checkpoint.kept=2 | checkpoint.kept | valid keys of checkpoint: every_minutes, keep_last
 +optimizer.params=[1] | optimizer.params | has no such argument
 +scheduler.step=3 | scheduler.step | has no such argument
-+scheduler.base_lr=0.1 | scheduler.base_lr | has no such argument
++scheduler.base_lr=0.1 | scheduler.base_lr | instead: optimizer.lr=0.1
 augment=crop_flip +augment.crop.batch=3 | augment.crop.batch | has no such argument
 augment=crop_flip ~augment.crop.pad | augment.crop.pad | instead: leave ~augment.crop.pad out
-~model.num_classes | model.num_classes | missing | instead: leave ~model.num_classes out
+~model.num_classes | model.num_classes | instead: leave ~model.num_classes out
 ~optimizer.lr | optimizer.lr | must be given
 data=image_folder | data.root | given by: conf/data/image_folder.yaml: | instead: data.root=...
 optimizer.lr=${trainer.durration} | optimizer.lr | did you mean: trainer.duration
@@ -55,7 +55,6 @@ optimizer._target_=torch.load | optimizer._target_ | not allowed
 +logger.mine._target_=my_package.Logger | logger.mine._target_ | not allowed | plugins=[my_package]
 +hydra.callbacks.mine._target_=os.system | hydra.callbacks.mine._target_ | not allowed
 hydra.launcher._target_=os.system | hydra.launcher._target_ | no plugin
-task._target_=${model._target_} | task._target_ | has no such argument
 hydra.sweeper=${nothing} | hydra.sweeper | 'nothing' not found
 hydra.job.name=a/b | hydra.job.name | no file name | instead: hydra.job.name=train
 logger=[[1]] | logger | there is no option [1]

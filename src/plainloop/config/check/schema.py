@@ -98,7 +98,9 @@ def _matches(node: Mapping[str, Any], path: str, context: CheckContext, group: G
     names = list(signature.parameters)
     partial = bool(node.get("_partial_", False))
     by_run = {*(names[: group.num_given] if partial else ()), *group.given}
-    yield from _bound_or_called(target, partial, group.num_given, path)
+    if findings := list(_bound_or_called(target, partial, group.num_given, path)):
+        yield from findings  # which arguments are the config's is not known then
+        return
     for name, value in node.items():
         parameter = signature.parameters.get(name)
         if name in RESERVED:
