@@ -3,7 +3,6 @@
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -58,12 +57,6 @@ def test_two_jobs_may_not_share_a_folder() -> None:
         check_sweep(COMPOSER, ["seed=0,1", "hydra.sweep.subdir=same"])
 
 
-@pytest.mark.parametrize("subdir", ["../../escaped", "/tmp/escaped"])
-def test_no_job_leaves_the_sweeps_folder(subdir: str) -> None:
-    with pytest.raises(InvalidConfig, match="leads out of the sweep's folder"):
-        check_sweep(COMPOSER, ["seed=0,1", f"hydra.sweep.subdir={subdir}"])
-
-
 KINDS = {
     "type": (["model=tiny"], "optimizer.lr", "0.1", "O.1"),
     "range": (["model=tiny"], "optimizer.lr", "0.1", "-0.1"),
@@ -84,44 +77,29 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def number_57_is_wrong(kind: str, images: Path, num_jobs: int) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_is_wrong_with_one_job_is_found_and_named(kind: str, images: Path) -> None:
     given, key, right, wrong = KINDS[kind]
-    values = [right.format(images=images)] * num_jobs
-    values[57 % num_jobs] = wrong
-    composer = Composer(ROOT / "conf")
-    begun = time.process_time()
+    values = [right.format(images=images), wrong, right.format(images=images)]
     with pytest.raises(InvalidConfig) as caught:
-        check_sweep(composer, [f"{key}={','.join(values)}", *given])
-    assert time.process_time() - begun < 15  # seconds of CPU; the machine may be busy with other things
+        check_sweep(COMPOSER, [f"{key}={','.join(values)}", *given])
     lines = str(caught.value).splitlines()
-    overrides = " ".join([f"{key}={wrong}", *given])
-    assert lines[0] == f"config error in job {57 % num_jobs} of {num_jobs}   ({overrides})"
-    assert lines[-1] == f"nothing was submitted (1 of {num_jobs} jobs invalid)"
+    assert lines[0] == f"config error in job 1 of 3   ({' '.join([f'{key}={wrong}', *given])})"
+    assert lines[-1] == "nothing was submitted (1 of 3 jobs invalid)"
     assert any(label in str(caught.value) for label in ("type instead: ", "did you mean: ", "expected: "))
     assert f"given by: command line override {key}={wrong}" in str(caught.value) or kind == "data"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_whatever_is_wrong_with_one_job_is_found_and_named(kind: str, images: Path) -> None:
-    number_57_is_wrong(kind, images, num_jobs=3)
-
-
-@pytest.mark.parametrize(
-    "kind", ["type", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "type")]
-)
-def test_number_57_of_100_is_found_and_named_in_time(kind: str, images: Path) -> None:
-    number_57_is_wrong(kind, images, num_jobs=100)
-
-
-def test_a_hundred_jobs_that_are_right_are_checked_in_time(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_thousand_jobs_are_checked_in_time(tmp_path: Path) -> None:
     """As typed: a process of its own, imports included."""
-    typed = [sys.executable, str(ROOT / "train.py"), "-m", "check=true", "seed=range(0,100)"]
+    typed = [sys.executable, str(ROOT / "train.py"), "-m", "check=true", "seed=range(0,1000)"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(typed, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
-    assert "job 99 of 100" in done.stdout
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 15  # of CPU
+    assert "job 999 of 1000" in done.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 45  # of CPU; 30 on an idle machine
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,10 +18,6 @@ HOSTILE = (
     *("a\\b", "a\nb", "a\tb", "a\0b", "a\x1b[31mb", "a\u202eb", "-rf", "--", " a", "a ", "a.", ".hydra", ".ssh/x"),
     *("x" * 300, "é" * 150, "jobs.jsonl", "multirun.yaml", "run.lock", "results.csv/x"),
 )
-
-
-def test_there_are_forty_of_them() -> None:
-    assert len(set(HOSTILE)) >= 40
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
@@ -44,17 +39,8 @@ KEYS = ("name", "hydra.sweep.subdir", "hydra.job.name")
 
 @pytest.mark.parametrize("key", KEYS)
 def test_some_hostile_names_are_refused_with_what_can_be_shown_or_stay_inside(key: str, tmp_path: Path) -> None:
-    refused_or_inside(key, (*HOSTILE[1::6], "${HOME}"), tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("key", KEYS)
-def test_all_hostile_names_are_refused_with_what_can_be_shown_or_stay_inside(key: str, tmp_path: Path) -> None:
-    refused_or_inside(key, HOSTILE, tmp_path)
-
-
-def refused_or_inside(key: str, names: Sequence[str], tmp_path: Path) -> None:
     """Both as they are typed and quoted, whatever Hydra's grammar makes of them."""
+    names = (*HOSTILE[1::6], "${HOME}")
     refused, composer = 0, Composer(ROOT / "conf")
     for name in names:
         escaped = name.replace("\\", "\\\\").replace('"', '\\"')
