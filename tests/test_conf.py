@@ -11,6 +11,7 @@ from PIL import Image
 
 from plainloop.config.settings import SETTINGS
 from plainloop.config.types import fields_of
+from plainloop.report.plan import plan_of
 from tests.harness.commands import COMPOSER, ROOT, passed
 
 CONF = ROOT / "conf"
@@ -39,7 +40,7 @@ def test_every_option_composes_and_passes(choice: str, photographs: Path) -> Non
     typed += ["data.download=true"] if "download" in data else []
     checked = passed(*typed)
     assert checked.config["facts"]["num_train"] > 0
-    assert checked.plan
+    assert plan_of(checked)
 
 
 @pytest.mark.parametrize("data", sorted(GROUPS["data"]))

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from plainloop import errors
+from plainloop.report.plan import plan_of
 from tests.harness.commands import ROOT, passed, problems
 from tests.test_layers import LAYERS
 
@@ -73,7 +74,7 @@ def test_a_command_that_is_shown_passes_the_check(command: str, pets: Path) -> N
     typed = [word for word in shlex.split(command) if word not in ("-m", "check=true")]
     for key, values in [word.partition("=")[::2] for word in typed]:  # a sweep: the last value of each list
         typed[typed.index(f"{key}={values}")] = f"{key}={values.split(',')[-1] if '[' not in values else values}"
-    assert passed(*(word.replace("/data/pets", str(pets)) for word in typed)).plan
+    assert plan_of(passed(*(word.replace("/data/pets", str(pets)) for word in typed)))
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -37,6 +37,7 @@ from plainloop.distributed import ranks
 from plainloop.distributed.failures import RankFailed
 from plainloop.errors import LostPeer, Preempted, RunError
 from plainloop.loggers.screen import working
+from plainloop.report.plan import plan_of
 from plainloop.run_dir.journal import end_in_log_file
 from plainloop.run_dir.status import command_to_continue
 from plainloop.sweep.check import check_sweep, unreadable
@@ -99,7 +100,7 @@ def start_run(command: Command, composer: Composer) -> int:
     with working("checking"):
         checked = check(config, origin=origin, folder=folder, known=problems)
     if checked.config["check"]:
-        print_once(checked.plan)
+        print_once(plan_of(checked))
         return 0
     if resume == "auto":
         found = resuming.newest_unfinished(folder.parent, checked.config)
@@ -185,7 +186,7 @@ def start_sweep(command: Command, composer: Composer) -> int:
     sweep = check_sweep(composer, command.overrides, composer.wrong_flags(command.flags))
     if sweep.jobs and sweep.jobs[0].config["check"]:
         for job, checked in zip(sweep.jobs, sweep.checked, strict=True):
-            print_once(f"job {job.number} of {len(sweep.jobs)}   ({' '.join(job.overrides)})\n{checked.plan}")
+            print_once(f"job {job.number} of {len(sweep.jobs)}   ({' '.join(job.overrides)})\n{plan_of(checked)}")
         return 0
     for text in sweep.warnings:
         print_once(f"warning: {text}", sys.stderr)

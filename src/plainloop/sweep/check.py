@@ -38,7 +38,7 @@ class Sweep:
     Args:
         master: the config that Hydra's sweeper and launcher take.
         jobs: empty when the sweeper is not Hydra's own and proposes its jobs later.
-        checked: the plan and the warnings of each job.
+        checked: what the check gives for each job.
     """
 
     master: DictConfig

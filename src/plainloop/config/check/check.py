@@ -1,4 +1,4 @@
-"""The check that every run passes before anything exists on disk: composed config in, resolved config and plan out.
+"""The check that every run passes before anything exists on disk: composed config in, resolved config out.
 
 It has stages, each of which needs more than the one before: the config alone, without torch; the data, for the facts;
 the signatures of all parts; the rules; the parts themselves. The first stage that finds something ends the check.
@@ -10,7 +10,6 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from plainloop.config.check import machine, rules, schema
 from plainloop.config.check.dry_run import Refusal, dry_run
 from plainloop.config.check.findings import CheckContext, Finding, run_rules
 from plainloop.config.check.meta_model import ModelSummary
-from plainloop.config.check.plan import plan_of
 from plainloop.config.compose.origin import Origin
 from plainloop.config.durations import clock_of
 from plainloop.config.explain.locate import locate
@@ -48,11 +46,7 @@ class Checked:
     warnings: list[str]
     ranks: int
     model: ModelSummary
-    folder: Path | None = None
-
-    @cached_property
-    def plan(self) -> str:
-        return plan_of(self.config, self.ranks, self.model, self.warnings, self.folder)
+    folder: Path | None = None  # where it will be written, beside earlier runs
 
 
 @dataclass

@@ -8,12 +8,12 @@ import yaml
 from omegaconf import OmegaConf
 
 from plainloop.config.check.meta_model import model_summary
-from plainloop.config.check.plan import draw
+from plainloop.report.plan import draw, plan_of
 from tests.harness.commands import ROOT, passed
 
 
 def plan(*overrides: str, **more: object) -> str:
-    return passed(*overrides, **more).plan
+    return plan_of(passed(*overrides, **more))
 
 
 def test_steps_and_epochs() -> None:

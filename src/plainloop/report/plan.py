@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from plainloop.config.build import arguments_of
+from plainloop.config.check.check import Checked
 from plainloop.config.check.meta_model import ModelSummary
 from plainloop.config.durations import Clock, clock_of, train_batch_size
 from plainloop.config.parts import base_lr_of, lr_scaling_of, schedule_of
@@ -23,10 +24,8 @@ _RUNS = 20  # earlier runs that are looked at for the time
 Lines = Iterator[tuple[str, str]]  # label, text; a label that begins with a space is the whole line
 
 
-def plan_of(
-    config: Mapping[str, Any], ranks: int, model: ModelSummary, warnings: Sequence[str] = (), folder: Path | None = None
-) -> str:
-    """The plan of a config that has passed the check. `folder` is where it will be written, beside earlier runs."""
+def plan_of(checked: Checked) -> str:
+    config, ranks, model = checked.config, checked.ranks, checked.model
     clock = clock_of(config)
     lines = [
         ("the plan", "nothing is trained"),
@@ -36,9 +35,9 @@ def plan_of(
         *_rates(config, clock),
         *_model(config, ranks, model),
         *_evaluation(config, clock),
-        *_time(config, clock, model, folder),
+        *_time(config, clock, model, checked.folder),
         *_waits(config),
-        *(("warning", warning) for warning in warnings),
+        *(("warning", warning) for warning in checked.warnings),
     ]
     return "\n".join(label + text if label[:1] == " " else f"  {label:<13} {text}" for label, text in lines)
 
