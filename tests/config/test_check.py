@@ -95,7 +95,8 @@ model.width=0 | model.width | got 0 | instead: model.width=16
 model.stem_stride=0 | model.stem_stride | instead: model.stem_stride=1
 trainer.param_groups.no_decay=[nothing*] | trainer.param_groups.no_decay | instead: trainer.param_groups.no_decay=[]
 trainer.param_groups.lr_scale={nothing:0.1} | trainer.param_groups.lr_scale | the nearest is
-trainer.param_groups.layer_decay=0.5 | trainer.param_groups.layer_decay | layer_decay=null
+trainer.param_groups.layer_decay=0.5 | trainer.param_groups.layer_decay | needs a timm model | layer_decay=null
+trainer.deterministic=true trainer.cudnn_benchmark=true | trainer.cudnn_benchmark | cudnn_benchmark=auto
 scheduler=exponential scheduler.gamma=1e300 | scheduler.gamma | instead: scheduler.gamma=0.95
 scheduler=cyclic trainer.duration=3st | scheduler.step_size_up | instead: scheduler.step_size_up=1st
 """.strip().splitlines()
@@ -120,7 +121,7 @@ def test_a_mistake_is_one_problem_of_its_key_with_these_words(row: str) -> None:
     scheduler=multistep scheduler.milestones=[6ep,8ep] scheduler.warmup=132st
     scheduler=multistep trainer.duration=60ep scheduler.milestones=[46ep,48ep,50ep] scheduler.warmup=1000st
     trainer.early_stop.monitor=loss trainer.early_stop.mode=min
-    trainer.param_groups.lr_scale={head*:0.1,stem*:0.5}
+    trainer.param_groups.lr_scale={fc*:0.1,stem*:0.5}
     trainer.log_every=7
     """.strip().splitlines(),
 )
@@ -341,9 +342,10 @@ def test_initial_weights_that_fit_pass_and_others_do_not(tmp_path: Path, name: s
     assert "another model" in found["init_from"].what
     assert found["init_from"].given_by == f"command line override init_from={path}"
     assert found["init_from"].instead
-    passed(f"init_from={save_tiny(path, num_classes=7)}")  # another number of classes is a new head
-    path.write_bytes(b"no weights")
-    assert "damaged" in problems(f"init_from={path}")["init_from"].what
+    passed(f"init_from={save_tiny(tmp_path / f'of_7_classes_{name}', num_classes=7)}")  # a new head
+    damaged = tmp_path / f"damaged_{name}"
+    damaged.write_bytes(b"no weights")
+    assert "damaged" in problems(f"init_from={damaged}")["init_from"].what
 
 
 @pytest.mark.parametrize(

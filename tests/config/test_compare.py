@@ -35,6 +35,7 @@ REFUSED = (
     "trainer.eval_every=3st",
     "trainer.early_stop.patience=3",
     "trainer.on_nonfinite=skip",
+    "checkpoint.mode=min",
 )
 ACCEPTED = (
     "trainer.log_every=2",

@@ -52,7 +52,7 @@ def settings(kind: type[T], node: Mapping[str, Any], clock: Clock) -> T:
         if is_dataclass(field.annotation):
             value = settings(field.annotation, value, clock)  # type: ignore[arg-type]
         elif counts_steps(field.annotation) and value != "never":
-            value = max(1, _in_steps(value, clock))  # a share of a short run is a step at least
+            value = max(1, _in_steps(value, clock))  # 10% of a short run is at least one step
         values[name] = value
     return kind(**values)
 

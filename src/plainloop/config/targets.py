@@ -1,4 +1,4 @@
-"""Which objects a config may name: an allowlist, held against the text before import and against the object after."""
+"""Which objects a config may name: an allowlist, compared with the text before the import and with the object after."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def allowlist(plugins: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def is_no_plugin(package: str) -> bool:
-    """Whether a package is everybody's: allowing all of it would allow what loads, writes or runs things.
+    """Whether a package is not the user's own: allowing all of it would allow what loads, writes or runs things.
 
     >>> is_no_plugin("os"), is_no_plugin("torch.hub"), is_no_plugin("my_package")
     (True, True, False)
@@ -51,7 +51,7 @@ def is_no_plugin(package: str) -> bool:
 
 
 def authorize(target: Any, plugins: Sequence[str] = ()) -> str:
-    """Holds the text of a `_target_` against the allowlist; imports nothing. Raises Forbidden."""
+    """Compares the text of a `_target_` with the allowlist; imports nothing. Raises Forbidden."""
     if not isinstance(target, str):
         raise Forbidden(f"_target_ must be the dotted name of a class or function, got {target!r}")
     parts = target.split(".")

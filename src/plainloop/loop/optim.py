@@ -203,8 +203,8 @@ def _depth_scale(model: nn.Module, layer_decay: float) -> dict[str, float]:
     matcher: Any = getattr(model, "group_matcher", None)
     if matcher is None:
         raise ValueError(
-            f"trainer.param_groups.layer_decay={layer_decay} needs a timm model, which knows its layers; "
-            f"{type(model).__name__} does not; type trainer.param_groups.lr_scale={{<glob>: <factor>}} instead"
+            "trainer.param_groups.layer_decay: needs a timm model, which knows its layers; "
+            f"{type(model).__name__} does not. trainer.param_groups.lr_scale sets rates by parameter names"
         )
     from timm.models import group_parameters
 

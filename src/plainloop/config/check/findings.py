@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Caution:
-    """Right, but slow or surprising: a warning."""
+    """A warning about something right, but slow or surprising."""
 
     text: str
 

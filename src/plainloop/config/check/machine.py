@@ -62,7 +62,7 @@ def precision_suits_the_device(context: CheckContext) -> Findings:
 
     precision, device, key = context.get("trainer.precision"), context.get("device"), "trainer.precision"
     cuda = device in ("auto", "cuda") and torch.cuda.is_available()
-    gpu = first_visible() if cuda else None  # torch would initialise CUDA to say it
+    gpu = first_visible() if cuda else None  # torch would initialise CUDA
     if precision == "bf16" and gpu is not None and gpu.capability < (8, 0):
         yield Finding(key, f"{gpu.name} computes no bf16", "bf16", "fp16 or fp32", f"{key}=fp16")
     if precision == "fp16" and not cuda:

@@ -16,7 +16,7 @@ from plainloop.config.durations import clock_of
 from plainloop.config.targets import locate
 
 _TIMM_MODEL = "timm.create_model"
-# Reading weights is the run's business; what the arguments mean can be seen without.
+# Only the run reads weights.
 _WEIGHTS = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "weights")
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 _SAMPLES = 2  # of the example batch: BatchNorm refuses to learn from one

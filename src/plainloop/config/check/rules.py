@@ -97,6 +97,13 @@ def devices_are_some(context: CheckContext) -> Findings:
         yield Finding("trainer.devices", what, str(devices), expected, "trainer.devices=auto")
 
 
+def cudnn_does_not_choose_where_deterministic(context: CheckContext) -> Findings:
+    key = "trainer.cudnn_benchmark"
+    if context.get("trainer.deterministic") and context.get(key) is True:
+        what = "may take another algorithm in each run, and trainer.deterministic=true asks for the same"
+        yield Finding(key, what, "true", instead=f"{key}=auto, or trainer.deterministic=false")
+
+
 def optimizer_has_a_rate(context: CheckContext) -> Findings:
     """Schedules give multiples of it."""
     optimizer = context.config.get("optimizer")
@@ -195,7 +202,7 @@ def milestones_lie_inside_the_run(context: CheckContext) -> Findings:
 
 
 def the_lowest_rate_is_below_the_base_rate(context: CheckContext) -> Findings:
-    """Or the schedule would climb where it is meant to fall."""
+    """Otherwise the rate would rise instead of fall."""
     lowest, base_lr = context.get("scheduler.min_lr"), base_lr_of(context.config)
     if lowest is not None and lowest > base_lr:
         key, expected = "scheduler.min_lr", f"at most {base_lr:g}"
@@ -242,6 +249,7 @@ EARLY: tuple[Rule, ...] = (
     one_batch_size,
     duration_is_absolute,
     devices_are_some,
+    cudnn_does_not_choose_where_deterministic,
     optimizer_has_a_rate,
 )
 # Without these there is no clock.
