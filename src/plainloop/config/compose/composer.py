@@ -185,9 +185,7 @@ class Composer:
                 is_value = not override.is_hydra_override() or override.is_sweep_override()
                 (values if is_value else chosen).append(override)
                 continue
-            before = [o.get_value_element_as_str() for o in chosen if o.key_or_group == group and not o.is_delete()]
-            option = before[-1] if before else self._defaults.get(group, "")
-            problem = wrong_option(override, self.library, defaults=self._defaults, chosen=option)
+            problem = wrong_option(override, self.library, self._defaults.get(group))
             problems.append(problem) if problem else chosen.append(override)
         return chosen, values
 
@@ -205,7 +203,9 @@ class Composer:
                         accepted.append(text)
                     except _BROKEN as error:
                         if override.key_or_group in self.groups:
-                            problems.append(Problem(override.key_or_group, _first_line(error), given_by=by(text)))
+                            instead = text.lstrip("+")  # Hydra's way for groups that train.yaml does not name
+                            found = Problem(text, _first_line(error), given_by=by(text), instead=instead)
+                            problems.append(replace(found, key=override.key_or_group))
                         else:
                             values.append(override)  # explained when it is applied
                 return config
@@ -281,9 +281,6 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
             what, instead = "is no list: lists are written with [ ]", f"{key}=[{value[1:-1]}]"
         elif value.startswith("{") and '"' in value:
             what, instead = "has keys in quotes, which Hydra does not read", f"'{key}={value.replace(chr(34), '')}'"
-        elif re.search(r"(^|,)\s*(,|$)", value):
-            what = "has an empty value in its list"
-            instead = f"{key}={','.join(item for item in value.split(',') if item.strip()) or '...'}"
         problems.append(Problem(key, what, given_by=by(text), instead=instead))
         return None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +59,6 @@ class Origin:
         """The line that wrote exactly this key."""
         return self._places.get(key)
 
-    def options_with(self, group: str, key: str) -> list[str]:
-        """The options of a group whose file has the key."""
-        options = self._composer.groups.get(group, []) if self._composer and key else []
-        return [option for option in options if self._composer and key in self._composer.written(group, option)]
-
     def located(self, problem: Problem) -> Problem:
         """The same with file and line of the key that was meant."""
         place = self.written(problem.meant) if problem.meant else None
@@ -87,14 +81,9 @@ class Origin:
 
 def _file_of(config_path: str, repository: IConfigRepository) -> Path | None:
     for source in repository.get_sources():
-        folders = [source.path] if source.scheme() == "file" else []
-        if source.scheme() == "pkg" and source.available():
-            package = find_spec(source.path)
-            folders = list(package.submodule_search_locations or ()) if package else []
-        for folder in folders:
-            file = Path(folder) / f"{config_path}.yaml"
-            if file.is_file():
-                return file
+        file = Path(source.path) / f"{config_path}.yaml"
+        if source.scheme() == "file" and file.is_file():
+            return file
     return None
 
 

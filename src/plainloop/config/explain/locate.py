@@ -10,7 +10,6 @@ from plainloop.config.compose.origin import Origin
 from plainloop.config.explain.other_codes import lookup
 from plainloop.config.explain.problems import Problem, as_typed, listing
 from plainloop.config.explain.suggest import nearest, nearest_key, suggest_value
-from plainloop.config.explain.unknown_keys import USUAL
 from plainloop.config.types import UNKNOWN
 from plainloop.system.secrets import looks_secret
 
@@ -50,15 +49,12 @@ def _unknown(finding: Finding, origin: Origin) -> Problem:
     near = [] if looks_secret(finding.unknown) else nearest_key(finding.unknown, finding.keys)
     value = typed.partition("=")[2] if typed.lstrip("+").startswith(f"{finding.unknown}=") else ""
     foreign = lookup(finding.unknown) if not near else None
-    group, _, inner = finding.unknown.partition(".")
-    having = sorted(origin.options_with(group, inner), key=lambda option: option not in USUAL) if value else []
-    if having and (group != "data" or inner == "root"):
-        what, near = f"{what}; {group}={having[0]} has it", []
-        instead = f"{group}={having[0]} {finding.unknown}={value}"
-    elif near and value:
+    if near and value:
         instead = f"{'' if origin.written(near[0]) else '+'}{near[0]}={value}"
     elif foreign:
-        what, instead = f"here that is `{foreign.key}`" if foreign.key else "is not needed here", foreign.instead(value)
+        if foreign.key != finding.unknown:
+            what = f"here that is `{foreign.key}`" if foreign.key else "is not needed here"
+        instead = foreign.instead(value)
     elif typed and not near:
         instead = f"leave {typed if '{' in typed else key} out"
     parent = finding.unknown.rpartition(".")[0]

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from plainloop.config.explain.suggest import is_one_edit, nearest
-
 # One row: their words | what to type here | a note. `{}` stands for the given value, `[{}ep]` for each item of a list.
 # `value value: form` says what to type for these values; nothing behind the colon: leave the key out. A word with a
 # dot is looked for with the part before it. Names whose last part is the same here need no row.
@@ -37,8 +35,7 @@ dataset | data={}
 mc_config | : | data.root is a folder; there is no memcached client
 arch backbone net network model_type model_name | model={}
 num_classes | : | it follows from the data
-drop | model=timm +model.drop_rate={} | for models that take it
-drop_path | model=timm +model.drop_path_rate={} | for models that take it
+drop drop_path | ? | the nearest are +model.drop_rate=0.1 and +model.drop_path_rate=0.1, for models that take them
 pretrain_weights pretrained_weights load_from initial_checkpoint finetune | init_from={}; \
 imagenet coco cityscapes true default: model.pretrained=true; false none null: | weights only; resume continues a run
 resume_model resume_from ckpt_path resume_from_checkpoint | resume={}; \
@@ -111,12 +108,7 @@ scheduler | polynomial: poly polynomiallr polynomialdecay polylr polydecay
 scheduler | multistep: piecewise piecewisedecay multisteplr multistepdecay
 scheduler | cosine: cosineannealinglr cosineannealingdecay cosineannealing cosinelr cosinedecay
 scheduler | cosine_warmup: warmupcosine cosinewithwarmup linearwarmupcosine
-scheduler | step: steplr stepdecay
-scheduler | exponential: exponentiallr exponentialdecay exp
-scheduler | onecycle: onecyclelr 1cycle superconvergence
-scheduler | cyclic: cycliclr triangular
-scheduler | linear: linearlr lineardecay linearwithwarmup
-scheduler | constant: constantlr none fixed null
+scheduler | constant: none fixed null
 optimizer | sgd: momentum nesterov
 optimizer | adamw: adamweightdecay
 data | image_folder: imagenet imagenet1k ilsvrc2012 folder imagefolder
@@ -185,10 +177,9 @@ def options() -> dict[tuple[str, str], str]:
     return {(group, word): option for group, option, words in rows for word in words.split()}
 
 
-def lookup(key: str, *, misspelt: bool = False) -> Equivalent | None:
+def lookup(key: str) -> Equivalent | None:
     """What a key of another code is here; None when it is not known. What is absent here may be any part of the key."""
     parts = key.replace("-", "_").lower().split(".")
     found = keys().get(".".join(parts[-2:])) or keys().get(parts[-1])
     absent = [row for part in parts if (row := keys().get(part)) and row.absent]
-    near = [word for word in nearest(parts[-1], keys(), count=1) if misspelt and len(word) > 5]
-    return found or next(iter(absent), None) or next((keys()[w] for w in near if is_one_edit(parts[-1], w)), None)
+    return found or next(iter(absent), None)

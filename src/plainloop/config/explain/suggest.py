@@ -19,16 +19,6 @@ _DURATION = re.compile(
     r"[-+]?\s*(?P<amount>\d+(\.\d+)?)\s*(?:(?P<ep>e|ep\w*)|(?P<st>s|st\w*|it\w*|batch\w*|updates?)|(%|pct|perc\w*))?"
 )
 _BOOLEANS = dict.fromkeys(("true", "yes", "on", "1", "1.0"), "true") | dict.fromkeys(("false", "no", "0"), "false")
-# Words of other codes for one of several choices; each counts only where ours is among them.
-_WORDS = {
-    **dict.fromkeys(("16", "16-mixed", "16-true", "float16", "half"), "fp16"),
-    **dict.fromkeys(("32", "32-true", "float32", "full"), "fp32"),
-    "bfloat16": "bf16",
-    "gpu": "cuda",
-    "ignore": "skip",
-    "ce": "cross_entropy",
-    **dict.fromkeys(("off", "false", "null", "no"), "never"),
-}
 
 
 def nearest(word: str, names: Iterable[str], *, count: int = 3) -> list[str]:
@@ -80,7 +70,7 @@ def suggest_value(value: Any, annotation: Any) -> str:
 
     >>> suggest_value("5epochs", Steps), suggest_value("1000it", Steps), suggest_value(0.5, Steps)
     ('5ep', '1000st', '0.5ep')
-    >>> suggest_value("bf16-mixed", Literal["fp32", "bf16", "fp16"]), suggest_value("norm", list[str])
+    >>> suggest_value("bf61", Literal["fp32", "bf16", "fp16"]), suggest_value("norm", list[str])
     ('bf16', '[norm]')
     """
     union = get_origin(annotation) in (Union, types.UnionType)
@@ -121,11 +111,8 @@ def _suggestion(value: Any, kind: Any) -> str:
         unit = found and ("st" if found["st"] else "ep" if found["ep"] or text[-1].isdigit() else "%")
         return f"{float(found['amount']):g}{unit}" if found else ""
     if get_origin(kind) is Literal:
-        choices = [str(choice) for choice in get_args(kind)]
-        starts = [choice for choice in choices if text.startswith(choice)]
-        return next(
-            iter([word for word in [_WORDS.get(text)] if word in choices] + starts + nearest(text, choices)), ""
-        )
+        text = text.replace("gpu", "cuda")
+        return next(iter(nearest(text, map(str, get_args(kind)))), "")
     if kind is bool:
         return next((_BOOLEANS[word] for word in nearest(text, _BOOLEANS)), "")
     if kind is int and isinstance(value, float) and value.is_integer():

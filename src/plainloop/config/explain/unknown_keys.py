@@ -50,12 +50,11 @@ class _UnknownKey:
         if not (typo and "." in self.key):
             if having := self._options_with(self.key):
                 return self._of_another_option(having, self.key)
-            if row := self._of_another_code(near):
+            if row := self._of_another_code():
                 return self._equivalent(row)
-        fitting = [key for key in near if self._fits(key)]
-        if typo or fitting:
-            return self._misspelt(near[0] if typo else fitting[0])
-        return self._misspelt_elsewhere() or self._in_no_file() or self._problem("unknown key", notes=self._valid())
+        if near:
+            return self._misspelt(near[0])
+        return self._misspelt_elsewhere() or self._problem("unknown key", notes=self._valid())
 
     def _not_a_value(self) -> Problem:
         """`trainer.early_stop=5`: the key exists, and holds others."""
@@ -64,21 +63,18 @@ class _UnknownKey:
         expected = "a key below it: " + listing([str(name) for name in node_at(self.config, self.key)])
         return self._problem("holds keys of its own", got=self.text, expected=expected, instead=instead)
 
-    def _of_another_code(self, near: Sequence[str]) -> Equivalent | None:
+    def _of_another_code(self) -> Equivalent | None:
         """The row for the key, or for the first part of it that does not exist here, if that is absent altogether."""
         if self.of_hydra:
             return None
         parts = self.key.split(".")
         missing = next(part for n, part in enumerate(parts, 1) if node_at(self.config, ".".join(parts[:n])) is None)
-        row = other_codes.lookup(self.key, misspelt=not near)
+        row = other_codes.lookup(self.key)
         return row or next((row for row in [other_codes.lookup(missing)] if row and row.absent), None)
 
     def _equivalent(self, row: Equivalent) -> Problem:
-        text = self._advice(row.instead(self.text.strip("'\"")))
-        if self.override.is_sweep_override() and "[{" not in row.forms[""]:
-            lines = list(dict.fromkeys(self._advice(row.instead(value)) for value in self.text.split(",")))
-            values = ",".join([lines[0], *(line.rpartition("=")[2] for line in lines[1:])])
-            text = f"-m {values}" if len(lines) > 1 else lines[0]
+        is_list = "[{" in row.forms[""] or not self.override.is_sweep_override()
+        text = self._advice(row.instead((self.text if is_list else self.text.split(",")[0]).strip("'\"")))
         key = (text or row.instead("")).split(" ")[-1].partition("=")[0].lstrip("+")
         what = f"here that is `{key}`" if key else "is not in this version" if row.absent else "is not needed here"
         instead = text if text and self.has_value else self._left_out()
@@ -112,10 +108,8 @@ class _UnknownKey:
         )
         if not self.has_value or (group == "data" and inner != "root"):  # nobody changes the data for the sake of a key
             return self._problem(what, instead=self._left_out())
-        several = group in SEVERAL and chosen not in ("", "none", "None")
-        option = f"[{chosen},{having[0]}]" if several else having[0]
         meant = key if key != self.key else ""
-        return self._problem(what, meant=meant, instead=f"{group}={option} {self._fit(key, self.text)}")
+        return self._problem(what, meant=meant, instead=f"{group}={having[0]} {self._fit(key, self.text)}")
 
     def _misspelt(self, key: str) -> Problem:
         instead = f"~{key}" if self.override.is_delete() else self._advice(f"{key}={self.text}")
@@ -135,36 +129,20 @@ class _UnknownKey:
         having = self._options_with(near[0]) if near else []
         return self._of_another_option(having, near[0]) if having else None
 
-    def _in_no_file(self) -> Problem | None:
-        parent, _, last = self.key.rpartition(".")
-        node = node_at(self.config, parent) if parent and self.has_value else None
-        if not isinstance(node, DictConfig) or "_target_" not in node:
-            return None
-        what = f"is in no YAML file; if {node_at(node, '_target_')._value()} takes {last}, add it with +"
-        return self._problem(what, instead=f"+{self.key}={self.text or '...'}", notes=self._valid())
-
     def _advice(self, text: str) -> str:
         """Overrides with the option that has the key, if it is not chosen yet, and with values that their keys take."""
         *first, last = text.split(" ")
         key, _, value = last.partition("=")
         if key.lstrip("+") in self.keys:
             first, key = [], key.lstrip("+")
-        elif key.startswith("+"):
-            first = [option for option in first if not self._builds_the_same(option)]
         elif not first and "." in key and not last.startswith(EVERYWHERE) and not key.startswith("hydra."):
             first = [f"{self._place(key)[0]}={having[0]}" for having in [self._options_with(key)] if having]
         return " ".join([*first, self._fit(key, value)] if key else first)
 
-    def _builds_the_same(self, option: str) -> bool:
-        group, _, name = option.partition("=")
-        target = node_at(self.config, f"{group}._target_")
-        return target is not None and self.library.read(group, name).get("_target_") == target._value()
-
     def _fit(self, key: str, text: str) -> str:
         """`key=text`, with what was probably meant where the text does not fit, else with the value of our YAML."""
         if key in self.library.options:
-            is_list = key in SEVERAL and text.startswith("[")
-            return f"{key}={text}" if is_list else choose(key, text, self.library.options[key]) or f"{key}=..."
+            return choose(key, text, self.library.options[key]) or f"{key}=..."
         value, written, allowed = _value(text), self._written(key), ranges().get(key)
         kind = annotation_of(key) or (int if type(written) is int else kind_of(written))
         if kind is str and annotation_of(key) is None:
@@ -175,12 +153,6 @@ class _UnknownKey:
             has_own = written not in (None, "???") and "${" not in str(written)
             text = suggest_value(value, kind) or (as_override(written) if has_own else "...")
         return f"{key}={text}"
-
-    def _fits(self, key: str) -> bool:
-        if self.override.is_delete() or key in self.library.options:
-            return True
-        kind = annotation_of(key) or kind_of(self._written(key))
-        return self.has_value and misfit(self.override.value(), kind) is None
 
     def _written(self, key: str) -> Any:
         """The value of a key in the config, else in the file of an option that has it."""

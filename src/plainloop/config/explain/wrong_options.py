@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override
 
 from plainloop.config.explain import other_codes
 from plainloop.config.explain.problems import Problem, as_typed, listing
-from plainloop.config.explain.suggest import as_override, is_one_edit, nearest
+from plainloop.config.explain.suggest import nearest
 from plainloop.config.groups import SEVERAL
 
 
@@ -25,16 +25,10 @@ class Library:
     read: Callable[[str, str], Mapping[str, Any]]
 
 
-def wrong_option(
-    override: Override, library: Library, *, defaults: Mapping[str, str | None], chosen: str | None
-) -> Problem | None:
-    """
-    Args:
-        defaults: the option of each group that conf/train.yaml names; None where it leaves one out.
-        chosen: the option of this group so far.
-    """
+def wrong_option(override: Override, library: Library, default: str | None) -> Problem | None:
+    """`default` is the option that conf/train.yaml names; None where it leaves the group out."""
     group, value = override.key_or_group, override.value()
-    options, default = library.options[group], defaults.get(group)
+    options = library.options[group]
     wanted = value if isinstance(value, list) else [value]
     if override.is_sweep_override():
         return needs_multirun(override)
@@ -49,9 +43,7 @@ def wrong_option(
         return _problem(override, "takes one option", override.get_value_element_as_str(), instead=instead)
     for option in wanted:
         if option not in options:
-            return _no_such_option(override, option, wanted, options)
-    if (override.is_add() or override.is_force_add()) and group in defaults:
-        return _added(override, chosen)
+            return _no_such_option(override, option, options)
     return _same_names(override, [str(option) for option in wanted], library) if len(wanted) > 1 else None
 
 
@@ -74,9 +66,8 @@ def choose(group: str, word: str, options: Sequence[str]) -> str:
     if group == "data" and "/" in word:
         return f"data=image_folder data.root={word}"
     near = next(iter(nearest(word, options)), "")
-    letters, theirs = (re.sub(r"[^a-z]", "", name.lower()) for name in (word, near))
-    typo = is_one_edit(word.lower(), near) or (letters != theirs and is_one_edit(letters, theirs))
-    if group == "model" and "timm" in options and re.search(r"\d", word) and not (typo and letters != theirs):
+    digits, theirs = (re.sub(r"\D", "", name) for name in (word, near))
+    if group == "model" and digits != theirs:
         return f"model=timm model.model_name={word.lower()}"  # another model of a family, not a typo
     return f"{group}={near}" if near else ""
 
@@ -107,26 +98,15 @@ def by(text: str | None) -> str:
     return f"command line override {as_typed(text or '')}"
 
 
-def _no_such_option(override: Override, option: object, wanted: Sequence[object], options: Sequence[str]) -> Problem:
+def _no_such_option(override: Override, option: object, options: Sequence[str]) -> Problem:
     group, notes = override.key_or_group, _options(override.key_or_group, options)
     absent = other_codes.lookup(str(option))
     if absent and absent.absent:
         return _problem(override, f"{option} is not in this version", notes=(absent.note, *notes))
     instead = choose(group, str(option), options)
     near = instead.removeprefix(f"{group}=") if " " not in instead else ""
-    if near and len(wanted) > 1:
-        instead = f"{group}=[{','.join(near if other is option else str(other) for other in wanted)}]"
     what = f"there is no option {option!r}"
     return _problem(override, what, meant=instead if near else "", instead=instead, notes=notes)
-
-
-def _added(override: Override, chosen: str | None) -> Problem:
-    """`+augment=mine` is Hydra's way for a group that has no place in conf/train.yaml; ours have all."""
-    group, added = override.key_or_group, override.get_value_element_as_str()
-    instead = f"{group}={added}"
-    if group in SEVERAL and chosen is not None:
-        instead = f"{group}=[{chosen.strip('[]')},{added.strip('[]')}] for both, or {instead}"
-    return _problem(override, f"{group}={as_override(chosen)} is chosen already: no + here", instead=instead)
 
 
 def _same_names(override: Override, wanted: Sequence[str], library: Library) -> Problem | None:
