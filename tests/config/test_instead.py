@@ -35,7 +35,6 @@ TOLD = {
     "augment=crop_flip ~augment.flipp": "~augment.flip",
     "scheduler=onecycle warmup_steps=100": "scheduler=cosine_warmup scheduler.warmup=100st",
     "+data.root=/data": "data=image_folder data.root=/data",
-    "momentum=0.8,0.9": "optimizer=sgd optimizer.momentum=0.8",
     # a value for a group of keys, or a path for an option
     "trainer.early_stop=5": "trainer.early_stop.patience=5",
     "early_stop=true": "trainer.early_stop.patience=10",
@@ -78,7 +77,7 @@ TOLD = {
     "trainer.deterministic=yess": "trainer.deterministic=true",
     "trainer.param_groups.no_decay=norm": "trainer.param_groups.no_decay=[norm]",
     "trainer.devices=two": "trainer.devices=auto",
-    "optimizer.lr=abc": "optimizer.lr=1.0e-3",
+    "optimizer.lr=abc": "optimizer.lr=0.001",
     "optimizer.betas=0.9": "optimizer.betas=[0.9,0.999]",
     "+trainer.acumulate=2": "trainer.accumulate=2",
     "~model.num_classes": "leave ~model.num_classes out",

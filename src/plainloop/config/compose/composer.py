@@ -65,9 +65,8 @@ class Composer:
         GlobalHydra.instance().clear()
         search_path = create_config_search_path(str(self.conf_dir))
         if extra_dir:
-            search_path.prepend(
-                "command-line", f"file://{Path(extra_dir).resolve()}", SearchPathQuery(provider="schema")
-            )
+            extra = f"file://{Path(extra_dir).resolve()}"
+            search_path.prepend("command-line", extra, SearchPathQuery(provider="schema"))
         self.hydra = Hydra.create_main_hydra2(task_name=config_name, config_search_path=search_path)
         JobRuntime.instance().set("name", config_name)
         # Every YAML file is read once for all jobs of a sweep.
@@ -133,13 +132,12 @@ class Composer:
     def as_names(self, overrides: Sequence[str]) -> list[str]:
         """Quotes options that Hydra would take for numbers: `debug=nan` names a file."""
         self._look_where(overrides)
-        split = [text.partition("=") for text in overrides]
-        return [
-            f"{group}={_quoted(option)}"
-            if {"nan", "inf"} & {*self.groups.get(group.lstrip("+"), ())} and option
-            else text
-            for text, (group, _, option) in zip(overrides, split, strict=True)
-        ]
+        names = []
+        for text in overrides:
+            group, _, option = text.partition("=")
+            is_name = option and {"nan", "inf"} & {*self.groups.get(group.lstrip("+"), ())}
+            names.append(f"{group}=" + _NAN.sub(r"'\1'", option) if is_name else text)
+        return names
 
     def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """As Hydra does it; raises what Hydra raises."""
@@ -160,7 +158,8 @@ class Composer:
         try:
             config = self._copy_of(chosen, values, problems)
         except _BROKEN as error:
-            return Composed(None, [*problems, _unexplained(error)])
+            what = " ".join(line.strip() for line in str(error.__cause__ or error).splitlines()[-9:][:6])
+            return Composed(None, [*problems, Problem("conf", what)])
         if base is not None:
             config = base(config, values)
         problems += [problem for override in values if (problem := self._apply(override, config))]
@@ -255,14 +254,6 @@ class Composer:
         return None
 
 
-def _quoted(option: str) -> str:
-    """
-    >>> _quoted("nan"), _quoted("[nan,overfit]"), _quoted("'nan'")
-    ("'nan'", "['nan',overfit]", "'nan'")
-    """
-    return _NAN.sub(r"'\1'", option)
-
-
 @cache
 def _parsed(text: str) -> Override:
     return OverridesParser.create().parse_override(text)
@@ -285,9 +276,5 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
         return None
 
 
-def _unexplained(error: BaseException) -> Problem:
-    return Problem("conf", _first_line(error.__cause__ or error, 6))
-
-
-def _first_line(error: BaseException, count: int = 1) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines()[-9 if count > 1 else 0 :][:count] if line.strip())
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].strip()

@@ -21,8 +21,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class Place:
     file: str  # relative to the folder that holds conf/
     line: int
-    value: Any  # as written there; None for mappings and lists
-    text: str = ""  # the same as YAML; "" for what takes several lines
+    value: Any  # as written there; None for mappings
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
@@ -88,20 +87,18 @@ def _file_of(config_path: str, repository: IConfigRepository) -> Path | None:
 
 
 def _add_places(file: Path, shown: str, package: str, places: dict[str, Place]) -> None:
-    content = file.read_text(encoding="utf-8")
-    root = yaml.compose(content, Loader=_Loader)
+    root = yaml.compose(file.read_text(encoding="utf-8"), Loader=_Loader)
     if isinstance(root, yaml.MappingNode):
-        _walk(root, shown, f"{package}." if package else "", places, content)
+        _walk(root, shown, f"{package}." if package else "", places)
 
 
-def _walk(node: yaml.MappingNode, shown: str, prefix: str, places: dict[str, Place], content: str) -> None:
+def _walk(node: yaml.MappingNode, shown: str, prefix: str, places: dict[str, Place]) -> None:
     for key, value in node.value:
         if not prefix and key.value == "defaults":
             continue
         path = f"{prefix}{key.value}"
-        scalar = yaml.load(yaml.serialize(value), Loader=_Loader) if isinstance(value, yaml.ScalarNode) else None
-        written = content[value.start_mark.index : value.end_mark.index]
-        text = written if not isinstance(value, yaml.MappingNode) and "\n" not in written else ""
-        places[path] = Place(shown, key.start_mark.line + 1, scalar, text)
-        if isinstance(value, yaml.MappingNode):
-            _walk(value, shown, f"{path}.", places, content)
+        is_mapping = isinstance(value, yaml.MappingNode)
+        written = None if is_mapping else yaml.load(yaml.serialize(value), Loader=_Loader)
+        places[path] = Place(shown, key.start_mark.line + 1, written)
+        if is_mapping:
+            _walk(value, shown, f"{path}.", places)

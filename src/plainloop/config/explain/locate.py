@@ -9,7 +9,7 @@ from plainloop.config.check.findings import Finding
 from plainloop.config.compose.origin import Origin
 from plainloop.config.explain.other_codes import lookup
 from plainloop.config.explain.problems import Problem, as_typed, listing
-from plainloop.config.explain.suggest import nearest, nearest_key, suggest_value
+from plainloop.config.explain.suggest import as_override, nearest, nearest_key, suggest_value
 from plainloop.config.types import UNKNOWN
 from plainloop.system.secrets import looks_secret
 
@@ -57,10 +57,7 @@ def _unknown(finding: Finding, origin: Origin) -> Problem:
         instead = foreign.instead(value)
     elif typed and not near:
         instead = f"leave {typed if '{' in typed else key} out"
-    parent = finding.unknown.rpartition(".")[0]
-    names = [name.rpartition(".")[2] for name in finding.keys]
-    beside = all(name.rpartition(".")[0] == parent for name in finding.keys)
-    notes = (f"valid keys{' of ' + parent if parent else ''}: {listing(names)}",) if names and beside else ()
+    notes = (f"valid keys: {listing(finding.keys)}",) if finding.keys else ()
     meant = _with_place(near[0], origin) if near else ""
     return Problem(key, what, finding.got, finding.expected, origin.given_by(key), meant, instead, notes)
 
@@ -79,9 +76,9 @@ def _as_before(key: str, typed: str, origin: Origin) -> str:
     """What our YAML has there; else the command line without what was typed for the key or below it."""
     if typed:
         place = origin.written(key)
-        if place is None or place.text in ("", "???") or "${" in place.text:
+        if place is None or place.value in (None, "", "???") or "${" in str(place.value):
             return f"leave {typed} out"
-        return f"{key}={place.text.replace(', ', ',')}"
+        return f"{key}={as_override(place.value)}"
     below = [text for text in origin.overrides if text.lstrip("+~").startswith((f"{key}.", f"{key}="))]
     return f"leave out {'one of ' if len(below) > 1 else ''}{', '.join(below)}" if below else ""
 

@@ -17,7 +17,6 @@ iters steps max_steps max_iters total_iters | trainer.duration={}st
 learning_rate base_lr init_lr | optimizer.lr={}
 opt optimizer_name optimizer.type optimizer.name | optimizer={}
 l2_decay wd | optimizer.weight_decay={}
-momentum | optimizer=sgd optimizer.momentum={}
 sched lr_scheduler lr_policy lr_config.policy scheduler.type scheduler.name | scheduler={}
 lr_decay_epochs decay_epochs decay_milestones | scheduler=multistep scheduler.milestones=[{}ep]
 lr_decay_gamma decay_rate lr_gamma | scheduler=multistep scheduler.gamma={}
@@ -31,7 +30,6 @@ validation_batch_size val_batch_size eval_batch_size | data.val.batch_size={}
 workers_per_gpu workers | data.num_workers={}
 data_dir data_path data_root dataset_root dataset_dir root | data=image_folder data.root={}
 train_val_test_split | ? | the nearest is data.val_fraction of data=image_folder: the share to validate on
-dataset | data={}
 mc_config | : | data.root is a folder; there is no memcached client
 arch backbone net network model_type model_name | model={}
 num_classes | : | it follows from the data
@@ -102,26 +100,16 @@ segmentation detection ocr instance_segmentation | ? | the nearest is a task of 
 auto_scale_batch_size find_batch_size | ? | the nearest is check=true: it shows the memory that a batch takes
 """
 
-# Group | our option: their words, in small letters and digits alone.
+# Group | our option: their words, in small letters and digits alone; more options
 _OPTIONS = """
-scheduler | polynomial: poly polynomiallr polynomialdecay polylr polydecay
-scheduler | multistep: piecewise piecewisedecay multisteplr multistepdecay
-scheduler | cosine: cosineannealinglr cosineannealingdecay cosineannealing cosinelr cosinedecay
-scheduler | cosine_warmup: warmupcosine cosinewithwarmup linearwarmupcosine
-scheduler | constant: none fixed null
-optimizer | sgd: momentum nesterov
-optimizer | adamw: adamweightdecay
-data | image_folder: imagenet imagenet1k ilsvrc2012 folder imagefolder
-model | mobilenetv3_small_100: mobilenetv3
-model | vit_small_patch16_224: vit
-model | convnext_tiny: convnext
-augment | crop_flip: flip crop
-augment | standard: randomresizedcrop
-augment | none: off
-logger | wandb: weightsandbiases wb
-logger | none: off
-hydra/launcher | submitit_slurm: slurm submitit sbatch
-hydra/launcher | gpu_pool: gpu gpus pool joblib
+scheduler | polynomial: poly polylr polydecay; multistep: piecewise piecewisedecay; constant: none fixed; \
+cosine: cosineannealinglr cosineannealingdecay cosineannealing; cosine_warmup: warmupcosine linearwarmupcosine
+optimizer | sgd: momentum nesterov; adamw: adamweightdecay
+data | image_folder: imagenet imagenet1k ilsvrc2012
+model | mobilenetv3_small_100: mobilenetv3; vit_small_patch16_224: vit; convnext_tiny: convnext
+augment | crop_flip: flip crop; standard: randomresizedcrop; none: off
+logger | wandb: weightsandbiases wb; none: off
+hydra/launcher | submitit_slurm: slurm sbatch; gpu_pool: gpu gpus joblib
 """
 
 
@@ -173,8 +161,12 @@ def keys() -> dict[str, Equivalent]:
 @cache
 def options() -> dict[tuple[str, str], str]:
     """By group and their word: our option."""
-    rows = [re.split(r" \| |: ", row) for row in _OPTIONS.strip().splitlines()]
-    return {(group, word): option for group, option, words in rows for word in words.split()}
+    found = {}
+    for row in _OPTIONS.strip().splitlines():
+        group, _, options = row.partition(" | ")
+        for option, _, words in (text.partition(": ") for text in options.split("; ")):
+            found.update(dict.fromkeys(((group, word) for word in words.split()), option))
+    return found
 
 
 def lookup(key: str) -> Equivalent | None:

@@ -34,10 +34,6 @@ def nearest(word: str, names: Iterable[str], *, count: int = 3) -> list[str]:
 def nearest_key(key: str, keys: Iterable[str], *, count: int = 3) -> list[str]:
     """The same for dotted keys: one edit away, else with the same last part elsewhere, else spelled alike.
 
-    What both keys share (the group) makes no key nearer: only the parts that differ are compared.
-
-    >>> nearest_key("optimiser.lr", ["optimizer.lr", "scheduler.min_lr"])
-    ['optimizer.lr']
     >>> nearest_key("batch_size", ["data.batch_size", "trainer.lr_scaling.base_batch_size"])
     ['data.batch_size']
     """
@@ -45,7 +41,7 @@ def nearest_key(key: str, keys: Iterable[str], *, count: int = 3) -> list[str]:
     scores = dict[str, float]()
     for other in keys:
         theirs, _, name = other.rpartition(".")
-        alike = _ratio(*_different_parts(key, other))
+        alike = _ratio(last, name) if parent == theirs else _ratio(key, other) - 0.14  # groups alone say little
         if is_one_edit(key, other):
             scores[other] = 4 + (parent == theirs)
         elif name == last:
@@ -123,19 +119,6 @@ def _suggestion(value: Any, kind: Any) -> str:
         items = [as_override(v) if misfit(v, item) is None else suggest_value(v, item) for v in values]
         return f"[{','.join(items)}]" if all(items) else ""
     return ""
-
-
-def _different_parts(key: str, other: str) -> tuple[str, str]:
-    """
-    >>> _different_parts("optimiser.lr", "optimizer.lr"), _different_parts("a.b.at", "a.b")
-    (('optimiser', 'optimizer'), ('at', ''))
-    """
-    a, b = key.split("."), other.split(".")
-    while a and b and a[0] == b[0]:
-        a, b = a[1:], b[1:]
-    while a and b and a[-1] == b[-1]:
-        a, b = a[:-1], b[:-1]
-    return ".".join(a), ".".join(b)
 
 
 def _ratio(a: str, b: str) -> float:
