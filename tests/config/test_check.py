@@ -59,7 +59,7 @@ hydra.sweeper=${nothing} | hydra.sweeper | 'nothing' not found
 hydra.job.name=a/b | hydra.job.name | no file name | instead: hydra.job.name=train
 logger=[[1]] | logger | there is no option [1]
 model=timm model.model_name=resent18 | model.model_name | instead: model.model_name=resnet18
-model=timm model.model_name=resnet18 +model.drop_rat=0.1 | model.drop_rat | did you mean: model.drop_rate
+model=timm model.model_name=resnet18 +model.drop_rat=0.1 | model.drop_rat | instead: leave +model.drop_rat=0.1 out
 model=vit_small_patch16_224 | model | 8x8
 model.num_classes=7 | model.num_classes | expected: 10: 0, 1, 2, 3, 4, ...
 task.class_weights=[1,2] | task.class_weights | 10 classes | instead: task.class_weights=null
@@ -82,7 +82,7 @@ device=mps | device | instead: device=cpu
 optimizer.betas=[2,2] | optimizer.betas | got [2,2] | instead: optimizer.betas=[0.9,0.999]
 optimizer.eps=-1 | optimizer.eps | got -1 | instead: optimizer.eps=1.0e-8
 optimizer=sgd optimizer.momentum=0 optimizer.nesterov=true | optimizer.nesterov | instead: optimizer.nesterov=false
-optimizer=timm optimizer.opt=sgdd | optimizer.opt | got sgdd | instead: optimizer.opt=sgd
+optimizer=timm optimizer.opt=sgdd | optimizer.opt | got sgdd | instead: optimizer.opt=
 optimizer=timm +optimizer.betaz=3 | optimizer.betaz | got 3 | instead: leave +optimizer.betaz=3 out
 optimizer=adadelta scheduler=onecycle | scheduler.cycle_momentum | instead: scheduler.cycle_momentum=false
 augment=crop_flip augment.flip.p=2 | augment.flip.p | got 2 | instead: augment.flip.p=0.5

@@ -86,13 +86,6 @@ def locate(target: Any, plugins: Sequence[str] = ()) -> Callable[..., Any]:
     return found
 
 
-def public_names(module_name: str) -> list[str]:
-    """Dotted names of the classes and functions that a module of the allowlist offers, for suggestions."""
-    module = _import(module_name, module_name)
-    names = [name for name in dir(module) if not name.startswith("_")]
-    return [f"{module_name}.{n}" for n in names if inspect.isclass(m := getattr(module, n)) or inspect.isfunction(m)]
-
-
 def _import(name: str, target: str) -> ModuleType:
     """Imports one package after the other; only what is a module by import counts, whatever attributes there are."""
     module: ModuleType | None = None

@@ -17,9 +17,7 @@ _OF_THE_MACHINE = (ImportError, OSError)  # says nothing of a value
 _OF_VALUES = (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, AttributeError, RuntimeError)
 REFUSALS = (*_OF_VALUES, *_OF_THE_MACHINE, RunError)
 
-_DOTTED = re.compile(r"[a-z_]\w*(?:\.\w+)+")
 _ADVICE = re.compile(r"\btype (\w+(?:\.\w+)*=(?:[^\s,;<{}]|\$\{[\w.]+\})+)")  # what our own messages tell to type
-_ALIASES = {"lr": "learning"}
 
 
 def finding_from_error(error: BaseException, node: Mapping[str, Any], path: str, context: CheckContext) -> Finding:
@@ -30,7 +28,7 @@ def finding_from_error(error: BaseException, node: Mapping[str, Any], path: str,
     """
     text = first_line(error)
     values = {key: value for key, value in leaves(node, f"{path}.") if key.rpartition(".")[2] not in RESERVED}
-    key = _key_meant(error, text, values, context) or path
+    key = _key_meant(error, text, values, path, context)
     got = as_override(values[key]) if key in values else ""
     text = text.removeprefix(f"{key}: ").removesuffix(f" but got {got}").rstrip(",")
     target = str(node.get("_target_", ""))
@@ -48,29 +46,14 @@ def first_line(error: BaseException) -> str:
     return f"{kind}: {lines[0]}" if lines and isinstance(error, LookupError | ArithmeticError) else (lines or [kind])[0]
 
 
-def _key_meant(error: BaseException, text: str, values: Mapping[str, Any], context: CheckContext) -> str:
-    """The key whose name the message has, or whose value; else the only one that the person has changed."""
-    for key in _DOTTED.findall(text):
-        if key in values or any(name.startswith(f"{key}.") for name in values):
-            return str(key)
-    words = re.findall(r"[a-z_]\w*", text.lower())
-    changed = [key for key in values if context.is_typed(key)]
-    named = [(key not in changed, at, key) for key in values if (at := _mentioned(key, words)) is not None]
-    if named:
-        return min(named)[2]
-    tokens = re.findall(r"-?[\w.]+\w", text) + re.findall(r"-?\d+", text)
-    quoted = [key for key in changed if as_override(values[key]) in tokens or str(values[key]) in tokens]
-    if len(quoted) == 1:
-        return quoted[0]
-    return changed[0] if len(changed) == 1 and not isinstance(error, _OF_THE_MACHINE) else ""
-
-
-def _mentioned(key: str, words: list[str]) -> int | None:
-    """Where a message names an argument: betas as `beta`, eps as `epsilon`, lr as `learning rate`."""
-    name = key.rpartition(".")[2].lower()
-    for at, word in enumerate(words):
-        longer = len(name) >= 3 and word.startswith(name)
-        shorter = len(word) >= 3 and name in (f"{word}s", f"{word}es")
-        if word == name or longer or shorter or word == _ALIASES.get(name):
-            return at
-    return None
+def _key_meant(error: BaseException, text: str, values: Mapping[str, Any], path: str, context: CheckContext) -> str:
+    """The key that the message names; else the only one that was typed; else that of the node."""
+    words = re.findall(r"[\w.]+\w", text)
+    if stated := [word for word in words if word.startswith(f"{path}.")]:
+        return str(stated[0])
+    typed = [key for key in values if context.is_typed(key)]
+    for keys in (typed, values):
+        names = {key.rpartition(".")[2].lower(): key for key in keys}
+        if named := [names[word.lower()] for word in words if word.lower() in names]:
+            return named[0]
+    return typed[0] if len(typed) == 1 and not isinstance(error, _OF_THE_MACHINE) else path

@@ -21,7 +21,6 @@ from plainloop.config.check.constructor_errors import REFUSALS, finding_from_err
 from plainloop.config.check.findings import CheckContext, Finding
 from plainloop.config.check.meta_model import ModelSummary, build_on_meta, example_batch
 
-_TIMM_OPTIMIZER = "timm.optim.create_optimizer_v2"
 _PHOTO = 2000  # pixels of the image that transforms in workers are tried on: more than they cut out of one
 _RATES = 60  # steps at which a schedule is asked
 
@@ -93,13 +92,6 @@ def _refusal_of(attempt: Callable[[], Any]) -> Refusal | None:
 def _finding(refusal: Refusal, context: CheckContext) -> Finding:
     key, node, error = refusal.key, parts.node_of(context.config, refusal.key), refusal.error
     node = node if isinstance(node, Mapping) else {}
-    if node.get("_target_") == _TIMM_OPTIMIZER and "not found" in str(error):
-        import timm.optim
-
-        names = [str(name) for name in timm.optim.list_optimizers()]
-        listed = f'one of {len(names)} names: python -c "import timm.optim; print(*timm.optim.list_optimizers())"'
-        name = node.get("opt")
-        return Finding("optimizer.opt", "timm has no such optimizer", str(name), listed, value=name, choices=names)
     return finding_from_error(error, node, key, context)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +16,6 @@ from plainloop.config.targets import locate
 _TIMM_MODEL = "timm.create_model"
 # Only the run reads weights.
 _WEIGHTS = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "weights")
-_UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 _SAMPLES = 2  # of the example batch: BatchNorm refuses to learn from one
 
 
@@ -74,7 +71,11 @@ def _build(context: CheckContext) -> Built:
         with torch.device("meta"):
             model = build(node, context.clock, plugins=context.plugins)
     except REFUSALS as error:
-        return None, ModelSummary(), None if _needs_values(error) else _model_refused(error, context)
+        return (
+            None,
+            ModelSummary(),
+            None if _needs_values(error) else finding_from_error(error, context.config["model"], "model", context),
+        )
     parameters, buffers = (sum(t.numel() for t in tensors) for tensors in (model.parameters(), model.buffers()))
     summary, finding = _forward(model, context)
     return model, replace(summary, parameters=parameters, buffers=buffers), finding
@@ -111,17 +112,11 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
             shape = "x".join(map(str, context.config["facts"].get("image_shape", ())))
             finding = finding_from_error(error, context.config["model"], "model", context)
             what = f"does not take images of {shape}: {first_line(error)}"
-            finding = replace(finding, what=what, expected="a model for this image size and channels")
-            if "img_size" in _arguments(context.config["model"]):
-                plus = "" if "img_size" in context.config["model"] else "+"
-                finding = replace(finding, instead=f"{plus}model.img_size={context.config['facts']['image_shape'][1]}")
-            return ModelSummary(), finding
+            return ModelSummary(), replace(finding, what=what, expected="a model for this image size and channels")
         problem = first_line(error)
     finally:
         for hook in hooks:
             hook.remove()
-    if not problem and outputs and hasattr(task, "output_problem"):
-        problem = task.output_problem(outputs[-1], batch)
     if problem:
         return ModelSummary(), finding_from_error(ValueError(problem), {}, "model", context)
     macs = flops.get_total_flops() // 2 // _SAMPLES
@@ -145,29 +140,3 @@ def _unknown_timm_model(node: Mapping[str, Any]) -> Finding | None:
     notes = (f'{len(names)} names: python -c "import timm; print(*timm.list_models())"',)
     value = name.partition(".")[0]
     return Finding("model.model_name", "timm has no such model", repr(name), value=value, choices=names, notes=notes)
-
-
-def _model_refused(error: Exception, context: CheckContext) -> Finding:
-    """A `**kwargs` target passes what it does not know to the model, which says so in its own words."""
-    node = context.config["model"]
-    found = _UNEXPECTED.search(str(error))
-    if found is None or found[1] not in node:
-        return finding_from_error(error, node, "model", context)
-    what = f"unknown key: {node.get('model_name', node['_target_'])} has no such argument"
-    key = f"model.{found[1]}"
-    return Finding(key, what, unknown=key, keys=[f"model.{name}" for name in _arguments(node)])
-
-
-def _arguments(node: Mapping[str, Any]) -> list[str]:
-    """Arguments of the class behind a timm model's name."""
-    if node["_target_"] != _TIMM_MODEL:
-        return []
-    import timm
-    import torch
-
-    try:
-        with torch.device("meta"):
-            kind: Any = type(timm.create_model(node["model_name"]))
-    except REFUSALS:
-        return []
-    return [parameter for parameter in inspect.signature(kind).parameters if parameter != "kwargs"]

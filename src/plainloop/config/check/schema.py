@@ -92,7 +92,7 @@ def _matches(node: Mapping[str, Any], path: str, context: CheckContext, group: G
         yield _forbidden(key, text, error)
         return
     except (ValueError, ImportError) as error:
-        yield Finding(key, str(error).splitlines()[0], choices=_names_beside(text), value=text)
+        yield Finding(key, str(error).splitlines()[0])
         return
     signature = signature_of(target)
     names = list(signature.parameters)
@@ -150,13 +150,6 @@ def _forbidden(key: str, target: Any, error: Exception) -> Finding:
     notes = (f"if it is your own package, allow it on the command line: plugins=[{name}]",) if own else ()
     expected = "a class or function that builds a part of a run"
     return Finding(key, f"is not allowed: {error}", expected=expected, notes=notes)
-
-
-def _names_beside(target: str) -> Sequence[str]:
-    try:
-        return targets.public_names(target.rpartition(".")[0])
-    except (ValueError, ImportError):
-        return ()
 
 
 def _bound_or_called(target: Any, partial: bool, num_given: int, path: str) -> Iterator[Finding]:
