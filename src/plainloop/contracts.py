@@ -1,4 +1,4 @@
-"""Every seam on one page: what a task, a data source, an augmentation, a schedule and a logger have to offer.
+"""The methods that a task, a data source, an augmentation, a schedule and a logger must have.
 
 An object with these methods can be plugged in, whatever its package; a YAML file names it by `_target_`. Methods that a
 part may also have stand at the end. Nothing here imports torch, so that a config can be checked before torch is loaded.
@@ -160,6 +160,14 @@ class DescribesData(Protocol):
     @classmethod
     def plan_lines(cls, **arguments: Any) -> list[str]:
         """Takes the constructor's arguments. Says which folders and files are used, and which are not."""
+        ...
+
+
+class WorksInWorkers(Protocol):
+    """An augmentation that runs on single images in the data workers, where the source has workers."""
+
+    def sample(self, image: Tensor) -> Tensor:
+        """(C, H, W) uint8 -> (C, H, W) uint8, of any size. Draws from the global generators, seeded for each sample."""
         ...
 
 

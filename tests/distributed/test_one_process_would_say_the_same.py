@@ -33,7 +33,7 @@ Rows = Callable[[int, Shard], list[np.ndarray[Any, Any]]]
 
 
 def exact_rows(size: int, shard: Shard) -> list[np.ndarray[Any, Any]]:
-    return list(sampler.eval_rows(size, batch_size=5, shard=shard))
+    return list(sampler.eval_rows(size, rank_batch=2, shard=shard))
 
 
 def padded_rows(size: int, shard: Shard) -> list[np.ndarray[Any, Any]]:

@@ -1,4 +1,4 @@
-"""Transforms of single images as augmentations."""
+"""Makes a transform of one image, such as torchvision's, an augmentation."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 # Of our own package only the parts that are made to be named: nothing that runs, loads, writes or launches.
-OURS = tuple(f"plainloop.{part}" for part in ("augment", "data", "loggers", "models", "optim", "schedule", "tasks"))
+OURS = tuple(f"plainloop.{part}" for part in ("augment", "data", "loggers", "models", "schedule", "tasks"))
 LIBRARIES = (
     "torch.optim",
     "torch.nn",

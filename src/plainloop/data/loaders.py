@@ -1,4 +1,4 @@
-"""How each split is loaded: shared settings, and what a split has instead of them."""
+"""Batch size and workers of each split: the common settings, and those that a split changes."""
 
 from __future__ import annotations
 

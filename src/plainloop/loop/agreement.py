@@ -1,4 +1,4 @@
-"""When the ranks synchronize next, and what they decide there."""
+"""How all ranks decide together, at the same step, to stop or to save."""
 
 from __future__ import annotations
 

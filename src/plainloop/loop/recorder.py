@@ -1,4 +1,4 @@
-"""What the loop expects of whatever writes its rows and checkpoints."""
+"""The interface of run_dir/recorder.py that the loop needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop. What happens to a batch, a learning rate and a signal is on this page."""
+"""The training loop: the order of what happens to a batch, a learning rate and a signal."""
 
 from __future__ import annotations
 

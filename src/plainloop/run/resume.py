@@ -1,4 +1,4 @@
-"""Where an earlier attempt stopped, and whether this one may go on from there."""
+"""Loads the newest checkpoint if there is one, and writes the run's config.yaml or compares it."""
 
 from __future__ import annotations
 

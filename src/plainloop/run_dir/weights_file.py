@@ -1,4 +1,4 @@
-"""Which file of weights a path means. Nothing here imports torch, so that it can be said before that is loaded."""
+"""Finds the weights file that a path means. Does not import torch, so the answer is fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""jobs.jsonl: the configs of a sweep and the folder of each, written before any job starts; and which folders are safe.
+"""jobs.jsonl: the configs of a sweep and the folder of each, written before any job starts; checks folder names.
 
 A job is recognized by its config: values added to a sweep get the next numbers, and known jobs keep theirs.
 """

@@ -1,4 +1,4 @@
-"""Where a sweep lies, and the number and folder of each of its jobs: known jobs keep theirs, new ones get the next."""
+"""The folder of a sweep, and the number and folder of each job: known jobs keep theirs, new ones get the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person does to a sweep from outside, with its folder alone: retries its failed jobs, cancels its jobs."""
+"""Retries or cancels jobs of a sweep; needs only its folder."""
 
 from __future__ import annotations
 

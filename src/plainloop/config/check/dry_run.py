@@ -1,4 +1,4 @@
-"""Builds the parts of a run by the run's own functions, small, so that what they refuse is said by the check.
+"""Builds the parts of a run, small and by the run's own functions, so that the check finds what they refuse.
 
 The model is built on the meta device: it takes no memory there and fetches no weights.
 """

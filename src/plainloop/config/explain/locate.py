@@ -1,4 +1,4 @@
-"""From what the check finds to what a person reads: where the key was given, the nearest name, and what to type."""
+"""Turns each finding of the check into a message: where the key was given, the nearest name, what to type."""
 
 from __future__ import annotations
 
