@@ -178,10 +178,11 @@ def train_as_hydra_job(composer: Composer, config: DictConfig, checked: Checked,
 
 def start_sweep(command: Command, composer: Composer) -> int:
     if ranks.rank() != 0 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        what = "a launcher has started several processes already"
-        raise invalid_run(
-            [Problem("-m", what, instead="-m without torchrun, with trainer.devices=N")], command.overrides
+        what, instead = (
+            "a launcher has started several processes already",
+            "-m without torchrun, with trainer.devices=N",
         )
+        raise invalid_run([Problem("-m", what, instead=instead)], command.overrides)
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # without initialising CUDA, so that jobs can be forked
     sweep = check_sweep(composer, command.overrides, composer.wrong_flags(command.flags))
     if sweep.jobs and sweep.jobs[0].config["check"]:
@@ -234,7 +235,7 @@ def print_finished(folder: Path) -> int:
 
 
 def print_error(error: RunError) -> int:
-    """Prints the message and what to type next; gives the exit code. What all ranks find, rank 0 prints."""
+    """Gives the exit code. What all ranks find, rank 0 prints."""
     if ranks.rank() == 0 or not isinstance(error, InvalidConfig | RankFailed | LostPeer):
         where = f"rank {ranks.rank()}: " if ranks.rank() else ""
         sys.stderr.write(f"{where}{error}\n" + (f"next: {error.hint}\n" if error.hint else ""))

@@ -26,6 +26,9 @@ FILE_FACTS = ("facts.num_train", "facts.num_val", "facts.class_counts", "facts.f
 DURATION = ("trainer.duration", "scheduler.total_steps")
 
 
+Schedules = Callable[[], tuple[Schedule, Schedule]]  # the saved and the new one; asked only if the duration differs
+
+
 @dataclass(frozen=True)
 class Difference:
     key: str
@@ -45,17 +48,8 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differ
     return [p for p in pairs if p.saved != p.now and not (p.key.startswith("facts.") and p.saved == "(absent)")]
 
 
-def check(
-    found: Sequence[Difference],
-    config: Mapping[str, Any],
-    *,
-    step: int,
-    schedules: Callable[[], tuple[Schedule, Schedule]],
-) -> None:
-    """Refuses what could change the `step` steps that are done. Raises BadConfig with three columns.
-
-    `schedules` gives the saved and the new one; it is asked only if the duration differs.
-    """
+def check(found: Sequence[Difference], config: Mapping[str, Any], *, step: int, schedules: Schedules) -> None:
+    """Refuses what could change the `step` steps that are done. Raises BadConfig with three columns."""
     refused = [pair for pair in found if pair.key not in DURATION and changes_result(pair.key, config)]
     if refused:
         raise BadConfig(
@@ -77,7 +71,6 @@ def check(
 
 
 def table(found: Sequence[Difference]) -> str:
-    """Three columns: key, saved, now."""
     rows = [("key", "saved", "now"), *((pair.key, str(pair.saved), str(pair.now)) for pair in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     cells = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]

@@ -10,16 +10,8 @@ from plainloop.config.explain.problems import for_hydra
 # Hydra answers these itself, without a config of ours.
 _INFORMATION = ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc")
 _SWITCHES = {"--multirun": "multirun", "-m": "multirun", "--resolve": "resolve", "--run": "run", "-r": "run"}
-_WITH_VALUE = {
-    "--config-name": "config_name",
-    "-cn": "config_name",
-    "--config-dir": "config_dir",
-    "-cd": "config_dir",
-    "--cfg": "shown",
-    "-c": "shown",
-    "--package": "package",
-    "-p": "package",
-}
+_WITH_VALUE = {"--config-name": "config_name", "-cn": "config_name", "--config-dir": "config_dir", "-cd": "config_dir"}
+_WITH_VALUE |= {"--cfg": "shown", "-c": "shown", "--package": "package", "-p": "package"}
 
 
 @dataclass

@@ -44,8 +44,6 @@ _NAN = re.compile(r"(?<![^\[,])(nan|inf)(?![^\],])")  # whole, alone or in a lis
 
 # What composing may raise for something that a person wrote.
 _BROKEN = (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError)
-
-
 # From the config that options compose, and the values that will be applied: the config that takes them.
 Base = Callable[[DictConfig, Sequence[Override]], DictConfig]
 
@@ -140,21 +138,16 @@ class Composer:
         return names
 
     def compose(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
-        """As Hydra does it; raises what Hydra raises."""
         return self.hydra.compose_config(self.config_name, list(overrides), run_mode=mode)
 
     def compose_or_explain(self, overrides: Sequence[str], *, base: Base | None = None) -> Composed:
         """One run's config, just as Hydra composes it; or without the overrides that are wrong, each explained.
 
-        Hydra composes each choice of options once, and values are applied to copies of that: the jobs of a sweep
-        differ in values more than in options.
-
-        Args:
-            base: makes the config that values are applied to from the one that the options compose.
+        Hydra composes each choice of options once; values are applied to copies of that, or of what `base` makes of it.
         """
         problems: list[Problem] = []
         chosen, values = self._sorted_out(overrides, problems)
-        given = [*chosen, *values]
+        given = {override.input_line: override for override in (*chosen, *values)}
         try:
             config = self._copy_of(chosen, values, problems)
         except _BROKEN as error:
@@ -163,12 +156,11 @@ class Composer:
         if base is not None:
             config = base(config, values)
         problems += [problem for override in values if (problem := self._apply(override, config))]
-        ours = [o for text in overrides for o in given if o.input_line == text and not o.is_hydra_override()]
+        ours = [given[text] for text in overrides if text in given and not given[text].is_hydra_override()]
         config.hydra.overrides.task = [override.input_line for override in ours]
         names = config.hydra.job.config.override_dirname
-        config.hydra.job.override_dirname = get_overrides_dirname(
-            ours, list(names.exclude_keys), names.item_sep, names.kv_sep
-        )
+        dirname = get_overrides_dirname(ours, list(names.exclude_keys), names.item_sep, names.kv_sep)
+        config.hydra.job.override_dirname = dirname
         return Composed(config, problems)
 
     def _sorted_out(self, overrides: Sequence[str], problems: list[Problem]) -> tuple[list[Override], list[Override]]:
@@ -202,9 +194,8 @@ class Composer:
                         accepted.append(text)
                     except _BROKEN as error:
                         if override.key_or_group in self.groups:
-                            instead = text.lstrip("+")  # Hydra's way for groups that train.yaml does not name
-                            found = Problem(text, _first_line(error), given_by=by(text), instead=instead)
-                            problems.append(replace(found, key=override.key_or_group))
+                            group, what, instead = override.key_or_group, _first_line(error), text.lstrip("+")
+                            problems.append(Problem(group, what, given_by=by(text), instead=instead))
                         else:
                             values.append(override)  # explained when it is applied
                 return config

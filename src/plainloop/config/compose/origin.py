@@ -30,10 +30,8 @@ class Place:
 class Origin:
     """Answers for one config. Files are read when the first question comes: a config without problems costs nothing."""
 
-    def __init__(
-        self, overrides: Sequence[str], *, composer: Composer | None = None, saved: Path | None = None
-    ) -> None:
-        self.overrides, self._composer, self.saved = list(overrides), composer, saved
+    def __init__(self, typed: Sequence[str], *, composer: Composer | None = None, saved: Path | None = None) -> None:
+        self.overrides, self._composer, self.saved = list(typed), composer, saved
 
     def given_by(self, key: str) -> str:
         """For the person: the override that set the key, else file and line, else nothing."""

@@ -52,9 +52,8 @@ def _unknown(finding: Finding, origin: Origin) -> Problem:
     if near and value:
         instead = f"{'' if origin.written(near[0]) else '+'}{near[0]}={value}"
     elif foreign:
-        if foreign.key != finding.unknown:
-            what = f"here that is `{foreign.key}`" if foreign.key else "is not needed here"
         instead = foreign.instead(value)
+        what = what if f" {finding.unknown}=" in f" {instead}" else foreign.what(instead)
     elif typed and not near:
         instead = f"leave {typed if '{' in typed else key} out"
     notes = (f"valid keys: {listing(finding.keys)}",) if finding.keys else ()

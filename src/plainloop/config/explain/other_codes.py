@@ -123,18 +123,15 @@ class Equivalent:
         """Whether this version has nothing like it."""
         return self.forms[""] == "?"
 
-    @property
-    def key(self) -> str:
-        """Our key; "" where there is none."""
-        return self.forms[""].split(" ")[-1].partition("=")[0].lstrip("+?")
+    def what(self, instead: str) -> str:
+        key = (instead or self.instead("")).split(" ")[-1].partition("=")[0].lstrip("+")
+        return f"here that is `{key}`" if key else "is not in this version" if self.absent else "is not needed here"
 
     def instead(self, value: str) -> str:
         """The overrides to type; "" where there is nothing to type.
 
         >>> lookup("lr_decay_epochs").instead("[30,60]"), lookup("num_epochs").instead("90")
         ('scheduler=multistep scheduler.milestones=[30ep,60ep]', 'trainer.duration=90ep')
-        >>> lookup("accelerator").instead("gpu"), lookup("no_validate").instead("false")
-        ('device=cuda', '')
         """
         form = self.forms.get(value.lower(), self.forms[""]).replace("?", "")
         listed = re.search(r"\[\{\}(\w*)\]", form)

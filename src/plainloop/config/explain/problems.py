@@ -17,7 +17,7 @@ _MAX_NAMES = 24  # of valid keys in one line: more would push the problem itself
 
 @dataclass(frozen=True)
 class Problem:
-    """One wrong thing. Every part but the first two may be empty."""
+    """One wrong thing."""
 
     key: str  # dotted, as typed on the command line
     what: str  # "unknown key", "wrong type", or the rule that is broken
@@ -29,15 +29,11 @@ class Problem:
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        parts = [f"  {self.key}: {self.what}" + (f", got {self.got}" if self.got else "")]
-        labelled = (
-            ("expected", self.expected),
-            ("given by", self.given_by),
-            ("did you mean", self.meant),
-            ("type instead", self.instead),
-        )
-        parts += [f"    {label}: {text}" for label, text in labelled if text]
-        return [*parts, *(f"    {note}" for note in self.notes)]
+        first = f"  {self.key}: {self.what}" + (f", got {self.got}" if self.got else "")
+        labelled = {"expected": self.expected, "given by": self.given_by}
+        labelled |= {"did you mean": self.meant, "type instead": self.instead}
+        rest = [f"{label}: {text}" for label, text in labelled.items() if text]
+        return [first, *(f"    {line}" for line in (*rest, *self.notes))]
 
 
 @dataclass(frozen=True)
@@ -97,11 +93,7 @@ def for_hydra(override: str) -> str:
 
 
 def as_typed(override: str) -> str:
-    """The inverse of `for_hydra`, for messages; a secret is not repeated.
-
-    >>> as_typed("logger.wandb.api_key=abc")
-    'logger.wandb.api_key=***'
-    """
+    """The inverse of `for_hydra`, for messages; a secret is not repeated."""
     typed = override.removeprefix("++")
     return redact(typed if for_hydra(typed) == override else override)
 
@@ -112,11 +104,7 @@ def listing(names: Sequence[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """Without control characters, which could repaint the screen.
-
-    >>> printable("a\\x1b[31mb\\n")
-    'a\\\\x1b[31mb\\\\n'
-    """
+    """Without control characters, which could repaint the screen."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

@@ -50,7 +50,8 @@ class _UnknownKey:
         if not (typo and "." in self.key):
             if having := self._options_with(self.key):
                 return self._of_another_option(having, self.key)
-            if row := self._of_another_code():
+            row = None if self.of_hydra else other_codes.lookup(self.key)
+            if row is not None:
                 return self._equivalent(row)
         if near:
             return self._misspelt(near[0])
@@ -63,22 +64,11 @@ class _UnknownKey:
         expected = "a key below it: " + listing([str(name) for name in node_at(self.config, self.key)])
         return self._problem("holds keys of its own", got=self.text, expected=expected, instead=instead)
 
-    def _of_another_code(self) -> Equivalent | None:
-        """The row for the key, or for the first part of it that does not exist here, if that is absent altogether."""
-        if self.of_hydra:
-            return None
-        parts = self.key.split(".")
-        missing = next(part for n, part in enumerate(parts, 1) if node_at(self.config, ".".join(parts[:n])) is None)
-        row = other_codes.lookup(self.key)
-        return row or next((row for row in [other_codes.lookup(missing)] if row and row.absent), None)
-
     def _equivalent(self, row: Equivalent) -> Problem:
         is_list = "[{" in row.forms[""] or not self.override.is_sweep_override()
         text = self._advice(row.instead((self.text if is_list else self.text.split(",")[0]).strip("'\"")))
-        key = (text or row.instead("")).split(" ")[-1].partition("=")[0].lstrip("+")
-        what = f"here that is `{key}`" if key else "is not in this version" if row.absent else "is not needed here"
         instead = text if text and self.has_value else self._left_out()
-        return self._problem(what, instead=instead, notes=(row.note,) if row.note else ())
+        return self._problem(row.what(text), instead=instead, notes=(row.note,) if row.note else ())
 
     def _place(self, key: str) -> tuple[str, str]:
         """The group that a key would be of, and the key inside it."""
@@ -87,8 +77,10 @@ class _UnknownKey:
         return group, key[len(group) + 1 :] if group else ""
 
     def _options_with(self, key: str) -> list[str]:
-        """Options of the group whose file has the key, those whose value there is like the given one first; none where
-        one of them builds what is built now, which so would take the key."""
+        """Options of the group whose file has the key, the likeliest first.
+
+        None where one of them builds what is built now, which so would take the key.
+        """
         group, inner = self._place(key)
         files = {option: self.library.read(group, option) for option in self.library.options.get(group, ())}
         having = [option for option, keys in files.items() if inner in keys]
@@ -103,9 +95,8 @@ class _UnknownKey:
         group, inner = self._place(key)
         named = inner.split(".")[0] if group in SEVERAL else inner
         chosen = str(self.config.hydra.runtime.choices.get(group, "")).strip("[]")
-        what = (
-            f"{group}={chosen or 'none'} has no {named}; {listing(having)} {'has' if len(having) == 1 else 'have'} it"
-        )
+        have = "has" if len(having) == 1 else "have"
+        what = f"{group}={chosen or 'none'} has no {named}; {listing(having)} {have} it"
         if not self.has_value or (group == "data" and inner != "root"):  # nobody changes the data for the sake of a key
             return self._problem(what, instead=self._left_out())
         meant = key if key != self.key else ""
@@ -119,12 +110,8 @@ class _UnknownKey:
         """A key that another option has, and that was misspelt; or that was typed without its group."""
         group, inner = self._place(self.key)
         groups = [group] if inner else [name for name in self.library.options if name in self.config]
-        keys = {
-            f"{g.replace('/', '.')}.{k}"
-            for g in groups
-            for o in self.library.options[g]
-            for k in self.library.read(g, o)
-        }
+        files = [(group, option) for group in groups for option in self.library.options[group]]
+        keys = {f"{file[0].replace('/', '.')}.{inner}" for file in files for inner in self.library.read(*file)}
         near = nearest_key(self.key, keys, count=1)
         having = self._options_with(near[0]) if near else []
         return self._of_another_option(having, near[0]) if having else None
