@@ -146,10 +146,8 @@ OPEN_RANGES: dict[str, Range] = {
     "scheduler.min_lr": at_least(0, ": an absolute rate"),
     "scheduler.gamma": above(0),
     "scheduler.power": above(0),
-    "scheduler.pct_start": between(": the share of the run that the rise takes"),
     "scheduler.base_momentum": _SHARE,
     "scheduler.max_momentum": _SHARE,
-    "task.label_smoothing": _SHARE,
 }
 
 

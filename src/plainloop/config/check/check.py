@@ -33,8 +33,6 @@ from plainloop.config.types import type_name
 from plainloop.errors import RunError
 from plainloop.system import storage
 
-# Schedules are pure arithmetic: their signatures are read without torch.
-_TORCH_FREE = "plainloop.schedule."
 _OF_HYDRA = ("hydra._internal.core_plugins.", "hydra_plugins.")
 _FILE_NAME = re.compile(r"\.?[\w=,+@%:()\[\]{}][\w.=,+@%:()\[\]{} -]{0,199}")
 _PER_DEVICE = "batch_size_per_device"
@@ -141,18 +139,12 @@ def hydra_is_right(config: DictConfig, plugins: Sequence[str]) -> Iterator[Findi
 def _context(config: dict[str, Any], origin: Origin, folder: Path | None) -> CheckContext:
     named = config.get("plugins")
     plugins = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
-
-    def written(key: str) -> Any:
-        place = origin.written(key) if origin.override_of(key) else None
-        return place and place.value
-
     saved = origin.saved and storage.read_json(origin.saved.parent / "environment.json")
     return CheckContext(
         config,
         plugins=tuple(name for name in plugins if not is_no_plugin(name)),
         plugins_file=Path(place.file) if named and (place := origin.place_of("plugins")) else Path(),
         is_typed=lambda key: bool(origin.override_of(key)),
-        written=written,
         folder=folder,
         began_on=(saved or {}).get("ranks"),
     )
@@ -174,8 +166,6 @@ def _without_torch(resolved: Resolved, config: DictConfig, context: CheckContext
     yield from _plugins_are_the_persons_own(context)
     if "hydra" in config:
         yield from hydra_is_right(config, context.plugins)
-    if "scheduler" in now:
-        yield from schema.group_matches("scheduler", context, only=lambda target: target.startswith(_TORCH_FREE))
 
 
 def _with_global_batch_size(config: DictConfig, ranks: int) -> DictConfig:

@@ -53,7 +53,6 @@ class CheckContext:
     Args:
         plugins: packages of the person's own, and the file that names them.
         is_typed: whether the command line gives a key.
-        written: the value that a YAML file has for a key of the command line; None where none has.
         folder: where the run or the sweep will be written.
         began_on: the number of ranks on which a run that is resumed began.
     """
@@ -62,7 +61,6 @@ class CheckContext:
     plugins: tuple[str, ...] = ()
     plugins_file: Path = Path()
     is_typed: Callable[[str], bool] = lambda key: False
-    written: Callable[[str], Any] = lambda key: None
     folder: Path | None = None
     began_on: int | None = None
     ranks: int = 1

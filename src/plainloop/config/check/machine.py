@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from plainloop.config.check.findings import Caution, CheckContext, Finding, Findings, Rule
-from plainloop.run_dir.weights_file import weights_file
 from plainloop.system.gpus import first_visible
 
 # What torch calls x86 processors that compute bf16 by way of fp32, number by number.
@@ -30,7 +28,9 @@ def ranks_of(config: Mapping[str, Any], launcher: Mapping[str, Any] | None = Non
     if isinstance(devices, list):
         return max(1, len(devices))
     if devices == "auto":
-        gpus = _visible_gpus() if config["device"] in ("auto", "cuda") and is_local(launcher) else 1
+        import torch
+
+        gpus = torch.cuda.device_count() if config["device"] in ("auto", "cuda") and is_local(launcher) else 1
         return max(1, min(gpus, launcher.get("gpus_per_job", gpus)))
     return max(1, int(devices))
 
@@ -48,7 +48,7 @@ def device_is_there(context: CheckContext) -> Findings:
         yield Finding("device", "torch sees no CUDA device", "cuda", instead="device=cpu")
     if device == "mps" and not torch.backends.mps.is_available():
         yield Finding("device", "this machine has no MPS device", "mps", instead="device=cpu")
-    gpus = _visible_gpus() if device in ("auto", "cuda") else 0
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     wanted = max(devices, default=0) + 1 if isinstance(devices, list) else devices if isinstance(devices, int) else 0
     if gpus and wanted > gpus:
         expected = f"at most {gpus}, numbered from 0"
@@ -98,23 +98,6 @@ def folder_can_be_written(context: CheckContext) -> Findings:
         key = "hydra.sweep.dir" if context.is_typed("hydra.sweep.dir") else "hydra.run.dir"
         expected = "a folder that is yours, or one that can be made"
         yield Finding(key, what, str(context.folder), expected, f"{key}=<a folder of yours>")
-
-
-def initial_weights_are_there(context: CheckContext) -> Findings:
-    source = context.get("init_from")
-    if isinstance(source, str):
-        try:
-            weights_file(Path(source))
-        except ValueError as error:
-            what = str(error).removeprefix(f"init_from={source} ")
-            expected = "a run directory or a weights file: .safetensors or .pth"
-            yield Finding("init_from", what, source, expected, "init_from=null, or one that exists")
-
-
-def _visible_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 HARDWARE: tuple[Rule, ...] = (devices_agree_with_the_launcher, device_is_there, precision_suits_the_device)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from plainloop.config.check.findings import Caution, CheckContext, Finding, Findings, Rule
-from plainloop.config.check.machine import folder_can_be_written, initial_weights_are_there
+from plainloop.config.check.machine import folder_can_be_written
 from plainloop.config.durations import train_batch_size
 from plainloop.config.nodes import leaves
 from plainloop.config.parts import base_lr_of
@@ -64,12 +64,8 @@ def validation_is_on_where_it_is_needed(context: CheckContext) -> Findings:
 def a_monitor_says_which_is_better(context: CheckContext) -> Findings:
     for group in ("trainer.early_stop", "checkpoint"):
         monitor, mode = context.get(f"{group}.monitor"), context.get(f"{group}.mode")
-        bare = str(monitor).rpartition("/")[2]
-        instead = f"{group}.mode={'min' if 'loss' in bare else 'max'}"
-        if bare != str(monitor):
-            what, instead = "is measured on the validation set always", f"{group}.monitor={bare} {instead}"
-            yield Finding(f"{group}.monitor", what, str(monitor), "a metric without its split", instead)
-        elif monitor is not None and mode is None:
+        if monitor is not None and mode is None:
+            instead = f"{group}.mode={'min' if 'loss' in monitor else 'max'}"
             what = f"must be given with {group}.monitor={monitor}"
             yield Finding(f"{group}.mode", what, "null", "max or min: which is better", instead)
 
@@ -243,7 +239,6 @@ EARLY: tuple[Rule, ...] = (
     name_is_a_folder_name,
     no_secrets,
     folder_can_be_written,
-    initial_weights_are_there,
     validation_is_on_where_it_is_needed,
     a_monitor_says_which_is_better,
     one_batch_size,

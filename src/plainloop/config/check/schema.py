@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from plainloop.config.check.findings import CheckContext, Finding
 from plainloop.config.groups import GROUPS, OPEN_GROUPS, Group
 from plainloop.config.nodes import PENDING
 from plainloop.config.settings import SETTINGS
-from plainloop.config.types import UNKNOWN, Parameter, fields_of, misfit, signature_of, takes_bare_steps, type_name
+from plainloop.config.types import Parameter, fields_of, misfit, signature_of, takes_bare_steps, type_name
 
 
 def settings_match(context: CheckContext) -> Iterator[Finding]:
@@ -48,10 +48,8 @@ def targets_are_allowed(node: Mapping[str, Any], path: str, plugins: Sequence[st
             yield from targets_are_allowed(inner, name, plugins)
 
 
-def group_matches(
-    name: str, context: CheckContext, *, only: Callable[[str], bool] = lambda target: True
-) -> Iterator[Finding]:
-    """An open group against the signatures of its targets; imports them. `only` picks targets by their text."""
+def group_matches(name: str, context: CheckContext) -> Iterator[Finding]:
+    """Compares an open group with the signatures of its targets; imports them."""
     group, node = GROUPS[name], context.config.get(name)
     if not isinstance(node, Mapping):
         yield Finding(name, "wrong type", type_name(node), "a mapping with a _target_")
@@ -61,7 +59,7 @@ def group_matches(
         if not isinstance(inner, Mapping) or "_target_" not in inner:
             expected = "a mapping with a _target_, as {_target_: package.name, ...}"
             yield Finding(path, "names nothing to build", type_name(inner), expected)
-        elif only(str(inner["_target_"])):
+        else:
             yield from _matches(inner, path, context, group)
 
 
@@ -88,11 +86,8 @@ def _matches(node: Mapping[str, Any], path: str, context: CheckContext, group: G
     key, text = _join(path, "_target_"), node["_target_"]
     try:
         target = targets.locate(text, context.plugins)
-    except targets.Forbidden as error:
-        yield _forbidden(key, text, error)
-        return
     except (ValueError, ImportError) as error:
-        yield Finding(key, str(error).splitlines()[0])
+        yield _forbidden(key, text, error) if isinstance(error, targets.Forbidden) else Finding(key, str(error))
         return
     signature = signature_of(target)
     names = list(signature.parameters)
@@ -110,7 +105,7 @@ def _matches(node: Mapping[str, Any], path: str, context: CheckContext, group: G
                 path, name, [n for n in names if n not in by_run], f": {_dotted(target)} has no such argument"
             )
         elif parameter is not None and not any("_target_" in inner for _, inner in _nodes(value, "")):
-            yield from _value_fits(parameter, value, _join(path, name), context.written)
+            yield from _value_fits(parameter, value, _join(path, name))
     required = [p.name for p in signature.parameters.values() if p.required]
     if partial and group.num_given == 0:
         required = required[signature.num_positional :]
@@ -124,16 +119,10 @@ def _matches(node: Mapping[str, Any], path: str, context: CheckContext, group: G
                 yield from _matches(inner, inner_path, context, Group())
 
 
-def _value_fits(
-    parameter: Parameter, value: Any, key: str, written: Callable[[str], Any] = lambda key: None
-) -> Iterator[Finding]:
-    """An argument without annotation takes the type of the value in our YAML."""
+def _value_fits(parameter: Parameter, value: Any, key: str) -> Iterator[Finding]:
     if _pending_inside(value):
         return
     annotation = parameter.annotation
-    if annotation is UNKNOWN and (ours := written(key)) is not None and "${" not in str(ours):
-        kind = type(ours)
-        annotation = (float | None) if kind in (int, float) else (kind | None)
     expected = misfit(value, annotation, bare_steps=takes_bare_steps(parameter.name))
     if expected is not None:
         yield Finding(key, "wrong type or value", type_name(value), expected, value=value, annotation=annotation)
