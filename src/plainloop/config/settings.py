@@ -191,15 +191,12 @@ def annotation_of(key: str) -> Any | None:
     >>> annotation_of("trainer.tuned.devices"), annotation_of("seed"), annotation_of("model.width")
     (int | None, <class 'int'>, None)
     """
-    kind: Any = RootSettings
-    *parents, last = key.split(".")
-    for number, name in enumerate(parents):
-        field = fields_of(kind).get(name) if number else None
-        kind = SETTINGS.get(name) if number == 0 else field and field.annotation
-        if not is_dataclass(kind):
-            return None
-    field = fields_of(kind).get(last)
-    return field and field.annotation
+    return _annotations().get(key)
+
+
+@functools.cache
+def _annotations() -> dict[str, Any]:
+    return {path + name: field.annotation for path, kind in _all_kinds() for name, field in fields_of(kind).items()}
 
 
 def _all_kinds() -> Iterator[tuple[str, type]]:

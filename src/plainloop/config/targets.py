@@ -36,10 +36,6 @@ class Forbidden(ValueError):
     """A target outside the allowlist."""
 
 
-def allowlist(plugins: Sequence[str] = ()) -> tuple[str, ...]:
-    return ("plainloop's parts", *LIBRARIES, *plugins)
-
-
 def is_no_plugin(package: str) -> bool:
     """Whether a package is not the user's own: allowing all of it would allow what loads, writes or runs things.
 
@@ -55,10 +51,8 @@ def authorize(target: Any, plugins: Sequence[str] = ()) -> str:
     if not isinstance(target, str):
         raise Forbidden(f"_target_ must be the dotted name of a class or function, got {target!r}")
     parts = target.split(".")
-    if len(parts) < 2 or not all(part.isidentifier() and part.isascii() for part in parts):
-        raise Forbidden(f"{target!r} is not the dotted name of a class or function")
-    if any(part.startswith("_") for part in parts):
-        raise Forbidden(f"{target!r} names something private")
+    if len(parts) < 2 or not all(part.isidentifier() and part.isascii() and part[0] != "_" for part in parts):
+        raise Forbidden(f"{target!r} is not the dotted name of a public class or function")
     if not _inside(target, (*OURS, *LIBRARIES, *plugins)):
         raise Forbidden(_outside(target, target, plugins))
     if _inside(target, LIBRARIES) and parts[-1].startswith(_NOT_PARTS):
@@ -75,10 +69,9 @@ def locate(target: Any, plugins: Sequence[str] = ()) -> Callable[..., Any]:
     Raises Forbidden, or ValueError when there is no such object.
     """
     module_name, _, name = authorize(target, plugins).rpartition(".")
-    module = _import(module_name, target)
-    if not hasattr(module, name):
+    found = getattr(_import(module_name, target), name, None)
+    if found is None:
         raise ValueError(f"{target!r} does not exist: module {module_name} has no {name!r}")
-    found = getattr(module, name)
     if not (inspect.isclass(found) or inspect.isfunction(found)):
         raise Forbidden(f"{target!r} is neither a class nor a function")
     if not _inside(f"{found.__module__}.{found.__qualname__}", (*OURS, *LIBRARIES, *plugins)):
@@ -107,4 +100,4 @@ def _inside(name: str, prefixes: Sequence[str]) -> bool:
 
 def _outside(target: str, defined: str, plugins: Sequence[str]) -> str:
     where = f"{target!r}" if target == defined else f"{target!r} is {defined!r}, which"
-    return f"{where} is outside the allowlist ({', '.join(allowlist(plugins))})"
+    return f"{where} is outside the allowlist (plainloop's parts, {', '.join((*LIBRARIES, *plugins))})"

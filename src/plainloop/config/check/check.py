@@ -27,9 +27,9 @@ from plainloop.config.explain.locate import locate
 from plainloop.config.explain.problems import Problem, invalid_run
 from plainloop.config.explain.wrong_options import chosen_twice
 from plainloop.config.groups import OPEN_GROUPS
-from plainloop.config.nodes import PENDING, Resolved, leaves, resolve
+from plainloop.config.nodes import Resolved, leaves, resolve
 from plainloop.config.targets import is_no_plugin
-from plainloop.config.types import type_name
+from plainloop.config.types import Parameter
 from plainloop.errors import RunError
 from plainloop.system import storage
 
@@ -138,7 +138,7 @@ def hydra_is_right(config: DictConfig, plugins: Sequence[str]) -> Iterator[Findi
 
 def _context(config: dict[str, Any], origin: Origin, folder: Path | None) -> CheckContext:
     named = config.get("plugins")
-    plugins = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    plugins = map(str, named) if isinstance(named, list) else ()
     saved = origin.saved and storage.read_json(origin.saved.parent / "environment.json")
     return CheckContext(
         config,
@@ -160,9 +160,7 @@ def _without_torch(resolved: Resolved, config: DictConfig, context: CheckContext
     yield from schema.settings_match(context)
     yield from schema.open_groups_are_there(context)
     each = now["data"].get(_PER_DEVICE, 1) if isinstance(now.get("data"), Mapping) else 1
-    if each is not PENDING and (not isinstance(each, int) or isinstance(each, bool)):
-        words = "wrong type or value", type_name(each), "a whole number"
-        yield Finding(f"data.{_PER_DEVICE}", *words, value=each, annotation=int)
+    yield from schema.value_fits(Parameter(_PER_DEVICE, int, required=False), each, f"data.{_PER_DEVICE}")
     yield from _plugins_are_the_persons_own(context)
     if "hydra" in config:
         yield from hydra_is_right(config, context.plugins)

@@ -71,11 +71,8 @@ def _build(context: CheckContext) -> Built:
         with torch.device("meta"):
             model = build(node, context.clock, plugins=context.plugins)
     except REFUSALS as error:
-        return (
-            None,
-            ModelSummary(),
-            None if _needs_values(error) else finding_from_error(error, context.config["model"], "model", context),
-        )
+        refused = finding_from_error(error, context.config["model"], "model", context)
+        return None, ModelSummary(), None if _needs_values(error) else refused
     parameters, buffers = (sum(t.numel() for t in tensors) for tensors in (model.parameters(), model.buffers()))
     summary, finding = _forward(model, context)
     return model, replace(summary, parameters=parameters, buffers=buffers), finding
@@ -88,12 +85,12 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
 
     from plainloop.loop.normalize import to_float
 
-    batch, outputs, elements, problem = example_batch(context.config), [], [], ""
+    batch, outputs, elements = example_batch(context.config), [], []
     try:
         task = build(context.config["task"], context.clock, plugins=context.plugins)
-    except REFUSALS:  # said elsewhere
-        return ModelSummary(), None
-    if batch is None:
+    except REFUSALS:  # the dry run says it
+        task = None
+    if batch is None or task is None:
         return ModelSummary(), None
 
     def count(_module: Any, _inputs: Any, output: Any) -> None:
@@ -108,16 +105,16 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
     except REFUSALS as error:
         if _needs_values(error):
             return ModelSummary(), None
-        if not outputs:
-            shape = "x".join(map(str, context.config["facts"].get("image_shape", ())))
-            finding = finding_from_error(error, context.config["model"], "model", context)
-            what = f"does not take images of {shape}: {first_line(error)}"
-            return ModelSummary(), replace(finding, what=what, expected="a model for this image size and channels")
-        problem = first_line(error)
+        if outputs:
+            return ModelSummary(), finding_from_error(ValueError(first_line(error)), {}, "model", context)
+        shape = "x".join(map(str, context.config["facts"].get("image_shape", ())))
+        what = f"does not take images of {shape}: {first_line(error)}"
+        finding = finding_from_error(error, context.config["model"], "model", context)
+        return ModelSummary(), replace(finding, what=what, expected="a model for this image size and channels")
     finally:
         for hook in hooks:
             hook.remove()
-    if problem:
+    if outputs and hasattr(task, "output_problem") and (problem := task.output_problem(outputs[-1], batch)):
         return ModelSummary(), finding_from_error(ValueError(problem), {}, "model", context)
     macs = flops.get_total_flops() // 2 // _SAMPLES
     return ModelSummary(macs=macs, activations=sum(elements) // _SAMPLES), None

@@ -40,9 +40,6 @@ def targets_are_allowed(node: Mapping[str, Any], path: str, plugins: Sequence[st
             targets.authorize(node["_target_"], plugins)
         except targets.Forbidden as error:
             yield _forbidden(_join(path, "_target_"), node["_target_"], error)
-        for extra in node:
-            if extra.startswith("_") and extra.endswith("_") and extra not in RESERVED:
-                yield _unknown(path, extra, RESERVED)
     for key, value in node.items():
         for name, inner in _nodes(value, _join(path, key)):
             yield from targets_are_allowed(inner, name, plugins)
@@ -78,7 +75,7 @@ def _settings(kind: type, node: Any, path: str, others: Sequence[str] = ()) -> I
         elif is_dataclass(field.annotation):
             yield from _settings(field.annotation, node[name], key)  # type: ignore[arg-type]
         else:
-            yield from _value_fits(field, node[name], key)
+            yield from value_fits(field, node[name], key)
 
 
 def _matches(node: Mapping[str, Any], path: str, context: CheckContext, group: Group) -> Iterator[Finding]:
@@ -105,7 +102,7 @@ def _matches(node: Mapping[str, Any], path: str, context: CheckContext, group: G
                 path, name, [n for n in names if n not in by_run], f": {_dotted(target)} has no such argument"
             )
         elif parameter is not None and not any("_target_" in inner for _, inner in _nodes(value, "")):
-            yield from _value_fits(parameter, value, _join(path, name))
+            yield from value_fits(parameter, value, _join(path, name))
     required = [p.name for p in signature.parameters.values() if p.required]
     if partial and group.num_given == 0:
         required = required[signature.num_positional :]
@@ -119,13 +116,13 @@ def _matches(node: Mapping[str, Any], path: str, context: CheckContext, group: G
                 yield from _matches(inner, inner_path, context, Group())
 
 
-def _value_fits(parameter: Parameter, value: Any, key: str) -> Iterator[Finding]:
+def value_fits(parameter: Parameter, value: Any, key: str) -> Iterator[Finding]:
     if _pending_inside(value):
         return
-    annotation = parameter.annotation
-    expected = misfit(value, annotation, bare_steps=takes_bare_steps(parameter.name))
+    expected = misfit(value, parameter.annotation, bare_steps=takes_bare_steps(parameter.name))
     if expected is not None:
-        yield Finding(key, "wrong type or value", type_name(value), expected, value=value, annotation=annotation)
+        words = "wrong type or value", type_name(value), expected
+        yield Finding(key, *words, value=value, annotation=parameter.annotation)
 
 
 def _unknown(path: str, key: str, names: Sequence[str], why: str = "") -> Finding:
@@ -135,10 +132,9 @@ def _unknown(path: str, key: str, names: Sequence[str], why: str = "") -> Findin
 
 def _forbidden(key: str, target: Any, error: Exception) -> Finding:
     own = isinstance(target, str) and "." in target and not targets.is_no_plugin(target)
-    name = str(target).split(".")[0]
-    notes = (f"if it is your own package, allow it on the command line: plugins=[{name}]",) if own else ()
+    allow = f"if it is your own package, allow it on the command line: plugins=[{str(target).partition('.')[0]}]"
     expected = "a class or function that builds a part of a run"
-    return Finding(key, f"is not allowed: {error}", expected=expected, notes=notes)
+    return Finding(key, f"is not allowed: {error}", expected=expected, notes=(allow,) if own else ())
 
 
 def _bound_or_called(target: Any, partial: bool, num_given: int, path: str) -> Iterator[Finding]:
