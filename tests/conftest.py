@@ -3,7 +3,7 @@
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +47,21 @@ def no_hydra_is_left_over() -> Iterator[None]:
     _clear_hydra()
     yield
     _clear_hydra()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Callable[[Mapping[str, int]], Path]:
+    """{"train/cat": 3} writes three images of different sizes into root/train/cat; returns the root."""
+    import numpy as np
+    from PIL import Image
+
+    def write(folders: Mapping[str, int]) -> Path:
+        noise = np.random.default_rng(0)
+        for folder, number in folders.items():
+            (tmp_path / folder).mkdir(parents=True)
+            for i in range(number):
+                pixels = noise.integers(0, 256, (20 + 3 * i % 17, 24 + 5 * i % 13, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / folder / f"{i:03}.png")
+        return tmp_path
+
+    return write

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 from torchvision import datasets
 
 from plainloop.config.durations import clock_of
@@ -20,6 +19,7 @@ from plainloop.config.parts import base_lr_of, schedule_of
 from plainloop.data.fashion_mnist import FILES
 from plainloop.run.run import run
 from tests.harness.configs import ROOT, checked
+from tests.harness.pictures import write_pictures
 
 RECIPES = sorted(file.stem for file in (ROOT / "conf/experiment").glob("*.yaml"))
 NUM = 24  # images of each split
@@ -57,11 +57,7 @@ def write_cifar(folder: Path, monkeypatch: pytest.MonkeyPatch, *, classes: int) 
 
 
 def write_image_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    for split in ("train", "val"):
-        for i, image in enumerate(pixels(40, 48, 3)):
-            place = folder / split / "ab"[i % 2]
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(place / f"{i}.png")
+    write_pictures(folder, classes=2, size=40)
     return [f"data.root={folder}", "data.image_size=32", "data.num_workers=0"]
 
 

@@ -3,18 +3,18 @@
 import functools
 import inspect
 import math
-import re
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch.optim import lr_scheduler
 
 from plainloop import schedule
+from plainloop.config.build import build
+from plainloop.config.durations import clock_of
 from plainloop.schedule import Cyclic, OneCycle
-from tests.harness.commands import COMPOSER
+from tests.harness.configs import checked
 
 CONF = Path(__file__).parents[1] / "conf" / "scheduler"
 TOTAL = 120
@@ -216,14 +216,6 @@ def test_every_holds_the_value_of_the_periods_first_step(name, warmup):
             assert by_period(step) == by_step(first)
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *CYCLES])
-def test_a_value_depends_on_the_step_alone(name):
-    function = (PLAIN | CYCLES)[name]
-    forwards = [function(step) for step in range(TOTAL + 5)]
-    backwards = [function(step) for step in reversed(range(TOTAL + 5))]
-    assert forwards == backwards[::-1]
-
-
 @pytest.mark.parametrize("total", [1, 2, 3])
 @pytest.mark.parametrize("three_phase", [False, True])
 def test_onecycle_over_a_handful_of_steps_is_finite_and_within_bounds(total, three_phase):
@@ -255,40 +247,28 @@ def test_a_cycle_that_cannot_be_is_refused_with_its_key(make, message):
 # The YAML.
 
 
-def steps_of(value, total=TOTAL, epoch=10):
-    """Durations of a YAML file as steps, everything else as it is."""
-    if isinstance(value, list):
-        return [steps_of(inner) for inner in value]
-    match = re.fullmatch(r"([\d.]+)(ep|st|%)", str(value))
-    return round(float(match[1]) * {"ep": epoch, "st": 1, "%": total / 100}[match[2]]) if match else value
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 
 
-def built_from_yaml(name):
-    composed = COMPOSER.compose([f"scheduler={name}", "trainer.duration=120st"]).scheduler
-    settings = {key: steps_of(value) for key, value in OmegaConf.to_container(composed, resolve=True).items()}
-    target = getattr(schedule, settings.pop("_target_").removeprefix("plainloop.schedule."))
-    return functools.partial(target, **settings) if settings.pop("_partial_", False) else target(**settings)
+def built(name):
+    config = checked(f"scheduler={name}", "trainer.duration=120st")
+    return build(config["scheduler"], clock_of(config), base_lr=1.0)
 
 
-NAMES = {path.stem for path in CONF.glob("*.yaml")}
-
-
-@pytest.mark.parametrize("name", sorted(NAMES))
+@pytest.mark.parametrize("name", NAMES)
 def test_each_yaml_spells_out_every_setting_but_the_supplied_rate(name):
-    keys = set(COMPOSER.compose([f"scheduler={name}"]).scheduler) - {"_target_", "_partial_"}
-    target = built_from_yaml(name)
-    target = target.func if isinstance(target, functools.partial) else type(target)
-    assert keys == set(inspect.signature(target).parameters) - {"step", "base_lr"}
+    node = checked(f"scheduler={name}")["scheduler"]
+    target = getattr(schedule, node["_target_"].removeprefix("plainloop.schedule."))
+    assert node.keys() - {"_target_", "_partial_"} == set(inspect.signature(target).parameters) - {"step", "base_lr"}
 
 
-@pytest.mark.parametrize("name", sorted(NAMES))
+@pytest.mark.parametrize("name", NAMES)
 def test_each_yaml_gives_rates_between_0_and_the_base_rate_and_reaches_it(name):
-    function = built_from_yaml(name)
-    rate = [function(step) for step in range(TOTAL)]
+    rate = list(map(built(name), range(TOTAL)))
     assert min(rate) >= 0.0
     assert max(rate) == 1.0
 
 
 def test_only_the_schedules_named_for_it_warm_up_by_themselves():
-    starts_low = {name for name in NAMES if built_from_yaml(name)(0) < 1.0}
+    starts_low = {name for name in NAMES if built(name)(0) < 1.0}
     assert starts_low == {"cosine_warmup", "onecycle", "cyclic"}

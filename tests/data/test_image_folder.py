@@ -3,8 +3,6 @@
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from plainloop.data.image_folder import ImageFolder
 from plainloop.errors import BadData, RunError
 from plainloop.system import rng
 from plainloop.system.processes import num_cpus
+from tests.harness.tensors import equal
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FOLDERS = {"train/cat": 9, "train/dog": 8, "val/cat": 4, "val/dog": 3, "test/cat": 1, "test/dog": 1}
@@ -28,12 +27,6 @@ DRAWS = (RandomResizedCrop(size=16).sample, v2.ColorJitter(0.4, 0.4, 0.4), v2.Ra
 def source(root, *, num_workers=0, transforms=DRAWS, **settings):
     told = {"batch_size": 4, "image_size": 16, "device": "cpu", "timeout": 60} | settings
     return ImageFolder(root=str(root), num_workers=num_workers, sample_transforms=transforms, **told)
-
-
-def equal(one, other):
-    return len(one) == len(other) and all(
-        a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a) for a, b in zip(one, other)
-    )
 
 
 @pytest.fixture
@@ -197,37 +190,6 @@ def test_workers_leave_signals_to_the_trainer(root):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             os.kill(worker.pid, number)
     assert equal(batches + list(stream), list(source(root).train_batches(0, 9, seed=1)))
-
-
-TRAINER = """
-import multiprocessing, sys, time
-from plainloop.data.image_folder import ImageFolder
-data = ImageFolder(root=sys.argv[1], batch_size=4, image_size=16, num_workers=2, device="cpu")
-stream = data.train_batches(0, 500, seed=0)
-next(stream)
-print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-time.sleep(600)
-"""
-
-
-def test_workers_die_with_a_trainer_that_is_killed(root):
-    trainer = subprocess.Popen([sys.executable, "-c", TRAINER, str(root)], stdout=subprocess.PIPE, text=True)
-    workers = [int(pid) for pid in trainer.stdout.readline().split()]
-    trainer.kill()
-    trainer.wait()
-    trainer.stdout.close()
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and any(is_running(pid) for pid in workers):
-        time.sleep(0.01)
-    assert len(workers) == 2
-    assert not any(is_running(pid) for pid in workers)
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"])

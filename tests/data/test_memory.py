@@ -7,7 +7,7 @@ from plainloop.data.digits import Digits
 from plainloop.data.loaders import Loader, loaders
 from plainloop.data.memory import InMemory
 from plainloop.errors import BadData
-from tests.harness.tensors import NoHostReads
+from tests.harness.tensors import NoHostReads, equal
 
 
 def numbered(num_train=53, num_val=10, *, batch_size=12, train_eval_samples=7):
@@ -22,12 +22,6 @@ def numbered(num_train=53, num_val=10, *, batch_size=12, train_eval_samples=7):
         loaders=loaders(Loader(batch_size, 0)),
         device="cpu",
         train_eval_samples=train_eval_samples,
-    )
-
-
-def equal(one, other):
-    return len(one) == len(other) and all(
-        a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a) for a, b in zip(one, other)
     )
 
 

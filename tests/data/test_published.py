@@ -15,6 +15,7 @@ from torchvision import datasets
 from plainloop.data.cifar import CIFAR, PUBLISHED
 from plainloop.data.fashion_mnist import FILES, FashionMNIST
 from plainloop.errors import BadData
+from tests.harness.saved import Payload
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
 LABELS = np.arange(40, dtype=np.uint8) % 10
@@ -132,12 +133,7 @@ def test_cifar_gives_the_pixels_of_its_batches_by_root_or_by_the_folder_itself(c
 def test_an_altered_cifar_file_is_refused_before_it_is_unpickled(cifar, tmp_path_factory):
     classes, root, folder = cifar
     marker = tmp_path_factory.mktemp("marker") / "executed"
-
-    class Payload:
-        def __reduce__(self):
-            return open, (str(marker), "w")
-
-    (root / folder / "one").write_bytes(pickle.dumps(Payload()))
+    (root / folder / "one").write_bytes(pickle.dumps(Payload(marker)))
     with pytest.raises(BadData, match=f"{folder} is incomplete or damaged"):
         CIFAR(classes=classes, batch_size=4, root=str(root), device="cpu").read()
     assert not marker.exists()

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from plainloop.config.compose.resume import saved_config
 from plainloop.distributed import ranks
 from plainloop.errors import BadConfig, Preempted
 from plainloop.run_dir.status import read_status
-from tests.harness.children import LONGEST_S, Child
+from tests.harness.children import LONGEST_S, Child, runs, wait_for
 from tests.harness.configs import ROOT
 from tests.harness.disks import disk
 from tests.harness.runs import differences, remains, start
@@ -211,13 +210,6 @@ def in_training(tmp_path: Path) -> Iterator[tuple[Path, Child, set[int]]]:
     process.wait()
 
 
-def are_gone(pids: set[int]) -> bool:
-    until = time.monotonic() + LONGEST_S
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
-        time.sleep(0.05)
-    return time.monotonic() < until
-
-
 def test_listeners_are_on_loopback_and_a_signal_is_passed_on(in_training: tuple[Path, Child, set[int]]) -> None:
     folder, process, workers = in_training
     addresses = listening(workers | {process.pid})
@@ -243,5 +235,5 @@ def test_workers_die_with_the_one_who_started_them(in_training: tuple[Path, Chil
     folder, process, workers = in_training
     process.kill(signal.SIGKILL)
     process.wait()
-    assert are_gone(workers)
+    wait_for(lambda: not any(map(runs, workers)))
     assert read_status(folder).state == "LOST"

@@ -137,6 +137,20 @@ def killed_at_work(work: Work, folder: Path, number: int = signal.SIGKILL) -> No
         child.wait()
 
 
+def wait_for(what: Callable[[], Any], seconds: float = LONGEST_S) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.005)
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there, and no zombie."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
 def children_of(pid: int) -> Iterator[int]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -27,6 +27,11 @@ SMALL = (
     "scheduler=constant",
     "optimizer=sgd",
 )
+# What draws, and what has a state of its own beside the weights.
+RICH = (
+    *("model.drop_rate=0.2", "augment=crop_flip", "augment.crop.pad=1"),
+    *("trainer.clip_norm=1.0", "trainer.ema_decay=0.95"),
+)
 Prepare = Callable[[], Any]  # called in the new process before the run begins
 
 

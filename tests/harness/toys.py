@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,13 @@ NUM_TRAIN, NUM_VAL, CLASSES = 45, 13, 3
 
 
 class ToyData:
-    """45 noisy 4x4 images of 3 classes, keyed by position; batch 8, so that an epoch of 5 steps leaves a rest."""
+    """45 noisy 4x4 images of 3 classes, keyed by position; batch 8, so that an epoch of 5 steps leaves a rest.
 
-    def __init__(self, batch_size: int = 8) -> None:
-        self.batch_size = batch_size
+    `change(step, batch)` makes of each training batch what the trainer gets.
+    """
+
+    def __init__(self, batch_size: int = 8, change: Callable[[int, Batch], Batch] = lambda step, batch: batch) -> None:
+        self.batch_size, self.change = batch_size, change
         generator = torch.Generator().manual_seed(7)
         self.label = torch.arange(NUM_TRAIN + NUM_VAL) % CLASSES
         noise = torch.randint(0, 160, (NUM_TRAIN + NUM_VAL, 1, 4, 4), generator=generator, dtype=torch.uint8)
@@ -46,7 +49,7 @@ class ToyData:
             generator = torch.Generator().manual_seed(rng.fold(rng.ORDER, seed, step // steps))
             order = torch.randperm(NUM_TRAIN, generator=generator)
             first = (step % steps) * self.batch_size + collectives.rank() * rows
-            yield self._batch(order[first : first + rows])
+            yield self.change(step + 1, self._batch(order[first : first + rows]))
 
     def eval_batches(self, split: Split) -> Iterator[Batch]:
         first, last = (0, 12) if split == "train" else (NUM_TRAIN, NUM_TRAIN + NUM_VAL)

@@ -10,21 +10,17 @@ import pytest
 
 from tests.harness.configs import checked
 from tests.harness.kill import finish, kill_until_done
-from tests.harness.runs import differences, remains
+from tests.harness.runs import RICH, differences, remains
 
 # Gradient scaling, EMA, dropout, BatchNorm, a drop of the rate, accumulation, early stopping and a best checkpoint.
 RUN = (
+    *RICH,
     "model.width=6",
-    "model.drop_rate=0.2",
-    "augment=crop_flip",
-    "augment.crop.pad=1",
     "data.batch_size=128",
     "scheduler=multistep",
     "scheduler.milestones=[2ep,5ep]",
     "trainer.duration=8ep",
     "trainer.accumulate=2",
-    "trainer.clip_norm=1.0",
-    "trainer.ema_decay=0.95",
     "trainer.early_stop.patience=3",
     "trainer.early_stop.min_delta=0.01",
     "trainer.log_every=7",

@@ -17,19 +17,15 @@ from plainloop.errors import LostPeer, NoProgress
 from tests.harness import ranks
 from tests.harness.children import Child
 from tests.harness.configs import checked
-from tests.harness.runs import differences, remains
+from tests.harness.runs import RICH, differences, remains
 
 RANKS = 2
 RUN = (
+    *RICH,
     "model.width=4",
-    "model.drop_rate=0.2",
-    "augment=crop_flip",
-    "augment.crop.pad=1",
     "data.batch_size=120",
     "trainer.duration=6ep",
     "trainer.accumulate=2",
-    "trainer.clip_norm=1.0",
-    "trainer.ema_decay=0.95",
     "trainer.log_every=7",
     "trainer.save_every=3st",
     "device=cpu",

@@ -31,50 +31,29 @@ class Death:
     replay: bool = False  # the same bytes lead to the same end
 
 
-def interrupted_twice() -> None:
-    inject.send(signal.SIGINT, signal.SIGINT)()
-
-
+SAVED = "step_00000005.pt"
 STOPPED = ("PREEMPTED", "preempted")
 DEATHS = {
     "finish": Death(lambda: None, 0, "DONE", "", 10, "step_00000010.pt", hint=""),
     "bad data": Death(
-        inject.failing_data(BadData("a.png is torn", hint="fetch it again")),
-        65,
-        "FAILED",
-        "data",
-        0,
-        hint="fetch",
+        inject.failing_data(BadData("a.png is torn", hint="fetch it again")), 65, "FAILED", "data", 0, hint="fetch"
     ),
     "NaN in the images": Death(
         inject.poisoned_images(4), 71, "FAILED", "nonfinite", 2, "step_00000002.pt", hint="replay_step.py"
     ),
-    "SIGKILL": Death(inject.at_step(6, inject.send(signal.SIGKILL)), -9, "LOST", "killed", 5, "step_00000005.pt"),
+    "SIGKILL": Death(inject.at_step(6, inject.send(signal.SIGKILL)), -9, "LOST", "killed", 5, SAVED),
     "SIGTERM": Death(inject.at_step(6, inject.send(signal.SIGTERM)), 75, *STOPPED, 6, "step_00000006.pt"),
     "SIGINT twice": Death(
-        inject.at_step(6, interrupted_twice),
-        130,
-        "CANCELLED",
-        "interrupted",
-        5,
-        "step_00000005.pt",
+        inject.at_step(6, inject.send(signal.SIGINT, signal.SIGINT)), 130, "CANCELLED", "interrupted", 5, SAVED
     ),
     "out of memory": Death(
         inject.at_step(6, inject.fail(torch.OutOfMemoryError("tried to allocate 2 GiB"))),
-        70,
-        "FAILED",
-        "out_of_memory",
-        5,
-        "step_00000005.pt",
+        *(70, "FAILED", "out_of_memory", 5, SAVED),
         hint="trainer.accumulate=2",
     ),
     "a mistake of ours": Death(
         inject.at_step(6, inject.fail(ZeroDivisionError("of all things"))),
-        70,
-        "FAILED",
-        "internal",
-        5,
-        "step_00000005.pt",
+        *(70, "FAILED", "internal", 5, SAVED),
         hint="ZeroDivisionError: of all things",
     ),
 }

@@ -17,19 +17,15 @@ from plainloop.run_dir import journal
 from tests.harness.children import Child
 from tests.harness.configs import checked
 from tests.harness.lines import Point, killed_at, trace
-from tests.harness.runs import differences, remains, start_config
+from tests.harness.runs import RICH, differences, remains, start_config
 
 RUN = (
+    *RICH,
     "model.width=4",
-    "model.drop_rate=0.2",
-    "augment=crop_flip",
-    "augment.crop.pad=1",
     "data.batch_size=240",  # five steps an epoch, and divisible by three
     "scheduler=multistep",
     "scheduler.milestones=[1ep,2ep]",
     "trainer.duration=12st",
-    "trainer.clip_norm=1.0",
-    "trainer.ema_decay=0.95",
     "trainer.log_every=3",
     "trainer.save_every=2st",
 )

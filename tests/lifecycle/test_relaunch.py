@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import signal
 import time
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from plainloop.loop.trainer import Trainer
 from plainloop.run_dir.checkpoints import Checkpoints
 from tests.harness import inject
 from tests.harness.pictures import command, write_pictures
@@ -66,11 +69,6 @@ def test_workers_may_come_and_go_between_lives(tmp_path: Path) -> None:
 
     def recording(log: Path, dies_at: int | None = None) -> Callable[[], None]:
         def prepare() -> None:
-            import hashlib
-            import json
-
-            from plainloop.loop.trainer import Trainer
-
             def record(self: Any, model: Any, state: Any, batch: Any) -> None:
                 digests = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in batch["image"]]
                 row = [state.step, list(zip(batch["index"].tolist(), digests, strict=True))]
@@ -84,8 +82,6 @@ def test_workers_may_come_and_go_between_lives(tmp_path: Path) -> None:
         return prepare
 
     def samples(log: Path) -> dict[int, Any]:
-        import json
-
         seen: dict[int, Any] = {}
         for line in log.read_text().splitlines():
             step, batch = json.loads(line)

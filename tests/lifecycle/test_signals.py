@@ -25,7 +25,7 @@ from plainloop.run_dir.recorder import Recorder
 from plainloop.run_dir.status import read_status
 from plainloop.system.signals import SIGNALS, Preemption
 from tests.harness import inject
-from tests.harness.children import LONGEST_S, children_of
+from tests.harness.children import children_of, runs, wait_for
 from tests.harness.configs import ROOT
 from tests.harness.pictures import command, write_pictures
 from tests.harness.runs import SMALL, differences, remains, start, status, train
@@ -147,17 +147,7 @@ def test_workers_do_not_outlive_their_trainer(tmp_path: Path) -> None:
     assert len(workers) >= 2
     run.kill(KILL)
     run.wait()
-    begun = time.monotonic()
-    while any(map(alive, workers)):
-        assert time.monotonic() - begun < LONGEST_S, "workers outlive their trainer"
-        time.sleep(0.005)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False
+    wait_for(lambda: not any(map(runs, workers)))
 
 
 def test_the_last_line_of_a_stopped_run_continues_it(

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import random
 import signal
 import subprocess
@@ -182,12 +181,3 @@ def test_rows_that_the_disk_has_no_room_for_leave_no_half_line_and_wait(tmp_path
 def test_a_folder_that_is_not_there_is_named(name, tmp_path):
     with pytest.raises(CannotWrite, match=r"cannot write .*nowhere"):
         KINDS[name]().start(tmp_path / "nowhere", {}, 0)
-
-
-def test_others_may_not_write_to_the_file_whatever_the_umask(tmp_path):
-    before = os.umask(0)
-    try:
-        run(Jsonl(), tmp_path, 0, 10)
-    finally:
-        os.umask(before)
-    assert (tmp_path / "metrics.jsonl").stat().st_mode & 0o022 == 0

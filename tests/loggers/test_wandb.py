@@ -109,9 +109,12 @@ def test_after_kills_it_is_one_run_with_each_row_once(tmp_path):
     assert {file.stem for file in files(folder)} == {f"run-{json.loads((folder / 'wandb/id.json').read_text())['id']}"}
 
 
-def test_rows_are_sent_in_full_when_an_earlier_attempt_lost_them(tmp_path):
+def test_training_goes_on_when_wandb_ends_and_the_next_attempt_sends_all_rows(tmp_path):
     folder = tmp_path / "run"
-    assert attempt(folder, 0, 100, "term").returncode == 0
+    result = attempt(folder, 0, 100, "term")
+    assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
+    assert "wandb has ended" in result.stderr
+    assert (folder / "metrics.jsonl").read_text().count("\n") == 10
     assert attempt(folder, 100, 120).returncode == 0
     assert [row["train/loss"] for row in history(folder)] == [1 / step for step in range(10, 121, 10)]
 

@@ -17,17 +17,10 @@ from plainloop.run_dir.journal import Journal
 from plainloop.tasks.classification import Accuracy
 from tests.harness import inject
 from tests.harness.configs import ROOT
-from tests.harness.runs import SMALL, Prepare, start, train
+from tests.harness.runs import RICH, SMALL, Prepare, start, train
 
 # Everything that draws: dropout, and augmentation on the device.
-RUN = (
-    *SMALL,
-    "model.drop_rate=0.2",
-    "augment=crop_flip",
-    "augment.crop.pad=1",
-    "trainer.ema_decay=0.9",
-    "hydra.run.dir=run",
-)
+RUN = (*SMALL, *RICH, "hydra.run.dir=run")
 OBSERVERS: dict[str, tuple[str, ...]] = {
     "another folder": ("hydra.run.dir=some/where/else",),
     "logging every step": ("trainer.log_every=1",),

@@ -51,12 +51,9 @@ class Scripted(Classification):
         return Metrics()
 
 
-class Noisy(ToyData):
-    """Makes the scaled gradients overflow in two steps before the save and two after it."""
-
-    def train_batches(self, start: int, stop: int, seed: int) -> Any:
-        for step, batch in enumerate(super().train_batches(start, stop, seed), start=start + 1):
-            yield batch | {"boost": torch.full((8,), 1e38 if step in (11, 12, 13, 16) else 1.0)}
+def boosted(boost: float, *steps: int) -> ToyData:
+    """Scaled gradients overflow in these steps."""
+    return ToyData(change=lambda step, batch: batch | {"boost": torch.full((8,), boost if step in steps else 1.0)})
 
 
 class Loop(Trainer):
@@ -71,7 +68,7 @@ def noise(batch: Any, step: int) -> Any:
 
 def loop(recorder: Memory, **changed: Any) -> Loop:
     settings = {"log_every": 10, "save_every": 1, "patience": 3, "accumulate": 2, "clip_norm": 0.5, "max_skips": 3}
-    parts = {"task": Scripted(num_classes=CLASSES), "data": Noisy(), "augment": (noise,)}
+    parts = {"task": Scripted(num_classes=CLASSES), "data": boosted(1e38, 11, 12, 13, 16), "augment": (noise,)}
     return Loop(**vars(toy_trainer(recorder, steps=25, **parts, **settings)) | changed)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from plainloop.config.build import build
 from plainloop.config.durations import clock_of
@@ -21,8 +20,8 @@ from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.schedule import constant
 from tests.harness.configs import checked
 from tests.harness.tensors import equal
-from tests.harness.toys import CLASSES, Memory, ToyData, toy_state, toy_trainer
-from tests.loop.test_mutations import Loop, Scripted
+from tests.harness.toys import CLASSES, Memory, toy_state, toy_trainer
+from tests.loop.test_mutations import Loop, Scripted, boosted
 
 SCHEDULES = (
     *("constant", "multistep", "step", "polynomial", "exponential", "cosine", "cosine_warmup", "linear"),
@@ -83,12 +82,6 @@ def test_a_rate_that_depends_on_where_the_run_began_is_caught() -> None:
 OVERFLOWS = (3, 7, 8, 15, 22)  # two in a row, and one just after the scale has grown back
 
 
-class Overflowing(ToyData):
-    def train_batches(self, start: int, stop: int, seed: int) -> Any:
-        for step, batch in enumerate(super().train_batches(start, stop, seed), start=start + 1):
-            yield batch | {"boost": torch.full((8,), 1e38 if step in OVERFLOWS else 1.0)}
-
-
 class Tracing(Trainer):
     """Keeps scale, growth tracker, counted updates and the average's distance after every step."""
 
@@ -102,7 +95,7 @@ class Tracing(Trainer):
 def scaled(state: TrainState, *, steps: int = 30) -> Memory:
     recorder = Memory()
     recorder.trace = {}  # type: ignore[attr-defined]
-    parts = {"task": Boosted(num_classes=CLASSES), "data": Overflowing()}
+    parts = {"task": Boosted(num_classes=CLASSES), "data": boosted(1e38, *OVERFLOWS)}
     trainer = toy_trainer(recorder, steps=steps, save_every=1, log_every=4, eval_every=10, **parts)
     Tracing(**vars(trainer)).fit(state, state.model)
     return recorder
@@ -129,15 +122,9 @@ def test_scale_and_growth_go_on_after_every_overflow() -> None:
 
 
 def test_a_scaler_that_collapses_stops_the_run() -> None:
-    class Always(ToyData):
-        def train_batches(self, start: int, stop: int, seed: int) -> Any:
-            for batch in super().train_batches(start, stop, seed):
-                yield batch | {"boost": torch.full((8,), math.inf)}
-
     state, recorder = toy_state(scaler=True), Memory()
-    trainer = toy_trainer(
-        recorder, steps=200, log_every=1, max_skips=20, task=Boosted(num_classes=CLASSES), data=Always()
-    )
+    parts = {"task": Boosted(num_classes=CLASSES), "data": boosted(math.inf, *range(1, 201))}
+    trainer = toy_trainer(recorder, steps=200, log_every=1, max_skips=20, **parts)
     with pytest.raises(
         NonFinite, match=r"steps 1 to 21, .*21 updates in a row were skipped \(scale 0\.000488281\)"
     ) as error:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from plainloop.errors import BadConfig, BadData, NonFinite, Preempted
+from plainloop.errors import BadConfig, BadData, NonFinite
 from plainloop.loop.monitor import Monitor
 from plainloop.loop.state import TrainState
 from plainloop.loop.stopwatch import Stopwatch
@@ -203,33 +203,23 @@ def test_saves_do_not_count_as_time_of_steps(monkeypatch: pytest.MonkeyPatch) ->
     assert watch.lap(2, 8) == {"time/images_per_s": 8.0, "time/data_s": 0.0, "time/step_s": 1.0}
 
 
-def test_a_metric_that_is_no_number_is_never_the_best() -> None:
-    trainer, state = toy_trainer(), toy_state()
-    curve = [math.nan, 0.2, math.inf, math.nan, 0.1]
-    assert [trainer.update_best(state, {"top1": value}) for value in curve] == [False, True, False, False, False]
-    assert (state.best, state.evaluations_without_gain) == (0.2, 3)
+def poisoned(*steps: int, value: float = math.nan) -> ToyData:
+    """One image of each of these steps is that value."""
 
+    def poison(step: int, batch: Any) -> Any:
+        if step in steps:
+            batch["image"] = batch["image"].float()
+            batch["image"][0] = value
+        return batch
 
-class Poisoned(ToyData):
-    """Delivers one image of NaN at a given step."""
-
-    def __init__(self, at: tuple[int, ...], value: float = math.nan) -> None:
-        super().__init__()
-        self.at, self.value = at, value
-
-    def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Any]:
-        for step, batch in enumerate(super().train_batches(start, stop, seed), start=start + 1):
-            if step in self.at:
-                batch["image"] = batch["image"].float()
-                batch["image"][0] = self.value
-            yield batch
+    return ToyData(change=poison)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_bad_number_stops_the_run_and_nothing_bad_is_saved(value: float) -> None:
     recorder = Memory()
     state = toy_state()
-    trainer = toy_trainer(recorder, data=Poisoned((7,), value), save_every=1)
+    trainer = toy_trainer(recorder, data=poisoned(7, value=value), save_every=1)
     with pytest.raises(NonFinite, match=r"step 7, learning rate 0\.02: the loss or a gradient is not") as error:
         trainer.fit(state, state.model)
     assert error.value.hint == "look at step 7"
@@ -240,45 +230,10 @@ def test_a_bad_number_stops_the_run_and_nothing_bad_is_saved(value: float) -> No
 
 
 def test_a_skipped_update_changes_no_weight() -> None:
-    state, recorder = trained(toy_state(), data=Poisoned((6, 7)), skip_nonfinite=True, log_every=1, save_every=1)
+    state, recorder = trained(toy_state(), data=poisoned(6, 7), skip_nonfinite=True, log_every=1, save_every=1)
     before, after = recorder.saved[5], recorder.saved[7]
     assert equal(before["model"], after["model"])
     assert (state.step, state.skipped, state.skipped_in_a_row) == (12, 2, 0)
     assert recorder.rows[7]["train/skipped"] == 1.0 and "train/loss" not in recorder.rows[7]
     assert [step for step, *_ in recorder.bad] == [6, 7]
     assert recorder.bad[1] == (7, 0.02, next(ToyData().train_batches(6, 7, 3))["index"].tolist())
-
-
-def test_a_requested_stop_saves_and_leaves_at_the_next_step() -> None:
-    recorder, state = Memory(), toy_state()
-    trainer = toy_trainer(recorder, log_every=100, eval_every=None)
-
-    class Signalling(ToyData):
-        def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Any]:
-            for step, batch in enumerate(super().train_batches(start, stop, seed), start=start + 1):
-                trainer.preemption.requested = "SIGTERM" if step == 5 else trainer.preemption.requested
-                yield batch
-
-    with pytest.raises(Preempted, match="stopped after step 5"):
-        dataclasses.replace(trainer, data=Signalling()).fit(state, state.model)
-    assert max(recorder.saved) == 5
-
-
-def test_a_stop_during_an_evaluation_is_taken_up_there() -> None:
-    """The state is saved before the evaluation, which is then done again: the log is that of an undisturbed run."""
-    undisturbed = trained(toy_state())[1]
-
-    class Signalling(ToyData):
-        def eval_batches(self, split: Any) -> Iterator[Any]:
-            for batch in super().eval_batches(split):
-                trainer.preemption.requested = "SIGTERM"
-                yield batch
-
-    first, state = Memory(), toy_state()
-    trainer = toy_trainer(first, data=Signalling())
-    with pytest.raises(Preempted):
-        trainer.fit(state, state.model)
-    again = toy_state(seed=9)
-    again.load_state_dict(first.saved[5])
-    _, second = trained(again)
-    assert first.rows | second.rows == undisturbed.rows

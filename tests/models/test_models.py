@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from plainloop.config.build import build
@@ -13,9 +12,8 @@ from plainloop.config.durations import Clock
 from plainloop.config.explain.problems import InvalidConfig
 from plainloop.models.resnet_small import BasicBlock, ResNetSmall
 from plainloop.models.tiny import TinyNet
-from tests.harness.configs import ROOT, checked
+from tests.harness.configs import checked
 
-OPTIONS = sorted(file.stem for file in (ROOT / "conf/model").glob("*.yaml"))
 OURS = ["tiny", "resnet20", "resnet32", "resnet44", "resnet56"]
 
 
@@ -108,29 +106,6 @@ def test_weights_that_cannot_be_had_are_named_at_once_with_what_else_there_is(
     file = "+model.pretrained_cfg_overlay.file"
     with pytest.raises(InvalidConfig, match="file=/no/file does not exist"):
         checked("model=resnet18", "model.pretrained=true", f"{file}=/no/file")
-
-
-@pytest.mark.parametrize("name", OURS)
-def test_our_options_take_classes_and_channels_from_the_data(name: str) -> None:
-    model = build(checked(f"model={name}")["model"], Clock(1, 1)).eval()
-    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 10)
-
-
-@pytest.fixture
-def photographs(tmp_path: Path) -> Path:
-    for name in ("cat", "dog", "eel"):
-        (tmp_path / name).mkdir()
-        for number in range(5):
-            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{number}.png")
-    return tmp_path
-
-
-@pytest.mark.parametrize("name", sorted(set(OPTIONS) - set(OURS)))
-def test_options_of_timm_take_classes_and_channels_from_the_data(name: str, photographs: Path) -> None:
-    config = checked(f"model={name}", "data=image_folder", f"data.root={photographs}", "data.batch_size=4")
-    model = build(config["model"], Clock(1, 1)).eval()
-    with torch.no_grad():
-        assert model(torch.rand(1, 3, 224, 224)).shape == (1, 3)
 
 
 def test_any_timm_model_goes_by_its_name() -> None:

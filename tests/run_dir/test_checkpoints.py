@@ -16,7 +16,7 @@ from plainloop.errors import Unresumable
 from plainloop.run_dir.checkpoint_format import describe, manifest_to_bytes, state_to_bytes
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.system import storage
-from tests.harness.saved import best_of, names, state, two_saved
+from tests.harness.saved import Payload, best_of, names, state, two_saved
 from tests.harness.tensors import equal
 
 GOLDEN = Path(__file__).parents[1] / "storage" / "golden_format_1"
@@ -116,14 +116,6 @@ def recommit(folder: Path, step: int, data: bytes, **changes: Any) -> None:
     (folder / f"step_{step:08d}.pt").write_bytes(data)
     manifest = manifest_to_bytes({**row, "file": f"step_{step:08d}.pt", **changes})
     (folder / f"step_{step:08d}.json").write_bytes(manifest)
-
-
-class Payload:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.marker,)
 
 
 @pytest.mark.parametrize("kind", ["torch.save", "pickle", "old torch.save", "not a dict", "zip"])

@@ -125,16 +125,7 @@ def test_a_file_that_never_got_its_manifest_was_never_there(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "harm",
-    [
-        "deleted",
-        "garbled",
-        "stale",
-        "empty",
-        "dangling",
-        "linked to itself",
-        "linked to another",
-        "a copy of a manifest",
-    ],
+    ["deleted", "garbled", "stale", "empty", "dangling", "linked to itself", "linked to another", "a manifest's copy"],
 )
 def test_nothing_depends_on_best_json(two: Checkpoints, harm: str) -> None:
     index = two.folder / "best.json"
@@ -142,7 +133,7 @@ def test_nothing_depends_on_best_json(two: Checkpoints, harm: str) -> None:
     index.unlink()
     if harm in ("garbled", "stale", "empty"):
         index.write_text({"garbled": "{]", "stale": '{"step": 9, "file": "step_00000009.pt"}', "empty": ""}[harm])
-    elif harm == "a copy of a manifest":
+    elif harm == "a manifest's copy":
         index.write_bytes((two.folder / "step_00000002.json").read_bytes())
     elif harm != "deleted":
         index.symlink_to({"dangling": "nowhere", "linked to itself": "best.json"}.get(harm, "step_00000002.pt"))

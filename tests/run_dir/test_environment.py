@@ -55,11 +55,15 @@ def test_without_git_or_outside_of_a_repository_there_is_none(variable, tmp_path
     assert git_state(tmp_path) is None
 
 
+def put_git_in_the_path(script, folder, monkeypatch):
+    folder.mkdir()
+    (folder / "git").write_text(f"#!/bin/sh\n{script}")
+    (folder / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
 def test_a_git_that_hangs_is_left_alone(repository, tmp_path, monkeypatch):
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/git").write_text("#!/bin/sh\nexec sleep 60\n")
-    (tmp_path / "bin/git").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    put_git_in_the_path("exec sleep 60\n", tmp_path / "bin", monkeypatch)
     monkeypatch.setattr("plainloop.run_dir.environment.GIT_TIMEOUT_S", 0.2)
     since = time.monotonic()
     assert git_state(repository) is None
@@ -68,12 +72,8 @@ def test_a_git_that_hangs_is_left_alone(repository, tmp_path, monkeypatch):
 
 def test_a_signal_to_the_job_does_not_end_git(repository, tmp_path, monkeypatch):
     """A git that signals itself as Slurm would; negative control: unprotected, it dies of it."""
-    (tmp_path / "bin").mkdir()
-    script = "#!/bin/sh\nkill -USR2 $$\nkill -TERM $$\necho survived\n"
-    (tmp_path / "bin/git").write_text(script)
-    (tmp_path / "bin/git").chmod(0o755)
+    put_git_in_the_path("kill -USR2 $$\nkill -TERM $$\necho survived\n", tmp_path / "bin", monkeypatch)
     assert subprocess.run([tmp_path / "bin/git"], capture_output=True).returncode == -signal.SIGUSR2
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     assert git_state(repository)["commit"] == "survived"
 
 

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,20 @@ from plainloop.errors import NoProgress
 from plainloop.run_dir.journal import Journal
 from plainloop.run_dir.status import read_status
 from plainloop.system import storage
-from tests.harness.children import Work, at_work, killed_at_work
+from tests.harness.children import Child, at_work, killed_at_work
 
 
-def train(folder: Path, ready: Callable[[], None]) -> None:
+@contextmanager
+def at_step_40(folder: Path) -> Iterator[Journal]:
     journal = Journal(folder)
     with journal.locked():
         journal.begin(0, 100)
         journal.running(40, 100, checkpoint="step_00000030.pt")
+        yield journal
+
+
+def train(folder: Path, ready: Callable[[], None]) -> None:
+    with at_step_40(folder):
         ready()
         time.sleep(60)
 
@@ -36,54 +41,18 @@ def start_up(folder: Path, ready: Callable[[], None]) -> None:
 
 
 def leave_without_a_word(folder: Path, ready: Callable[[], None]) -> None:
-    journal = Journal(folder)
-    with journal.locked():
-        journal.begin(0, 100)
-        journal.running(40, 100, checkpoint="step_00000030.pt")
+    with at_step_40(folder):
+        pass
     ready()
     time.sleep(60)
 
 
-def ending(state: Any, reason: str, hint: str, exit_code: int, *, full: bool = False) -> Work:
-    """Trains to step 40, and ends there in the way that run.py writes down."""
+def finished(folder: Path) -> None:
+    def life() -> None:
+        with at_step_40(folder) as journal:
+            journal.end("DONE", reason="", exit_code=0)
 
-    def life(folder: Path, ready: Callable[[], None]) -> None:
-        journal = Journal(folder)
-        with journal.locked():
-            journal.begin(0, 100)
-            journal.running(40, 100, checkpoint="step_00000030.pt")
-            storage.os = Full() if full else os  # in a process of its own
-            journal.end(state, reason=reason, hint=hint, exit_code=exit_code)
-        ready()
-
-    return life
-
-
-def stop_when_asked(folder: Path, ready: Callable[[], None]) -> None:
-    asked = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
-    journal = Journal(folder)
-    with journal.locked():
-        journal.begin(0, 100)
-        journal.running(30, 100)
-        ready()
-        while not asked.wait(0.01):
-            pass
-        journal.running(40, 100, checkpoint="step_00000030.pt")
-        journal.end("PREEMPTED", reason="preempted", hint="the same command", exit_code=75)
-
-
-class Full:
-    """A disk without room for a new file."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(os, name)
-
-    def statvfs(self, path: Path) -> Any:
-        return type("Found", (), {"f_blocks": 9, "f_bavail": 0, "f_frsize": 4096})
-
-    def write(self, descriptor: int, data: memoryview) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert Child(life).wait().code == 0
 
 
 def change(folder: Path, **values: Any) -> None:
@@ -107,10 +76,6 @@ def killed_and_not_yet_buried(folder: Path) -> None:
     killed_at_work(train, folder)
 
 
-def terminated(folder: Path) -> None:
-    killed_at_work(stop_when_asked, folder, signal.SIGTERM)
-
-
 def machine_restarted(folder: Path) -> None:
     killed_at_work(train, folder)
     change(folder, boot_id="another boot")
@@ -128,12 +93,12 @@ def status_torn(folder: Path) -> None:
 
 
 def status_empty_after_done(folder: Path) -> None:
-    dead_of(ending("DONE", "", "", 0))(folder)
+    finished(folder)
     (folder / "status.json").write_bytes(b"")
 
 
 def killed_between_its_last_two_writes(folder: Path) -> None:
-    dead_of(ending("DONE", "", "", 0))(folder)
+    finished(folder)
     change(folder, state="RUNNING")
 
 
@@ -142,25 +107,11 @@ def number_given_to_another(folder: Path) -> None:
     change(folder, pid=os.getpid())
 
 
-def dead_of(life: Work) -> Callable[[Path], None]:
-    def death(folder: Path) -> None:
-        with at_work(life, folder) as child:
-            child.wait()
-
-    return death
-
-
 DEATHS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "never started": (lambda folder: None, "PENDING", ""),
-    "finished": (dead_of(ending("DONE", "", "", 0)), "DONE", ""),
-    "raised": (dead_of(ending("FAILED", "internal", "ValueError: x", 70)), "FAILED", "internal"),
-    "not finite": (dead_of(ending("FAILED", "nonfinite", "replay", 71)), "FAILED", "nonfinite"),
-    "disk full": (dead_of(ending("FAILED", "cannot_write", "make room", 73, full=True)), "FAILED", "cannot_write"),
-    "Ctrl-C": (dead_of(ending("CANCELLED", "interrupted", "resume", 130)), "CANCELLED", "interrupted"),
-    "SIGTERM": (terminated, "PREEMPTED", "preempted"),
+    "finished": (finished, "DONE", ""),
     "SIGKILL": (killed, "LOST", "killed"),
     "SIGKILL, a zombie": (killed_and_not_yet_buried, "LOST", "killed"),
-    "SIGHUP": (lambda folder: killed_at_work(train, folder, signal.SIGHUP), "LOST", "killed"),
     "SIGKILL in start-up": (killed_in_start_up, "LOST", "killed"),
     "process number given to another": (number_given_to_another, "LOST", "killed"),
     "machine restarted": (machine_restarted, "LOST", "restarted"),
@@ -209,7 +160,7 @@ def test_who_lives_on_without_its_lock_does_not_train(tmp_path: Path) -> None:
 
 
 def test_a_new_start_is_running_from_its_first_moment(tmp_path: Path) -> None:
-    dead_of(ending("FAILED", "internal", "x", 70))(tmp_path)
+    killed_at_work(train, tmp_path)
     with at_work(start_up, tmp_path):
         status = read_status(tmp_path)
     assert (status.state, status.attempt, status.step) == ("RUNNING", 2, 40)

@@ -12,30 +12,7 @@ from omegaconf import OmegaConf
 
 from plainloop.run_dir.status import command_to_continue
 
-PIECES = [
-    "a",
-    "=",
-    "(",
-    ")",
-    ",",
-    " ",
-    "'",
-    '"',
-    "\\",
-    "$",
-    "${",
-    "}",
-    "{",
-    "[",
-    "]",
-    ":",
-    "~",
-    "#",
-    "%",
-    "é",
-    "\n",
-    "1e3",
-]
+PIECES = [*"a=(), '\"\\$}{[]:~#%é\n", "${", "1e3"]
 DRAW = random.Random(0)
 NAMES = [
     *("null", "true", "nan", "-inf", "1_000", "-5", "0x", "lr=0.1,opt=sgd", "a/b c/(d)", "$HOME", "*", "seed=1"),

@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from plainloop.errors import CannotWrite
+from plainloop.loggers.jsonl import Jsonl
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.journal import Journal
 from plainloop.run_dir.status import read_status
 from plainloop.system import storage
+from tests.harness.children import Child
 from tests.harness.saved import best_of
 
 OPERATIONS = {"close", "fsync", "ftruncate", "listdir", "lseek", "makedirs", "open", "pread", "read", "rename"}
@@ -109,17 +111,6 @@ def save_4(run: Path, system: Any) -> bool:
     return failure is None
 
 
-def in_child(work: Callable[[], object]) -> int:
-    """The signal that ended a forked process doing the work; 0 when it came to its end."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.WTERMSIG(os.waitpid(pid, 0)[1])
-
-
 def count_operations(before: Path, run: Path, fault: str) -> int:
     shutil.copytree(before, run)
     system = Faulty(-1, fault)
@@ -137,7 +128,7 @@ def test_a_fault_at_any_operation_leaves_the_last_or_the_new_state(before: Path,
         shutil.copytree(before, run)
         system = Faulty(n, fault)
         if fault in ("kill", "torn"):
-            done = in_child(lambda: save_4(run, system)) == 0  # noqa: B023
+            done = Child(lambda: save_4(run, system)).wait().code == 0  # noqa: B023
             hits["killed"] += not done
         else:
             done = save_4(run, system)
@@ -176,7 +167,7 @@ def test_a_writer_that_overwrites_in_place_is_found_by_these_faults(folder: Path
             system.write(descriptor, encode(state(4)))
             system.close(descriptor)
 
-        in_child(overwrite)
+        Child(overwrite).wait()
         lost += path.read_bytes() not in (encode(state(3)), encode(state(4)))
     assert lost == 1
 
@@ -202,6 +193,7 @@ def test_nobody_else_may_write_what_a_run_writes(folder: Path, umask: int) -> No
         with Journal(run).locked():
             checkpoints(run).save(state(1), step=1, best=True)
             Journal(run).event("saved")
+            Jsonl().start(run, {}, 0)
     finally:
         os.umask(old)
     assert [path for path in [run, *run.rglob("*")] if path.stat().st_mode & 0o022] == []
@@ -222,7 +214,7 @@ def test_disk_use_stays_within_bounds_over_100_kills(folder: Path) -> None:
             for number in range(first, first + 9):
                 kept.save(state(number), step=number, best=number % 3 == 0, metric="m", value=number / 1000)
 
-        kills += in_child(life) == signal.SIGKILL
+        kills += Child(life).wait().code == -signal.SIGKILL
         data = [path for path in (run / "checkpoints").glob("*.pt*") if path.stat().st_size >= size // 2]
         data += [path for path in (run / "checkpoints").glob(".*.pt*") if path.stat().st_size >= size // 2]
         most = max(most, len(data))

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 from plainloop.system import storage
+from tests.harness.children import Child
 
 
 def test_a_torn_last_line_is_cut_off_by_the_next_writer_and_no_earlier_one_is_lost(folder: Path) -> None:
@@ -36,17 +37,12 @@ def test_no_line_is_lost_in_kills_at_any_time(folder: Path) -> None:
     known = 0
     for kill in range(200):
         heard, told = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                writer(told)
-            finally:
-                os._exit(0)
+        child = Child(lambda told=told: writer(told))
         os.close(told)
         for _ in range(1 + kill % 4):
             known += len(os.read(heard, 1))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        child.kill(signal.SIGKILL)
+        child.wait()
         while more := os.read(heard, 4096):
             known += len(more)
         os.close(heard)

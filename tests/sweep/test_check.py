@@ -4,9 +4,9 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from PIL import Image
 
 from plainloop.config.compose.composer import Composer
 from plainloop.config.explain.problems import InvalidConfig
@@ -68,19 +68,11 @@ KINDS = {
 }
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    for number in range(130):
-        path = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (16, 16)).save(path)
-    return tmp_path / "images"
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_whatever_is_wrong_with_one_job_is_found_and_named(kind: str, images: Path) -> None:
+def test_whatever_is_wrong_with_one_job_is_found_and_named(kind: str, photos: Any) -> None:
     given, key, right, wrong = KINDS[kind]
-    values = [right.format(images=images), wrong, right.format(images=images)]
+    right = right.format(images=photos({"a": 65, "b": 65})) if kind == "data" else right
+    values = [right, wrong, right]
     with pytest.raises(InvalidConfig) as caught:
         check_sweep(COMPOSER, [f"{key}={','.join(values)}", *given])
     lines = str(caught.value).splitlines()

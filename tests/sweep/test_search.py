@@ -74,10 +74,7 @@ def test_jobs_that_a_sweeper_thinks_of_are_jobs_like_any_other(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("second", "code", "why"),
-    [
-        ("-1", 64, "optimizer.lr: out of range, got -1"),
-        ("1e30", 71, "job 2 is FAILED: nonfinite"),
-    ],
+    [("-1", 64, "optimizer.lr: out of range, got -1"), ("1e30", 71, "job 2 is FAILED: nonfinite")],
 )
 def test_one_that_is_wrong_or_fails_ends_the_search_and_the_table_tells_the_rest(
     tmp_path: Path, second: str, code: int, why: str

@@ -10,9 +10,8 @@ import runpy
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from plainloop.config.compose.composer import Composer
 from plainloop.sweep import outcome
 from plainloop.sweep.check import check_sweep
 from plainloop.sweep.numbering import assign_numbers
-from tests.harness.children import Child
+from tests.harness.children import Child, wait_for
 from tests.harness.configs import ROOT
 from tests.harness.sweeps import status
 
@@ -66,13 +65,6 @@ def content(folder: Path) -> dict[str, str]:
 
 def attempts(sweep: Path) -> dict[int, int]:
     return {row.number: row.status.attempt for row in outcome.rows(sweep)}
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
