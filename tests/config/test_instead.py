@@ -20,7 +20,6 @@ TOLD = {
     "scheduler=step lr_decay_gamma=0.1": "scheduler.gamma=0.1",
     "scheduler=step scheduler.every=1ep": "scheduler=cosine_warmup scheduler.every=1ep",
     "scheduler.gamma=0.1": "scheduler=multistep scheduler.gamma=0.1",
-    "scheduler.gama=0.1": "scheduler=multistep scheduler.gamma=0.1",
     "scheduler.milestones=[10,20]": "scheduler=multistep scheduler.milestones=[10ep,20ep]",
     "optimizer.momentum=0.9": "optimizer=sgd optimizer.momentum=0.9",
     "optimizer=sgd optimizer.betas=[0.8,0.9]": "optimizer=adamw optimizer.betas=[0.8,0.9]",
@@ -29,7 +28,6 @@ TOLD = {
     "logger.wandb.project=mine": "logger=wandb logger.wandb.project=mine",
     "hydra.launcher.slots=2": "hydra/launcher=gpu_pool hydra.launcher.slots=2",
     "augment.flip.p=0.3": "augment=crop_flip augment.flip.p=0.3",
-    "augment.flipp.p=0.3": "augment=crop_flip augment.flip.p=0.3",
     "augment=first_batch augment.flip.p=0.3": "augment=crop_flip augment.flip.p=0.3",
     "~augment.flipp": "leave ~augment.flipp out",
     "augment=crop_flip ~augment.flipp": "~augment.flip",
@@ -178,7 +176,7 @@ def test_a_secret_is_not_repeated(typed: str) -> None:
 
 
 def test_a_named_thing_that_is_not_there_names_the_options_that_bring_it() -> None:
-    (found,) = problems("augment.flipp.p=0.3").values()
+    (found,) = problems("augment.flip.p=0.3").values()
     assert found.what == "augment=none has no flip; crop_flip, standard have it"
 
 

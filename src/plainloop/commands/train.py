@@ -105,8 +105,7 @@ def start_run(command: Command, composer: Composer) -> int:
     if resume == "auto":
         found = resuming.newest_unfinished(folder.parent, checked.config)
         if found is None:
-            nothing = f"resume=auto: no unfinished run with this config in {folder.parent}; a new one begins"
-            print_once(nothing, sys.stderr)
+            print_once(f"resume=auto: no unfinished run with this config in {folder.parent}; one begins", sys.stderr)
         folder = found or folder
     for text in checked.warnings:
         print_once(f"warning: {text}", sys.stderr)
@@ -178,11 +177,8 @@ def train_as_hydra_job(composer: Composer, config: DictConfig, checked: Checked,
 
 def start_sweep(command: Command, composer: Composer) -> int:
     if ranks.rank() != 0 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        what, instead = (
-            "a launcher has started several processes already",
-            "-m without torchrun, with trainer.devices=N",
-        )
-        raise invalid_run([Problem("-m", what, instead=instead)], command.overrides)
+        wrong = Problem("-m", "a launcher has started processes", instead="-m without torchrun, with trainer.devices=N")
+        raise invalid_run([wrong], command.overrides)
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # without initialising CUDA, so that jobs can be forked
     sweep = check_sweep(composer, command.overrides, composer.wrong_flags(command.flags))
     if sweep.jobs and sweep.jobs[0].config["check"]:

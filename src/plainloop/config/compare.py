@@ -42,7 +42,8 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differ
     >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
     [Difference(key='a.c', saved=2, now=3), Difference(key='d', saved='(absent)', now=4)]
     """
-    before, after = ({key: _plain(value) for key, value in leaves(config)} for config in (saved, now))
+    before, after = dict(leaves(saved)), dict(leaves(now))
+    after |= {key: list(value) for key, value in after.items() if isinstance(value, tuple)}
     keys = sorted(before.keys() | after.keys())
     pairs = [Difference(key, before.get(key, "(absent)"), after.get(key, "(absent)")) for key in keys]
     return [p for p in pairs if p.saved != p.now and not (p.key.startswith("facts.") and p.saved == "(absent)")]
@@ -96,7 +97,3 @@ def _changes_result(key: str, target: str | None, plugins: tuple[str, ...]) -> b
     except (ImportError, ValueError):
         return True
     return not any(fnmatch(key.partition(".")[2], pattern) for pattern in getattr(part, "changes_no_result", ()))
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

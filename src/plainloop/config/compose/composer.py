@@ -35,7 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from plainloop.config.explain.problems import Problem, as_typed
-from plainloop.config.explain.unknown_keys import unknown
+from plainloop.config.explain.unknown_keys import UnknownKey
 from plainloop.config.explain.wrong_options import Library, by, needs_multirun, wrong_option
 from plainloop.config.nodes import key_paths, node_at
 
@@ -67,16 +67,12 @@ class Composer:
             search_path.prepend("command-line", extra, SearchPathQuery(provider="schema"))
         self.hydra = Hydra.create_main_hydra2(task_name=config_name, config_search_path=search_path)
         JobRuntime.instance().set("name", config_name)
+        assert isinstance(self.hydra.config_loader, ConfigLoaderImpl)
+        self.loader = self.hydra.config_loader
         # Every YAML file is read once for all jobs of a sweep.
         self.loader.repository = CachingConfigRepository(self.loader.repository)  # type: ignore[assignment]
         self._pickled: dict[tuple[str, ...], bytes] = {}
         self._search: tuple[str, ...] = ()  # overrides of hydra.searchpath: where further groups and options are
-
-    @property
-    def loader(self) -> ConfigLoaderImpl:
-        loader = self.hydra.config_loader
-        assert isinstance(loader, ConfigLoaderImpl)
-        return loader
 
     @cached_property
     def repository(self) -> IConfigRepository:
@@ -230,12 +226,12 @@ class Composer:
         key, value = override.key_or_group, override.value()
         adds, node = override.is_add() or override.is_force_add(), node_at(config, key)
         is_new = node is None and not (override.is_delete() and key in self.groups)
-        if is_new and (not adds or ("." not in key and not isinstance(value, dict))):
-            return unknown(override, config, self.library)
+        is_unknown = is_new and (not adds or ("." not in key and not isinstance(value, dict)))
+        holds_keys = isinstance(node, DictConfig) and node and not isinstance(value, dict) and not override.is_delete()
+        if is_unknown or (holds_keys and not override.is_sweep_override()):
+            return UnknownKey(override, config, self.library).problem()
         if override.is_sweep_override():
             return needs_multirun(override)
-        if isinstance(node, DictConfig) and node and not isinstance(value, dict) and not override.is_delete():
-            return unknown(override, config, self.library)
         try:
             ConfigLoaderImpl._apply_overrides_to_config([override], config)
         except _BROKEN as error:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.config_repository import IConfigRepository
 
 from plainloop.config.compose.composer import Composer
 from plainloop.config.explain.problems import Problem, as_typed
@@ -68,20 +67,13 @@ class Origin:
             _add_places(self.saved, str(self.saved), "", places)
         elif self._composer is not None:
             root = self._composer.conf_dir.parent
+            folders = [Path(one.path) for one in self._composer.repository.get_sources() if one.scheme() == "file"]
             for default in self._composer.defaults(self.overrides):
-                file = _file_of(default.config_path or "", self._composer.repository)
-                if file is not None:
+                files = [folder / f"{default.config_path}.yaml" for folder in folders]
+                for file in [file for file in files if file.is_file()][:1]:
                     shown = str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
                     _add_places(file, shown, default.package or "", places)
         return places
-
-
-def _file_of(config_path: str, repository: IConfigRepository) -> Path | None:
-    for source in repository.get_sources():
-        file = Path(source.path) / f"{config_path}.yaml"
-        if source.scheme() == "file" and file.is_file():
-            return file
-    return None
 
 
 def _add_places(file: Path, shown: str, package: str, places: dict[str, Place]) -> None:

@@ -93,7 +93,7 @@ def merge_saved_config(folder: Path, overrides: Sequence[str], composer: Compose
     composed = composer.compose_or_explain([*_choices(folder, saved, composer), *overrides], base=over_saved)
     if composed.config is not None:
         composed.config.resume = None
-    return Composed(composed.config, composed.problems)
+    return composed
 
 
 def _choices(folder: Path, saved: Mapping[str, Any], composer: Composer) -> list[str]:
@@ -166,8 +166,7 @@ def is_finished(folder: Path, config: Mapping[str, Any] | DictConfig) -> bool:
 
 def newest_unfinished(runs: Path, config: Mapping[str, Any]) -> Path | None:
     """The latest folder below `runs` that was started with this config and is not done; None when there is none."""
-    found = sorted(runs.glob("*/config.yaml"), key=lambda path: path.parent.name, reverse=True)
-    for path in found:
+    for path in sorted(runs.glob("*/config.yaml"), key=lambda path: path.parent.name, reverse=True):
         if read_status(path.parent).state == "DONE":
             continue
         try:

@@ -17,6 +17,7 @@ iters steps max_steps max_iters total_iters | trainer.duration={}st
 learning_rate base_lr init_lr | optimizer.lr={}
 opt optimizer_name optimizer.type optimizer.name | optimizer={}
 l2_decay wd | optimizer.weight_decay={}
+momentum | optimizer=sgd optimizer.momentum={}
 sched lr_scheduler lr_policy lr_config.policy scheduler.type scheduler.name | scheduler={}
 lr_decay_epochs decay_epochs decay_milestones | scheduler=multistep scheduler.milestones=[{}ep]
 lr_decay_gamma decay_rate lr_gamma | scheduler=multistep scheduler.gamma={}

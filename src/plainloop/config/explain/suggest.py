@@ -74,11 +74,7 @@ def suggest_value(value: Any, annotation: Any) -> str:
 
 
 def as_override(value: Any) -> str:
-    """A value of the config as an override has it.
-
-    >>> as_override(None), as_override(True), as_override(["norm", 1])
-    ('null', 'true', '[norm,1]')
-    """
+    """A value of the config as an override has it: `null`, `true`, `[norm,1]`."""
     if isinstance(value, list | tuple):
         return f"[{','.join(map(as_override, value))}]"
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))

@@ -25,11 +25,7 @@ from plainloop.system.secrets import looks_secret
 USUAL = ("multistep", "cosine_warmup", "sgd", "adamw", "image_folder", "timm", "crop_flip", "submitit_slurm")
 
 
-def unknown(override: Override, config: DictConfig, library: Library) -> Problem:
-    return _UnknownKey(override, config, library).problem()
-
-
-class _UnknownKey:
+class UnknownKey:
     def __init__(self, override: Override, config: DictConfig, library: Library) -> None:
         self.override, self.config, self.library = override, config, library
         self.key: str = override.key_or_group
@@ -49,13 +45,13 @@ class _UnknownKey:
         typo = bool(near) and is_one_edit(self.key, near[0])
         if not (typo and "." in self.key):
             if having := self._options_with(self.key):
-                return self._of_another_option(having, self.key)
+                return self._of_another_option(having)
             row = None if self.of_hydra else other_codes.lookup(self.key)
             if row is not None:
                 return self._equivalent(row)
         if near:
             return self._misspelt(near[0])
-        return self._misspelt_elsewhere() or self._problem("unknown key", notes=self._valid())
+        return self._problem("unknown key", instead=self._left_out(), notes=self._valid())
 
     def _not_a_value(self) -> Problem:
         """`trainer.early_stop=5`: the key exists, and holds others."""
@@ -91,30 +87,19 @@ class _UnknownKey:
         value = self.override.value() if self.has_value else None
         return sorted(having, key=lambda o: (misfit(value, kinds[o]) is not None, o not in USUAL, o))
 
-    def _of_another_option(self, having: Sequence[str], key: str) -> Problem:
-        group, inner = self._place(key)
+    def _of_another_option(self, having: Sequence[str]) -> Problem:
+        group, inner = self._place(self.key)
         named = inner.split(".")[0] if group in SEVERAL else inner
         chosen = str(self.config.hydra.runtime.choices.get(group, "")).strip("[]")
         have = "has" if len(having) == 1 else "have"
         what = f"{group}={chosen or 'none'} has no {named}; {listing(having)} {have} it"
         if not self.has_value or (group == "data" and inner != "root"):  # nobody changes the data for the sake of a key
             return self._problem(what, instead=self._left_out())
-        meant = key if key != self.key else ""
-        return self._problem(what, meant=meant, instead=f"{group}={having[0]} {self._fit(key, self.text)}")
+        return self._problem(what, instead=f"{group}={having[0]} {self._fit(self.key, self.text)}")
 
     def _misspelt(self, key: str) -> Problem:
         instead = f"~{key}" if self.override.is_delete() else self._advice(f"{key}={self.text}")
         return self._problem("unknown key", meant=key, instead=instead, notes=self._valid())
-
-    def _misspelt_elsewhere(self) -> Problem | None:
-        """A key that another option has, and that was misspelt; or that was typed without its group."""
-        group, inner = self._place(self.key)
-        groups = [group] if inner else [name for name in self.library.options if name in self.config]
-        files = [(group, option) for group in groups for option in self.library.options[group]]
-        keys = {f"{file[0].replace('/', '.')}.{inner}" for file in files for inner in self.library.read(*file)}
-        near = nearest_key(self.key, keys, count=1)
-        having = self._options_with(near[0]) if near else []
-        return self._of_another_option(having, near[0]) if having else None
 
     def _advice(self, text: str) -> str:
         """Overrides with the option that has the key, if it is not chosen yet, and with values that their keys take."""
