@@ -24,7 +24,6 @@ def build(node: Mapping[str, Any], clock: Clock, *, plugins: Sequence[str] = (),
 
     Args:
         clock: turns what the target annotates as `Steps` from 5ep, 1000st or 10% into a number of steps.
-        plugins: packages beyond the allowlist that `_target_` may name.
         supplied: given by name where the signature has that name and the node does not give it.
     """
     target = locate(node["_target_"], plugins)

@@ -29,8 +29,6 @@ def parse(text: str) -> tuple[float, str]:
 
 @dataclass(frozen=True)
 class Clock:
-    """Turns durations into optimizer steps, and steps into epochs, for one run."""
-
     steps_per_epoch: int
     total_steps: int
 

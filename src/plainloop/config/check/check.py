@@ -68,10 +68,7 @@ def check(
     """Checks one run.
 
     Args:
-        config: as composed; Hydra's own node is left aside.
-        origin: where its keys come from, for the messages.
         ranks: number of processes; None asks the environment, the launcher and `trainer.devices`.
-        folder: where it will be written.
         known: problems found while composing; they are reported with those of the first stage.
 
     Raises InvalidConfig with all problems of a stage. Torch is imported once the first stage finds nothing.

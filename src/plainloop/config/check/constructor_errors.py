@@ -21,11 +21,7 @@ _ADVICE = re.compile(r"\btype (\w+(?:\.\w+)*=(?:[^\s,;<{}]|\$\{[\w.]+\})+)")  # 
 
 
 def finding_from_error(error: BaseException, node: Mapping[str, Any], path: str, context: CheckContext) -> Finding:
-    """
-    Args:
-        node: what was built; {} where it was no node.
-        path: its key. The finding is about it, or about one of the keys below it.
-    """
+    """`node` is what was built, {} where it was no node; the finding is about its key `path` or a key below it."""
     text = first_line(error)
     values = {key: value for key, value in leaves(node, f"{path}.") if key.rpartition(".")[2] not in RESERVED}
     key = _key_meant(error, text, values, path, context)

@@ -36,7 +36,6 @@ def ranks_of(config: Mapping[str, Any], launcher: Mapping[str, Any] | None = Non
 
 
 def is_local(launcher: Mapping[str, Any] | None) -> bool:
-    """Whether the run will take place on this machine."""
     return "slurm" not in str((launcher or {}).get("_target_", "")).lower()
 
 
