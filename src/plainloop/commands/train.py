@@ -239,7 +239,7 @@ def print_error(error: RunError) -> int:
 
 
 def print_stopped(stopped: Preempted, command: Command) -> int:
-    """Prints the command that continues a stopped run, as its last line; gives the exit code."""
+    """The last line is the command that continues the run. Gives the exit code."""
     again = [text for text in command.overrides if text.startswith("plugins=")]
     line = command_to_continue(stopped.folder, overrides=again, script=sys.argv[0])
     print_once(f"{stopped}; to go on:\n{line}", sys.stderr)

@@ -79,10 +79,7 @@ def table(found: Sequence[Difference]) -> str:
 
 
 def changes_result(key: str, config: Mapping[str, Any]) -> bool:
-    """Whether another value there could change the result, as far as it is known.
-
-    Loads the part that the key is an argument of, to read its `changes_no_result`.
-    """
+    """Whether another value there could change the result, as the part that takes it says in `changes_no_result`."""
     group = config.get(key.partition(".")[0])
     target = group.get("_target_") if isinstance(group, Mapping) else None
     return _changes_result(key, target, tuple(config.get("plugins") or ()))

@@ -1,8 +1,7 @@
 """Composes configs through Hydra, and finds everything that is wrong with the overrides instead of the first thing.
 
-Hydra stops at the first override that it cannot apply and gives no suggestion. Here every override is classified by
-itself: does it parse, does its option exist, does its key exist; what fails becomes a `Problem` and is left out, so
-that the rest of the config can still be checked.
+Hydra stops at the first override that it cannot apply. Here each is tried by itself; one that fails becomes a `Problem`
+and is left out, so that the rest of the config can still be checked.
 """
 
 from __future__ import annotations
@@ -205,10 +204,8 @@ class Composer:
         for flag, value in flags:
             text = f"{flag.lstrip('-').replace('-', '_')}={value or 'true'}"
             told = next(iter(self.compose_or_explain([text]).problems), Problem(flag, "is no flag here", instead=text))
-            got, instead = f"{flag} {value}".strip(), told.instead
-            if instead.startswith("leave "):
-                instead = f"leave {flag} out"
-            expected = "overrides: key=value without dashes"
+            instead = f"leave {flag} out" if told.instead.startswith("leave ") else told.instead
+            got, expected = f"{flag} {value}".strip(), "overrides: key=value without dashes"
             problems.append(replace(told, key=flag, got=got, expected=expected, given_by="", instead=instead))
         return problems
 

@@ -70,7 +70,8 @@ class Origin:
             folders = [Path(one.path) for one in self._composer.repository.get_sources() if one.scheme() == "file"]
             for default in self._composer.defaults(self.overrides):
                 files = [folder / f"{default.config_path}.yaml" for folder in folders]
-                for file in [file for file in files if file.is_file()][:1]:
+                file = next(filter(Path.is_file, files), None)
+                if file is not None:
                     shown = str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
                     _add_places(file, shown, default.package or "", places)
         return places

@@ -1,7 +1,4 @@
-"""Which run a `resume=` means, what the command line changes of it, and whether anything is left of it to do.
-
-Torch is not needed to say so.
-"""
+"""Which run a `resume=` means, what the command line changes of it, and whether anything is left of it to do."""
 
 from __future__ import annotations
 
@@ -133,7 +130,6 @@ def _source(path: str, value: Any) -> str:
 
 
 def _at(node: Any, path: str) -> Any:
-    """The value at a dotted key; None when there is none."""
     for part in path.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
     return node

@@ -151,7 +151,6 @@ class UnknownKey:
 
 
 def _value(text: str) -> Any:
-    """A value as Hydra reads it."""
     try:
         return OverridesParser.create().parse_override(f"key={text}").value()
     except HydraException:
