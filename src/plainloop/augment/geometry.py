@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from plainloop.augment import draws
+from plainloop.augment.settings import check_probability, filling
 from plainloop.contracts import Batch
 
 
@@ -18,9 +24,9 @@ def pad_crop(batch: Batch, step: int, *, pad: int) -> Batch:
     height, width = image.shape[-2:]
     if not 0 <= pad < min(height, width):
         raise ValueError(f"augment: pad={pad} must be at least 0 and less than the image, which is {height} x {width}")
-    shift = torch.randint(-pad, pad + 1, (2, len(image), 1), device=image.device)
-    rows = reflected(torch.arange(height, device=image.device) + shift[0], height)
-    columns = reflected(torch.arange(width, device=image.device) + shift[1], width)
+    shift = (draws.uniform(batch, 2, 1) * (2 * pad + 1)).long() - pad
+    rows = reflected(torch.arange(height, device=image.device) + shift[:, 0], height)
+    columns = reflected(torch.arange(width, device=image.device) + shift[:, 1], width)
     pixels = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)  # (B, H * W)
     moved = image.flatten(2).gather(2, pixels[:, None].expand(-1, image.shape[1], -1))
     return batch | {"image": moved.view(image.shape)}
@@ -42,8 +48,31 @@ def vertical_flip(batch: Batch, step: int, *, p: float = 0.5) -> Batch:
 
 
 def flip(batch: Batch, *, dimension: int, p: float) -> Batch:
-    if not 0 <= p <= 1:
-        raise ValueError(f"augment: p={p} must lie between 0 and 1")
+    check_probability(p)
     image = batch["image"]
-    flipped = torch.rand(len(image), 1, 1, 1, device=image.device) < p
+    flipped = draws.chosen(batch, p)[:, None, None, None]
     return batch | {"image": torch.where(flipped, image.flip(dimension), image)}
+
+
+def random_rotation(
+    batch: Batch, step: int, *, degrees: float = 15.0, p: float = 1.0, fill: Sequence[float] = (0.0,)
+) -> Batch:
+    """Turns each image around its centre by an angle uniform in [-degrees, degrees], sampled bilinearly.
+
+    Args:
+        p: share of the images that are turned.
+        fill: one number per channel in [0, 1], for what comes in from outside.
+    """
+    if not 0 <= degrees <= 180:
+        raise ValueError(f"augment: degrees={degrees} must lie between 0 and 180")
+    check_probability(p)
+    image = batch["image"]
+    height, width = image.shape[-2:]
+    drawn = draws.uniform(batch, low=-math.radians(degrees), high=math.radians(degrees))
+    angle = torch.where(draws.chosen(batch, p), drawn, 0.0).to(image.dtype)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    # From places of the result to places of the image; both have edges at -1 and 1, whatever their length in pixels.
+    turned = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(turned, list(image.shape), align_corners=False)
+    colour = filling(image, fill)
+    return batch | {"image": F.grid_sample(image - colour, grid, align_corners=False) + colour}

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 # Streams: the first part of every key, so that equal positions in different roles draw different numbers.
-INIT, ORDER, SAMPLE, STEP, EVAL, SPLIT = range(6)
+INIT, ORDER, SAMPLE, STEP, EVAL, SPLIT, SHARED = range(7)
+
+_shared: dict[torch.device, torch.Generator] = {}
 
 
 def fold(*parts: int) -> int:
@@ -37,6 +39,19 @@ def seed_all(seed: int, device: torch.device | None = None) -> None:
         torch.cuda.default_generators[index].manual_seed(seed)
     elif device is not None and device.type == "mps":
         torch.mps.manual_seed(seed)
+
+
+def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
+    """Before the draws of a step: the global generators differ by rank, the shared one is the same on all ranks."""
+    seed_all(fold(STEP, seed, step, rank), device)
+    shared(device).manual_seed(fold(SHARED, seed, step))
+
+
+def shared(device: torch.device) -> torch.Generator:
+    """The generator for what every rank must draw alike; `seed_step` seeds it."""
+    if device not in _shared:
+        _shared[device] = torch.Generator(device)
+    return _shared[device]
 
 
 @contextmanager

@@ -1,0 +1,39 @@
+"""Batches whose pixels say where they come from, and every augmentation of batches with settings that change images."""
+
+import functools
+
+import torch
+
+from plainloop.augment.colour import color_jitter, gaussian_blur
+from plainloop.augment.crop import RandomResizedCrop
+from plainloop.augment.erasing import cutout, gridmask, hide_and_seek, random_erasing
+from plainloop.augment.geometry import horizontal_flip, pad_crop, random_rotation, vertical_flip
+from plainloop.augment.mixing import cutmix, mixup, mixup_or_cutmix
+
+CPU = torch.device("cpu")
+
+PIXELS = {
+    "pad_crop": functools.partial(pad_crop, pad=2),
+    "horizontal_flip": horizontal_flip,
+    "vertical_flip": vertical_flip,
+    "random_rotation": random_rotation,
+    "random_resized_crop": RandomResizedCrop(size=8),
+    "cutout": cutout,
+    "random_erasing": random_erasing,
+    "random_erasing_const": functools.partial(random_erasing, mode="const", fill=(0.1, 0.2, 0.3)),
+    "gridmask": gridmask,
+    "hide_and_seek": hide_and_seek,
+    "color_jitter": functools.partial(color_jitter, hue=0.1),
+    "gaussian_blur": gaussian_blur,
+}
+MIXED = {
+    "mixup": functools.partial(mixup, num_classes=4),
+    "cutmix": functools.partial(cutmix, num_classes=4),
+    "mixup_or_cutmix": functools.partial(mixup_or_cutmix, num_classes=4),
+}
+
+
+def numbered(number=64, channels=3, height=8, width=8, num_classes=4):
+    """Images that differ everywhere."""
+    pixels = torch.rand(number, channels, height, width, generator=torch.Generator().manual_seed(0))
+    return {"image": pixels, "label": torch.arange(number) % num_classes, "index": torch.arange(number) + 1000}

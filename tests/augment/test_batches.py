@@ -1,0 +1,97 @@
+"""What holds for every augmentation of whole batches."""
+
+import pytest
+import torch
+
+from plainloop.distributed import collectives
+from plainloop.system import rng
+from tests.augment.batches import CPU, MIXED, PIXELS, numbered
+
+ALL = PIXELS | MIXED
+SEED = 7
+
+
+def at(augment, batch, *, step=3, rank=0):
+    rng.seed_step(SEED, step, rank, CPU)
+    return augment(batch, step)
+
+
+def as_rank(monkeypatch, rank, world_size):
+    monkeypatch.setattr(collectives, "rank", lambda: rank)
+    monkeypatch.setattr(collectives, "world_size", lambda: world_size)
+
+
+@pytest.mark.parametrize("augment", ALL.values(), ids=ALL)
+def test_shape_type_and_range_stay_and_the_batch_that_came_in_is_left_alone(augment):
+    batch = numbered()
+    image = at(augment, batch)["image"]
+    assert image.shape == batch["image"].shape
+    assert image.dtype == torch.float32
+    assert 0 <= image.min() <= image.max() <= 1 + 1e-6
+    assert torch.equal(batch["image"], numbered()["image"])
+
+
+@pytest.mark.parametrize("augment", ALL.values(), ids=ALL)
+def test_images_change_and_seed_and_step_decide_how(augment):
+    batch = numbered()
+    first, again, later = (at(augment, batch, step=step)["image"] for step in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, batch["image"])
+    assert not torch.equal(first, later)
+
+
+@pytest.mark.parametrize("augment", PIXELS.values(), ids=PIXELS)
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_any_number_of_ranks_sees_the_same_images(augment, world_size, monkeypatch):
+    whole = numbered()
+    alone = at(augment, whole)["image"]
+    parts = []
+    for rank in range(world_size):
+        as_rank(monkeypatch, rank, world_size)
+        rows = slice(rank * 64 // world_size, (rank + 1) * 64 // world_size)
+        parts.append(at(augment, {name: tensor[rows] for name, tensor in whole.items()}, rank=rank)["image"])
+    assert torch.equal(torch.cat(parts), alone)
+
+
+def test_draws_of_each_rank_for_itself_would_be_noticed(monkeypatch):
+    def own_draws(batch, step):
+        return batch | {"image": torch.where(torch.rand(len(batch["image"]), 1, 1, 1) < 0.5, 0.0, batch["image"])}
+
+    with pytest.raises(AssertionError):
+        test_any_number_of_ranks_sees_the_same_images(own_draws, 2, monkeypatch)
+
+
+@pytest.mark.parametrize("augment", PIXELS.values(), ids=PIXELS)
+def test_samples_are_drawn_for_themselves(augment):
+    """Sixty-four copies of one image become many different ones."""
+    one = numbered()["image"][:1].expand(64, -1, -1, -1).clone()
+    image = at(augment, numbered() | {"image": one})["image"]
+    assert len(image.flatten(1).unique(dim=0)) > (1 if "flip" in str(augment) else 8)
+
+
+@pytest.mark.parametrize("augment", ALL.values(), ids=ALL)
+def test_grey_and_oblong_images_are_taken(augment):
+    batch = numbered(channels=3 if "fill" in str(augment) else 1, height=12, width=8)
+    image = at(augment, batch)["image"]
+    assert image.shape[:2] == batch["image"].shape[:2]
+
+
+class Reads(torch.utils._python_dispatch.TorchDispatchMode):
+    """Fails where a value is brought to the host."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function is not torch.ops.aten._local_scalar_dense.default, "waits for the device"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("augment", ALL.values(), ids=ALL)
+def test_nothing_waits_for_the_device(augment):
+    batch = numbered()
+    at(augment, batch)
+    with Reads():
+        augment(batch, 3)
+
+
+def test_a_wait_would_be_noticed():
+    with pytest.raises(AssertionError, match="waits"), Reads():
+        torch.ones(1).item()
