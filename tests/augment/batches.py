@@ -1,23 +1,18 @@
-"""Batches whose pixels say where they come from, and every augmentation of batches with settings that change images."""
+"""Batches, and every augmentation that is drawn for the global batch."""
 
 import functools
 
 import torch
 
 from plainloop.augment.colour import color_jitter, gaussian_blur
-from plainloop.augment.crop import RandomResizedCrop
 from plainloop.augment.erasing import cutout, gridmask, hide_and_seek, random_erasing
-from plainloop.augment.geometry import horizontal_flip, pad_crop, random_rotation, vertical_flip
+from plainloop.augment.geometry import random_rotation
 from plainloop.augment.mixing import cutmix, mixup, mixup_or_cutmix
 
 CPU = torch.device("cpu")
 
 PIXELS = {
-    "pad_crop": functools.partial(pad_crop, pad=2),
-    "horizontal_flip": horizontal_flip,
-    "vertical_flip": vertical_flip,
     "random_rotation": random_rotation,
-    "random_resized_crop": RandomResizedCrop(size=8),
     "cutout": cutout,
     "random_erasing": random_erasing,
     "random_erasing_const": functools.partial(random_erasing, mode="const", fill=(0.1, 0.2, 0.3)),

@@ -89,7 +89,9 @@ def test_from_the_step_of_until_on_nothing_is_mixed(function):
 def test_mixed_labels_are_mixed_again():
     rng.seed_step(6, 0, 0, CPU)
     batch = cutmix(mixup(of_one_colour(), 0, num_classes=4), 0, num_classes=4)
-    torch.testing.assert_close(batch["image"].mean((1, 2, 3)), batch["label"] @ (torch.arange(4) / 3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        batch["image"].mean((1, 2, 3)), batch["label"] @ (torch.arange(4) / 3), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("settings", "match"), [({"alpha": 0}, "alpha=0 must be above 0"), ({"p": 2}, "p=2")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-from plainloop.augment import draws
 from plainloop.contracts import Batch
 
 TRIES = 10  # as in torchvision; what none of them fits gets the largest central part within `ratio`
@@ -51,7 +51,7 @@ class RandomResizedCrop:
         """image (B, C, H, W) float -> (B, C, *size), on the same device."""
         image = batch["image"]
         height, width = image.shape[-2:]
-        top, left, h, w = self.parts(batch)
+        top, left, h, w = self.parts(len(image), height, width, image.device)
         zero = torch.zeros_like(h)
         # Maps coordinates of the result to coordinates of the image; both go from -1 to 1.
         across = torch.stack([w / width, zero, (2 * left + w) / width - 1], dim=1)
@@ -62,12 +62,13 @@ class RandomResizedCrop:
         cropped = F.grid_sample(image, grid.to(image.dtype), padding_mode="border", align_corners=False)
         return batch | {"image": cropped}
 
-    def parts(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def parts(
+        self, number: int, height: int, width: int, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Top, left, height and width of each image's part, in whole pixels: (B,) float each."""
-        height, width = batch["image"].shape[-2:]
-        area = height * width * draws.uniform(batch, TRIES, low=self.scale[0], high=self.scale[1])
-        ratio = draws.log_uniform(batch, TRIES, low=self.ratio[0], high=self.ratio[1])
-        place = draws.uniform(batch, 2).unbind(1)
+        area = height * width * torch.empty(number, TRIES, device=device).uniform_(*self.scale)
+        ratio = torch.empty(number, TRIES, device=device).uniform_(*map(math.log, self.ratio)).exp()
+        place = torch.rand(2, number, device=device)
 
         h, w = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
         fits = (h >= 1) & (h <= height) & (w >= 1) & (w <= width)

@@ -54,9 +54,8 @@ def noise(batch: Batch) -> Tensor:
     image = batch["image"]
     seeds = (uniform(batch).double() * 2**40).long()  # 24 bits of each are random
     place = torch.arange(image[0].numel(), device=image.device)
-    mixed = (
-        seeds[:, None] + place * 0x9E3779B97F4A7C1
-    )  # the golden ratio, as in splitmix64 (https://doi.org/10.1145/2714064.2660195)
+    mixed = seeds[:, None] + place * 0x1E3779B97F4A7C15
+    # The mixing steps of splitmix64 (https://doi.org/10.1145/2660193.2660195), with constants that fit into int64.
     for shift, factor in ((30, 0x3F58476D1CE4E5B9), (27, 0x14D049BB133111EB)):
         mixed = (mixed ^ (mixed >> shift & (1 << 64 - shift) - 1)) * factor
     return ((mixed >> 40 & 0xFFFFFF).float() / 2**24).view(image.shape)

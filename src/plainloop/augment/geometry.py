@@ -24,9 +24,9 @@ def pad_crop(batch: Batch, step: int, *, pad: int) -> Batch:
     height, width = image.shape[-2:]
     if not 0 <= pad < min(height, width):
         raise ValueError(f"augment: pad={pad} must be at least 0 and less than the image, which is {height} x {width}")
-    shift = (draws.uniform(batch, 2, 1) * (2 * pad + 1)).long() - pad
-    rows = reflected(torch.arange(height, device=image.device) + shift[:, 0], height)
-    columns = reflected(torch.arange(width, device=image.device) + shift[:, 1], width)
+    shift = torch.randint(-pad, pad + 1, (2, len(image), 1), device=image.device)
+    rows = reflected(torch.arange(height, device=image.device) + shift[0], height)
+    columns = reflected(torch.arange(width, device=image.device) + shift[1], width)
     pixels = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)  # (B, H * W)
     moved = image.flatten(2).gather(2, pixels[:, None].expand(-1, image.shape[1], -1))
     return batch | {"image": moved.view(image.shape)}
@@ -50,7 +50,7 @@ def vertical_flip(batch: Batch, step: int, *, p: float = 0.5) -> Batch:
 def flip(batch: Batch, *, dimension: int, p: float) -> Batch:
     check_probability(p)
     image = batch["image"]
-    flipped = draws.chosen(batch, p)[:, None, None, None]
+    flipped = torch.rand(len(image), 1, 1, 1, device=image.device) < p
     return batch | {"image": torch.where(flipped, image.flip(dimension), image)}
 
 

@@ -83,7 +83,7 @@ class Trainer:
         batches = self.data.train_batches(first, self.steps, self.seed)
         with contextlib.closing(watch.fetching(batches)) as fetched:
             for batch in fetched:
-                rng.seed_all(rng.fold(rng.STEP, self.seed, state.step, collectives.rank()), self.device)
+                rng.seed_step(self.seed, state.step, collectives.rank(), self.device)
                 set_rate(state.optimizer, self.schedule(state.step), momentum_at(self.schedule, state.step))
                 batch = self.prepare(to_device(batch, self.device))
                 for function in self.augment:
