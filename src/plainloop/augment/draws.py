@@ -52,7 +52,7 @@ def noise(batch: Batch) -> Tensor:
     Drawing it for the global batch would cost world_size times the memory and time.
     """
     image = batch["image"]
-    seeds = (uniform(batch).double() * 2**40).long()  # 24 bits of each are random
+    seeds = (uniform(batch) * 2**24).long() << 20  # float32 has 24 random bits
     place = torch.arange(image[0].numel(), device=image.device)
     mixed = seeds[:, None] + place * 0x1E3779B97F4A7C15
     # The mixing steps of splitmix64 (https://doi.org/10.1145/2660193.2660195), with constants that fit into int64.
