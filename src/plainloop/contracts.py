@@ -22,7 +22,7 @@ Batch = dict[str, "Tensor"]
 Scalars = dict[str, "Tensor"]
 
 # (batch, finished optimizer steps) -> batch. Whole batch on the device, image float32 in [0, 1]; draws from the global
-# generators, which are seeded from (seed, step, rank) before it is called.
+# generators, which are seeded from (seed, step, rank) before it is called, or by `augment.draws`, alike on all ranks.
 Augment = Callable[[Batch, int], Batch]
 
 # One image (C, H, W) uint8 -> one image, in a worker. Draws from the global generators, which are seeded from

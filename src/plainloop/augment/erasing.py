@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def random_erasing(
     p: float = 0.5,
     area: Sequence[float] = (0.02, 0.4),
     ratio: Sequence[float] = (0.3, 3.3333333333333335),
-    mode: str = "pixel",
+    mode: Literal["pixel", "const"] = "pixel",
     fill: Sequence[float] = (0.0,),
 ) -> Batch:
     """Overwrites a rectangle inside each image (https://arxiv.org/abs/1708.04896).
@@ -61,8 +62,6 @@ def random_erasing(
     check_probability(p)
     check_range(area, "area", low=0, high=1)
     check_range(ratio, "ratio", low=1e-6)
-    if mode not in ("pixel", "const"):
-        raise ValueError(f"augment: mode={mode!r} must be pixel or const")
     height, width = batch["image"].shape[-2:]
     share = draws.uniform(batch, TRIES, low=area[0], high=area[1]) * height * width
     shape = draws.log_uniform(batch, TRIES, low=ratio[0], high=ratio[1])
