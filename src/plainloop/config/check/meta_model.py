@@ -110,7 +110,11 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
         shape = "x".join(map(str, context.config["facts"].get("image_shape", ())))
         what = f"does not take images of {shape}: {first_line(error)}"
         finding = finding_from_error(error, context.config["model"], "model", context)
-        return ModelSummary(), replace(finding, what=what, expected="a model for this image size and channels")
+        finding = replace(finding, what=what, expected="a model for this image size and channels")
+        if first_line(error).startswith("Input height"):  # timm's words for models that are built for one size
+            plus = "" if "img_size" in context.config["model"] else "+"
+            finding = replace(finding, instead=f"{plus}model.img_size={context.config['facts']['image_shape'][1]}")
+        return ModelSummary(), finding
     finally:
         for hook in hooks:
             hook.remove()

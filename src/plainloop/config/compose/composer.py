@@ -256,6 +256,9 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
             what, instead = "is no list: lists are written with [ ]", f"{key}=[{value[1:-1]}]"
         elif value.startswith("{") and '"' in value:
             what, instead = "has keys in quotes, which Hydra does not read", f"'{key}={value.replace(chr(34), '')}'"
+        elif re.search(r"(^|,)\s*(,|$)", value):
+            what = "has an empty value in its list"
+            instead = f"{key}={','.join(item for item in value.split(',') if item.strip()) or '...'}"
         problems.append(Problem(key, what, given_by=by(text), instead=instead))
         return None
 
