@@ -93,14 +93,16 @@ freeze freeze_backbone frozen_stages freeze_layers freeze_at freeze_batchnorm | 
 trainer.param_groups.lr_scale={stem*:0.01}
 kfold k_fold folds num_folds fold cross_validation | ? | the nearest is one data.root for each fold: -m data.root=a,b,c
 tensorboard use_tensorboard tb visualdl mlflow comet neptune clearml | ? | the nearest are logger=csv and logger=wandb
-mixup mixup_alpha | augment=mixup augment.mixup.alpha={}; false 0: ; true: augment=mixup | several: augment=[standard,mixup]
-cutmix cutmix_alpha | augment=cutmix augment.cutmix.alpha={}; false 0: ; true: augment=cutmix | several: augment=[standard,cutmix]
-reprob random_erasing re_prob | augment=random_erasing augment.random_erasing.p={}; false 0: ; true: augment=random_erasing \
-| several: augment=[standard,random_erasing]
+mixup mixup_alpha | augment=mixup augment.mixup.alpha={}; false 0: ; \
+true: augment=mixup | several: augment=[standard,mixup]
+cutmix cutmix_alpha | augment=cutmix augment.cutmix.alpha={}; false 0: ; \
+true: augment=cutmix | several: augment=[standard,cutmix]
+reprob random_erasing re_prob | augment=random_erasing augment.random_erasing.p={}; false 0: ; \
+true: augment=random_erasing | several: augment=[standard,random_erasing]
 randaugment rand_augment | augment=randaugment; false 0: | several: augment=[standard,randaugment]
 auto_augment autoaugment aa | augment=autoaugment; false 0: | or randaugment, trivialaugment, augmix
-color_jitter colorjitter jitter | augment=color_jitter augment.color_jitter.brightness={}; false 0: ; true: augment=color_jitter \
-| several: augment=[standard,color_jitter]
+color_jitter colorjitter jitter | augment=color_jitter augment.color_jitter.brightness={}; false 0: ; \
+true: augment=color_jitter | several: augment=[standard,color_jitter]
 profile profiler | ? | the nearest are the keys under time/ in metrics.jsonl
 teacher distill distillation | ? | the nearest is a task of your own: conf/task
 segmentation detection ocr instance_segmentation | ? | the nearest is a task of your own: conf/task
