@@ -35,7 +35,7 @@ def test_labels_that_do_not_follow_would_be_noticed():
     assert not torch.allclose(batch["image"].mean((1, 2, 3)), wrong, atol=1e-5)
 
 
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 2.0])
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 2])  # a whole number, as it may be typed
 def test_weights_have_the_papers_distribution(alpha):
     rng.seed_step(1, 0, 0, CPU)
     drawn = draws.beta(of_one_colour(20_000), alpha)

@@ -148,7 +148,7 @@ def test_an_option_that_this_version_lacks_names_the_nearest(option: str) -> Non
 VALUES = ("2", "0.1", "true", "false", "sgd", "[2,3]", "2,3")
 # What the advice cannot know: paths, weights, GPUs, and the numbers that two keys allow together.
 NOT_KNOWN = re.compile(
-    r"data.root=|init_from=|pretrained=|device=cuda|min_lr=|drop\w*_rate=(2|sgd)|experiment=\[|smoothing=2"
+    r"data.root=|init_from=|pretrained=|device=cuda|min_lr=|drop\w*_rate=(2|sgd)|experiment=\[|smoothing=2|erasing.p=2"
 )
 
 

@@ -36,7 +36,7 @@ def chosen(batch: Batch, p: float) -> Tensor:
 def beta(batch: Batch, alpha: float) -> Tensor:
     """(B,) float32 from Beta(alpha, alpha), which two gamma variables give."""
     size, device = len(batch["image"]), batch["image"].device
-    concentration = torch.full((size * collectives.world_size(), 2), alpha, device=device)
+    concentration = torch.full((size * collectives.world_size(), 2), float(alpha), device=device)
     first, second = _rows(torch._standard_gamma(concentration, generator=rng.shared(device)), size).unbind(1)
     return first / (first + second).clamp(min=torch.finfo(torch.float32).tiny)
 
