@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from typing import Any
 
 from plainloop.config.nodes import leaves
+from plainloop.config.settings import LATER_OPEN_KEYS
 from plainloop.config.targets import locate
 from plainloop.contracts import Schedule
 from plainloop.errors import BadConfig
@@ -37,7 +38,9 @@ class Difference:
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """Every leaf that differs, in the order of its name. A fact that earlier code did not save is not compared.
+    """Every leaf that differs, in the order of its name.
+
+    What earlier code did not save is no difference if it is a fact, or the value that this code had in effect.
 
     >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
     [Difference(key='a.c', saved=2, now=3), Difference(key='d', saved='(absent)', now=4)]
@@ -46,7 +49,12 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differ
     after |= {key: list(value) for key, value in after.items() if isinstance(value, tuple)}
     keys = sorted(before.keys() | after.keys())
     pairs = [Difference(key, before.get(key, "(absent)"), after.get(key, "(absent)")) for key in keys]
-    return [p for p in pairs if p.saved != p.now and not (p.key.startswith("facts.") and p.saved == "(absent)")]
+    return [pair for pair in pairs if pair.saved != pair.now and not _is_as_before(pair)]
+
+
+def _is_as_before(pair: Difference) -> bool:
+    known = pair.key in LATER_OPEN_KEYS and pair.now == LATER_OPEN_KEYS[pair.key]
+    return pair.saved == "(absent)" and (known or pair.key.startswith("facts."))
 
 
 def check(found: Sequence[Difference], config: Mapping[str, Any], *, step: int, schedules: Schedules) -> None:

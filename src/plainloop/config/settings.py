@@ -138,6 +138,7 @@ OPEN_RANGES: dict[str, Range] = {
     **{f"data{split}.batch_size": at_least(1) for split in ("", ".train", ".val", ".test")},
     "data.batch_size_per_device": at_least(1),
     "data.num_workers": at_least(0, ", or auto"),
+    "data.max_train_samples": at_least(1, "; null is all"),
     "data.val_fraction": between(),
     "optimizer.lr": above(0),
     "optimizer.weight_decay": at_least(0),
@@ -149,6 +150,10 @@ OPEN_RANGES: dict[str, Range] = {
     "scheduler.base_momentum": _SHARE,
     "scheduler.max_momentum": _SHARE,
 }
+
+# Keys of the open groups that were added later -> what a config without them means: a run or sweep of earlier code is
+# still the same run when its command is typed again.
+LATER_OPEN_KEYS: dict[str, Any] = {"data.max_train_samples": None}
 
 
 @functools.cache

@@ -76,8 +76,11 @@ class ImageFolder(LabelledImages):
     @cached_property
     def images(self) -> dict[Split, Images]:
         from plainloop.data.loading.samples import split_images
+        from plainloop.data.loading.stratify import stratified_part
 
-        return split_images(self.listings(), image_size=self.image_size, crop_fraction=self.crop_fraction)
+        found = split_images(self.listings(), image_size=self.image_size, crop_fraction=self.crop_fraction)
+        part = stratified_part(found["train"].labels, at_most=self.max_train_samples)
+        return found | {"train": found["train"].rows(part)}
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
         from plainloop.data.loading.sampler import Shard

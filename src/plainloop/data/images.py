@@ -4,7 +4,7 @@ This module has no `from __future__ import annotations`: the check reads these t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from plainloop.contracts import Batch, Facts
@@ -18,6 +18,7 @@ class LabelledImages:
     Args:
         num_workers, prefetch: processes of each rank that decode, and batches that each of them holds ready; accepted
             but not used by data sets in memory.
+        max_train_samples: trains on so many at most, of each class in proportion, always the same. None: on all.
         train_eval_samples: how many training samples are measured without augmentation, at most all; 0: none.
         mean, std: per channel, of images in [0, 1]. None: those of the data set.
     """
@@ -25,6 +26,7 @@ class LabelledImages:
     batch_size: int
     num_workers: int | Literal["auto"] = 0
     prefetch: int = 2
+    max_train_samples: int | None = None
     train_eval_samples: int = 2000
     device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
     mean: Sequence[float] | None = None
@@ -42,7 +44,7 @@ class LabelledImages:
         self.eval_splits = eval_splits(self.train_eval_samples)
 
     def known(self) -> Facts:
-        """The facts, without torch and without decoding an image."""
+        """The facts of the whole set, without torch and without decoding an image."""
         raise NotImplementedError
 
     def statistics(self, mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -57,7 +59,14 @@ class LabelledImages:
 
     @classmethod
     def facts(cls, **arguments: Any) -> Facts:
-        return cls(**({"batch_size": 1} | arguments)).known()
+        source = cls(**({"batch_size": 1} | arguments))
+        known = source.known()
+        if known.class_counts is None or source.max_train_samples is None:
+            return known
+        from plainloop.data.loading.stratify import stratified_counts
+
+        counts = tuple(stratified_counts(known.class_counts, source.max_train_samples))
+        return replace(known, num_train=sum(counts), class_counts=counts)
 
     @classmethod
     def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:

@@ -24,11 +24,16 @@ class SmallSet(LabelledImages):
 
     @cached_property
     def memory(self) -> InMemory:
+        import torch
+
+        from plainloop.data.loading.stratify import stratified_part
         from plainloop.data.memory import InMemory
 
-        return InMemory(
-            self.read(), loaders=self.loaders, device=self.device, train_eval_samples=self.train_eval_samples
-        )
+        splits = dict(self.read())
+        images, labels = splits["train"]
+        part = torch.from_numpy(stratified_part(labels.numpy(), at_most=self.max_train_samples))
+        splits["train"] = images[part], labels[part]
+        return InMemory(splits, loaders=self.loaders, device=self.device, train_eval_samples=self.train_eval_samples)
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
         return self.memory.train_batches(start, stop, seed)

@@ -1,6 +1,9 @@
-"""Splits one labelled set in two, each class in the same proportion; the same split for every seed."""
+"""Splits one labelled set in two, or takes a part of it, each class in proportion; the same for every seed."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,3 +30,32 @@ def stratified_split(labels: NDArray[np.int64], *, fraction: float) -> tuple[NDA
         drawn = np.random.default_rng(fold(SPLIT, label)).permutation(members)
         held_out[drawn[: num_held_out(len(members), fraction)]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def stratified_counts(counts: Sequence[int], at_most: int) -> list[int]:
+    """How many samples of each class a part of `at_most` samples has: one, and of the others in proportion.
+
+    >>> stratified_counts([600, 300, 3], 90), stratified_counts([2, 2], 10)
+    ([59, 30, 1], [2, 2])
+
+    Raises ValueError for fewer samples than classes.
+    """
+    if at_most < len(counts):
+        raise ValueError(f"data.max_train_samples={at_most} must be at least the number of classes, {len(counts)}")
+    others, shared = sum(counts) - len(counts), min(at_most, sum(counts)) - len(counts)
+    ends = [(2 * shared * end + others) // (2 * others) if others else 0 for end in accumulate(n - 1 for n in counts)]
+    return [1 + end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def stratified_part(labels: NDArray[np.int64], *, at_most: int | None) -> NDArray[np.int64]:
+    """Positions of a part with `at_most` samples, in rising order; None is all."""
+    if at_most is None:
+        return np.arange(len(labels))
+    from plainloop.system.rng import SPLIT, fold
+
+    taken = np.zeros(len(labels), dtype=bool)
+    counts = np.bincount(labels)
+    for label, count in enumerate(stratified_counts([int(n) for n in counts], at_most)):
+        drawn = np.random.default_rng(fold(SPLIT, label, 1)).permutation(np.flatnonzero(labels == label))
+        taken[drawn[:count]] = True
+    return np.flatnonzero(taken)
