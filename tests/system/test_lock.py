@@ -8,7 +8,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,47 @@ def test_a_forked_worker_does_not_keep_the_lock_of_its_dead_trainer(tmp_path: Pa
     os.kill(worker, 0)
     with Journal(tmp_path).locked():
         os.kill(worker, signal.SIGKILL)
+
+
+@contextmanager
+def somebody() -> Iterator[tuple[Child, dict[str, Any]]]:
+    """A process of its own group, and what a file that names it truly would hold."""
+    read, write = os.pipe()
+    child = Child(lambda: (os.write(write, b"."), time.sleep(60)))
+    try:
+        os.read(read, 1)
+        yield child, lock.this_process() | {"pid": child.pid, "pid_start": lock._start(child.pid)}
+    finally:
+        child.kill(signal.SIGKILL)
+        child.wait()
+
+
+def test_only_a_pid_whose_start_time_matches_is_alive() -> None:
+    with somebody() as (child, who):
+        assert lock.is_alive(who) is True
+        wrong = {"pid_start": "1"}, {"pid": -child.pid}, {"pid": 0}, {"pid": str(child.pid)}, {"pid": True}
+        assert [lock.is_alive(who | change) for change in (*wrong, {"pid": 2**70}, {"pid": None})] == [False] * 7
+        assert lock.is_alive(who | {"host": "elsewhere"}) is None
+    assert lock.is_alive(who) is False
+
+
+def test_a_file_cannot_name_a_process_that_is_not_at_work_there(tmp_path: Path) -> None:
+    (tmp_path / "run.lock").touch()
+    with somebody() as (child, who):
+        assert not lock.stop(tmp_path, who)
+        (tmp_path / "run.lock").unlink()
+        (tmp_path / "run.lock").symlink_to("/dev/null")  # which it has open
+        assert not lock.stop(tmp_path, who) and not child.has_ended()
+        os.kill(child.pid, signal.SIGTERM)  # what believing the file would do
+        assert child.wait().code == -signal.SIGTERM
+
+
+def test_the_process_that_holds_the_lock_is_told_to_stop(tmp_path: Path) -> None:
+    def hold(folder: Path, ready: Callable[[], None]) -> None:
+        with lock.holding(folder):
+            ready()
+            time.sleep(60)
+
+    with at_work(hold, tmp_path) as child:
+        assert lock.stop(tmp_path, json.loads((tmp_path / "run.lock").read_text()))
+        assert child.wait().code == -signal.SIGTERM

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,18 +98,15 @@ def cancel(sweep: Path, numbers: Sequence[int] = ()) -> list[str]:
     if numbers:
         raise BadConfig("jobs of a local sweep are cancelled together", hint="leave the numbers out")
     holder = storage.read_json(sweep / "run.lock") or {}
-    alive = lock.is_alive(holder)
-    if alive is None:
+    if holder and lock.is_alive(holder) is None:
         host = holder.get("host", "another machine")
         raise BadConfig(f"the sweep may run on {host}, which cannot be seen from here", hint=f"type this on {host}")
-    if alive and lock.is_held(sweep) is not False:
-        pids = {f"process {holder['pid']}": int(holder["pid"])}
+    if lock.stop(sweep, holder):
+        told = [f"process {holder['pid']}"]
     else:  # jobs may outlive the process that started them
-        running = [row for row in outcome.rows(sweep) if row.state == "RUNNING" and lock.is_alive(vars(row.status))]
-        pids = {f"job {row.number}: process {row.status.pid}": row.status.pid for row in running}
-    for pid in pids.values():
-        os.kill(pid, signal.SIGTERM)
-    lines = [f"{name} was told to save and stop" for name in pids]
+        running = [row for row in outcome.rows(sweep) if row.state == "RUNNING"]
+        told = [f"job {n.number}: process {n.status.pid}" for n in running if lock.stop(n.folder, vars(n.status))]
+    lines = [f"{name} was told to save and stop" for name in told]
     return lines or ["nothing to cancel: no process runs this sweep, and no job runs"]
 
 

@@ -11,9 +11,10 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,21 +52,38 @@ def this_process() -> dict[str, Any]:
     }
 
 
-def is_alive(who: dict[str, Any]) -> bool | None:
-    """Whether that process runs; None where that cannot be seen from here (another host or container)."""
+def is_alive(who: Mapping[str, Any]) -> bool | None:
+    """Whether that process runs; None where that cannot be seen from here (another host or container).
+
+    Nothing else believes a pid from a file: numbers below 1 mean groups of processes, and a later process may have
+    the number of an earlier one.
+    """
     if who.get("host") != socket.gethostname() or not who.get("boot_id"):
         return None
     if who["boot_id"] != _boot_id():
         return False
     if who.get("pid_namespace") != _pid_namespace():
         return None
-    try:
-        os.kill(int(who["pid"]), 0)
-    except ProcessLookupError:
+    pid = who.get("pid")
+    if type(pid) is not int or pid < 1:
         return False
-    except PermissionError:
-        return True
-    return _start(int(who["pid"])) == who.get("pid_start")
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's, whose start some systems hide
+        pass
+    started = _start(pid)
+    return started == who.get("pid_start") if started else None
+
+
+def stop(folder: Path, who: Mapping[str, Any]) -> bool:
+    """Tells a process to save and stop; whether it was told. A file can name any process: this must be one that runs,
+    that is not the first of its machine or container, and that has the folder's `run.lock` open."""
+    if not is_alive(who) or who["pid"] < 2 or not _has_open(who["pid"], folder / "run.lock"):
+        return False
+    os.kill(who["pid"], signal.SIGTERM)
+    return True
 
 
 def is_held(folder: Path) -> bool | None:
@@ -195,6 +213,16 @@ def _start(pid: int) -> str:
     except OSError:
         return ""
     return "dead" if fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        wanted = os.lstat(path)
+        for descriptor in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if os.path.samestat(wanted, descriptor.stat()):
+                    return True
+    return False
 
 
 def _boot_id() -> str:
