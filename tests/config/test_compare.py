@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from plainloop.config.compare import differences
 from tests.harness import inject
 from tests.harness.pictures import command, write_pictures
 from tests.harness.runs import SMALL, files, lines, remains, train
@@ -145,3 +146,8 @@ def test_a_config_edited_by_hand_is_seen(stopped: Path, tmp_path: Path) -> None:
     ended = train(tmp_path, *RUN)
     assert ended.code == 64
     assert ["optimizer.lr", "0.3", "0.1"] in [line.split() for line in ended.err.splitlines()]
+
+
+def test_a_later_key_of_an_open_group_is_no_difference_at_the_value_that_was_meant_before() -> None:
+    found = differences({"data": {"root": "a"}}, {"data": {"root": "a", "sampler": "shuffled", "repeats": 2}})
+    assert [pair.key for pair in found] == ["data.repeats"]

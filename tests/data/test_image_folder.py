@@ -71,6 +71,17 @@ def test_the_same_sample_is_drawn_anew_in_every_epoch(root):
     assert max(map(len, views.values())) == 3
 
 
+@pytest.mark.parametrize("settings", [{"repeats": 2}, {"sampler": "class_balanced"}, {}])
+def test_a_sample_that_an_epoch_draws_again_is_augmented_anew(root, settings):
+    views = [
+        (index, image.numpy().tobytes())
+        for batch in source(root, **settings).train_batches(0, 4, seed=1)
+        for image, index in zip(batch["image"], batch["index"].tolist())
+    ]
+    assert len(set(views)) == len(views) == 16
+    assert (len({index for index, _ in views}) < 16) == ("repeats" in settings)
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_stream_leaves_the_generators_of_the_trainer_alone(root, num_workers):
     rng.seed_all(7)

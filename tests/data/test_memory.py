@@ -10,7 +10,7 @@ from plainloop.errors import BadData
 from tests.harness.tensors import NoHostReads, equal
 
 
-def numbered(num_train=53, num_val=10, *, batch_size=12, train_eval_samples=7):
+def numbered(num_train=53, num_val=10, *, batch_size=12, train_eval_samples=7, **order):
     """A set whose pixels and labels are the samples' numbers."""
 
     def part(number):
@@ -22,6 +22,7 @@ def numbered(num_train=53, num_val=10, *, batch_size=12, train_eval_samples=7):
         loaders=loaders(Loader(batch_size, 0)),
         device="cpu",
         train_eval_samples=train_eval_samples,
+        **order,
     )
 
 
@@ -38,6 +39,20 @@ def test_image_label_and_index_belong_together():
         assert batch["image"].shape[1:] == (1, 4, 4)
         assert torch.equal(batch["image"][:, 0, 0, 0].long(), batch["label"])
         assert torch.equal(batch["label"], batch["index"])
+
+
+def test_repeats_are_in_the_same_batch():
+    for batch in numbered(repeats=3).train_batches(0, 9, seed=0):
+        assert set(batch["index"].bincount()[batch["index"].unique()].tolist()) == {3}
+
+
+def test_a_balanced_set_in_memory_draws_rare_classes_as_often():
+    labels = torch.arange(60) // 50  # 50 of one class, 10 of the other
+    images = torch.zeros(60, 1, 2, 2, dtype=torch.uint8)
+    settings = {"loaders": loaders(Loader(60, 0)), "device": "cpu", "train_eval_samples": 0}
+    for sampler, counts in (("class_balanced", [30, 30]), ("shuffled", [50, 10])):
+        data = InMemory({"train": (images, labels)}, **settings, sampler=sampler)
+        assert next(data.train_batches(0, 1, seed=0))["label"].bincount().tolist() == counts
 
 
 def test_evaluation_gives_every_sample_once_in_order():

@@ -6,7 +6,16 @@ import time
 import numpy as np
 import pytest
 
-from plainloop.data.loading.sampler import Shard, eval_rows, permutation, slice_of_train, step_rows, steps_per_epoch
+from plainloop.data.loading.sampler import (
+    Order,
+    Shard,
+    epoch_rows,
+    eval_rows,
+    permutation,
+    slice_of_train,
+    step_keys,
+    steps_per_epoch,
+)
 from plainloop.data.loading.workers import TrainKeys
 from plainloop.errors import BadData
 from plainloop.system.rng import ORDER, fold
@@ -14,17 +23,32 @@ from plainloop.system.rng import ORDER, fold
 ALONE = Shard(0, 1)
 
 
-def stream(start, stop, *, shard=ALONE, rows=step_rows, num_samples=53, batch_size=12, seed=3):
-    return [rows(s, num_samples=num_samples, batch_size=batch_size, seed=seed, shard=shard) for s in range(start, stop)]
+LABELS = np.repeat([0, 1, 3], [40, 10, 3])  # class 2 has no samples
+ORDERS = {
+    "shuffled": Order(53),
+    "balanced": Order(53, LABELS),
+    "repeated": Order(53, repeats=3),
+    "both": Order(53, LABELS, repeats=4),
+}
+every_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 
 
-def same(one, other):
-    return len(one) == len(other) and all(a[0] == b[0] and np.array_equal(a[1], b[1]) for a, b in zip(one, other))
+def stream(start, stop, *, shard=ALONE, keys=step_keys, order=ORDERS["shuffled"], batch_size=12, seed=3):
+    return [keys(step, order=order, batch_size=batch_size, seed=seed, shard=shard) for step in range(start, stop)]
 
 
+def joined(lists):
+    return list(itertools.chain.from_iterable(lists))
+
+
+def samples_of(order, epoch, *, batch_size=1, seed=3):
+    return epoch_rows(order, batch_size=batch_size, seed=seed, epoch=epoch, shard=ALONE)
+
+
+@every_order
 @pytest.mark.parametrize("start", range(13))
-def test_starting_later_gives_the_same_steps(start):
-    assert same(stream(0, 13)[start:], stream(start, 13))
+def test_starting_later_gives_the_same_steps(start, order):
+    assert stream(0, 13, order=order)[start:] == stream(start, 13, order=order)
 
 
 def test_an_order_with_a_memory_is_caught_starting_later():
@@ -34,44 +58,89 @@ def test_an_order_with_a_memory_is_caught_starting_later():
         def __init__(self):
             self.generator = np.random.default_rng(3)
 
-        def __call__(self, step, *, num_samples, batch_size, seed, shard):
-            return 0, self.generator.permutation(num_samples)[:batch_size]
+        def __call__(self, step, *, order, batch_size, seed, shard):
+            return [(0, index) for index in self.generator.permutation(order.num_samples)[:batch_size].tolist()]
 
-    assert not same(stream(0, 13, rows=Shuffled())[5:], stream(5, 13, rows=Shuffled()))
+    assert stream(0, 13, keys=Shuffled())[5:] != stream(5, 13, keys=Shuffled())
 
 
+@every_order
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
-def test_ranks_share_out_the_global_batch(world_size):
-    parts = [stream(0, 9, shard=Shard(rank, world_size)) for rank in range(world_size)]
-    joined = [(step[0][0], np.concatenate([rows for _, rows in step])) for step in zip(*parts)]
-    assert same(joined, stream(0, 9))
+def test_ranks_share_out_the_global_batch(world_size, order):
+    parts = [stream(0, 9, order=order, shard=Shard(rank, world_size)) for rank in range(world_size)]
+    assert [joined(step) for step in zip(*parts)] == stream(0, 9, order=order)
 
 
 def test_ranks_that_shuffle_for_themselves_are_caught():
     parts = [stream(0, 9, shard=Shard(rank, 2), seed=rank) for rank in range(2)]
-    joined = [(step[0][0], np.concatenate([rows for _, rows in step])) for step in zip(*parts)]
-    assert not same(joined, stream(0, 9))
+    assert [joined(step) for step in zip(*parts)] != stream(0, 9)
 
 
 @pytest.mark.parametrize(("num_samples", "batch_size"), [(53, 12), (48, 12), (12, 12), (5, 1)])
 def test_every_epoch_sees_each_sample_at_most_once(num_samples, batch_size):
     steps = steps_per_epoch(num_samples, batch_size)
     for epoch in range(3):
-        seen = stream(epoch * steps, (epoch + 1) * steps, num_samples=num_samples, batch_size=batch_size)
-        samples = np.concatenate([rows for _, rows in seen])
+        seen = joined(stream(epoch * steps, (epoch + 1) * steps, order=Order(num_samples), batch_size=batch_size))
         assert {number for number, _ in seen} == {epoch}
-        assert len(np.unique(samples)) == len(samples) == steps * batch_size
+        assert len(set(seen)) == len(seen) == steps * batch_size
 
 
-def test_epochs_and_seeds_have_their_own_order():
-    orders = [permutation(1000, seed=seed, epoch=epoch).tobytes() for seed in range(3) for epoch in range(3)]
+@every_order
+def test_epochs_and_seeds_have_their_own_order(order):
+    orders = [samples_of(order, epoch, seed=seed).tobytes() for seed in range(3) for epoch in range(3)]
     assert len(set(orders)) == 9
 
 
+def test_balanced_epochs_draw_each_class_and_in_it_each_sample_equally_often():
+    for epoch in range(5):
+        samples = samples_of(ORDERS["balanced"], epoch).ravel()
+        assert sorted(np.bincount(LABELS[samples]).tolist()) == [0, 17, 18, 18]
+        for label in (0, 1, 3):
+            times = np.bincount(samples, minlength=53)[label == LABELS]
+            assert times.max() - times.min() <= 1
+
+
+def test_a_shuffled_epoch_is_not_balanced():
+    assert np.bincount(LABELS[samples_of(ORDERS["shuffled"], 0).ravel()]).tolist() == [40, 10, 0, 3]
+
+
+def test_over_epochs_a_balanced_order_draws_every_sample_by_the_inverse_frequency_of_its_class():
+    epochs = 300
+    drawn = sum(np.bincount(samples_of(ORDERS["balanced"], epoch).ravel(), minlength=53) for epoch in range(epochs))
+    expected = 53 / 3 / np.bincount(LABELS)[LABELS]  # times an epoch
+    # Of each class 17 or 18 are drawn; a sample of the largest is drawn or not, with a deviation of at most 0.5.
+    assert np.abs(drawn / epochs - expected).max() < 5 * 0.5 / np.sqrt(epochs)
+
+
+@pytest.mark.parametrize("name", ["repeated", "both"])
+def test_a_repeated_sample_is_that_often_in_its_batch_and_never_drawn_alike(name):
+    order = ORDERS[name]
+    for batch in stream(0, 12, order=order, batch_size=12):
+        counts = np.bincount([index for _, index in batch])
+        assert set(counts[counts > 0] % order.repeats) == {0}
+        assert len(set(batch)) == 12
+
+
+def test_an_epoch_of_repeats_has_as_many_draws_of_fewer_samples():
+    samples = samples_of(ORDERS["repeated"], 0)
+    assert (len(samples), len(np.unique(samples))) == (53, 18)
+
+
+def test_copies_are_spread_over_the_ranks():
+    parts = [stream(0, 4, order=ORDERS["repeated"], shard=Shard(rank, 3)) for rank in range(3)]
+    first, second, third = ([[index for _, index in step] for step in part] for part in parts)
+    assert first == second == third
+
+
+def test_keys_without_repeats_are_those_of_the_runs_before_there_were_any():
+    assert stream(5, 6) == [[(1, i) for i in permutation(53, seed=3, epoch=1)[12:24].tolist()]]
+
+
 def test_seeking_to_step_a_million_reads_nothing_and_takes_no_time():
-    step_rows(0, num_samples=60_000, batch_size=256, seed=0, shard=ALONE)
+    order = Order(60_000, np.arange(60_000) % 10)
+    step_keys(0, order=order, batch_size=256, seed=0, shard=ALONE)
     since = time.process_time()
-    keys = iter(TrainKeys(10**6, 10**6 + 1, num_samples=60_000, batch_size=256, seed=0, shard=ALONE))
+    keys = iter(TrainKeys(10**6, 10**6 + 1, order=order, batch_size=256, seed=0, shard=ALONE))
     assert len(next(keys)) == 256
     assert time.process_time() - since < 0.1  # seconds of CPU; a replay of the epochs before takes several
 

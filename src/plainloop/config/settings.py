@@ -140,6 +140,7 @@ OPEN_RANGES: dict[str, Range] = {
     "data.num_workers": at_least(0, ", or auto"),
     "data.max_train_samples": at_least(1, "; null is all"),
     "data.val_fraction": between(),
+    "data.repeats": at_least(1),
     "optimizer.lr": above(0),
     "optimizer.weight_decay": at_least(0),
     "optimizer.momentum": _SHARE,
@@ -153,7 +154,11 @@ OPEN_RANGES: dict[str, Range] = {
 
 # Keys of the open groups that were added later -> what a config without them means: a run or sweep of earlier code is
 # still the same run when its command is typed again.
-LATER_OPEN_KEYS: dict[str, Any] = {"data.max_train_samples": None}
+LATER_OPEN_KEYS: dict[str, Any] = {
+    "data.max_train_samples": None,
+    "data.repeats": 1,
+    "data.sampler": "shuffled",
+}
 
 
 @functools.cache

@@ -67,7 +67,7 @@ class ImageFolder(LabelledImages):
 
     @classmethod
     def plan_lines(cls, **arguments: Any) -> list[str]:
-        return cls(**arguments).listings().plan_lines()
+        return [*cls(**arguments).listings().plan_lines(), *super().plan_lines(**arguments)]
 
     @classmethod
     def file_names(cls, **arguments: Any) -> Iterator[str]:
@@ -83,12 +83,13 @@ class ImageFolder(LabelledImages):
         return found | {"train": found["train"].rows(part)}
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
-        from plainloop.data.loading.sampler import Shard
+        from plainloop.data.loading.sampler import Shard, order_of
         from plainloop.data.loading.workers import TrainKeys
 
         images = self.images["train"].augmented(self.sample_transforms, seed)
-        where = {"num_samples": len(images), "batch_size": self.batch_size}
-        return self._batches(images, TrainKeys(start, stop, **where, seed=seed, shard=Shard.here()), "train")
+        order = order_of(images.labels, sampler=self.sampler, repeats=self.repeats)
+        keys = TrainKeys(start, stop, order=order, batch_size=self.batch_size, seed=seed, shard=Shard.here())
+        return self._batches(images, keys, "train")
 
     def eval_batches(self, split: Split) -> Iterator[Batch]:
         from plainloop.data.loading.sampler import Shard, eval_rows, slice_of_train

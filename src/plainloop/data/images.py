@@ -21,6 +21,8 @@ class LabelledImages:
         max_train_samples: trains on so many at most, of each class in proportion, always the same. None: on all.
         train_eval_samples: how many training samples are measured without augmentation, at most all; 0: none.
         mean, std: per channel, of images in [0, 1]. None: those of the data set.
+        sampler: `shuffled` draws each training sample once an epoch, `class_balanced` each class equally often.
+        repeats: how often each sample that is drawn is in the batch; an epoch then has 1 / repeats of the samples.
     """
 
     batch_size: int
@@ -31,6 +33,8 @@ class LabelledImages:
     device: Literal["auto", "cuda", "cpu", "mps"] = "auto"
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    sampler: Literal["shuffled", "class_balanced"] = "shuffled"
+    repeats: int = 1
     train: Mapping[str, Any] = field(default_factory=dict)
     val: Mapping[str, Any] = field(default_factory=dict)
     test: Mapping[str, Any] = field(default_factory=dict)
@@ -67,6 +71,24 @@ class LabelledImages:
 
         counts = tuple(stratified_counts(known.class_counts, source.max_train_samples))
         return replace(known, num_train=sum(counts), class_counts=counts)
+
+    @classmethod
+    def plan_lines(cls, **arguments: Any) -> list[str]:
+        source = cls(**arguments)
+        counts, lines = cls.facts(**arguments).class_counts, []
+        if source.sampler == "class_balanced" and counts:
+            least, most = min(filter(None, counts)), max(counts)
+            each = sum(counts) / source.repeats / sum(map(bool, counts))
+            lines.append(
+                f"class_balanced: an epoch draws each class {each:.4g} times, "
+                f"so an image of the smallest class {each / least:.3g} times and of the largest {each / most:.3g} times"
+            )
+        if source.repeats > 1 and counts:
+            lines.append(
+                f"repeats: each image that is drawn is {source.repeats} times in the batch, each time augmented anew; "
+                f"an epoch is still {sum(counts)} draws, of {-(-sum(counts) // source.repeats)} images"
+            )
+        return lines
 
     @classmethod
     def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from plainloop.contracts import Batch, Split
 from plainloop.data.loaders import Loader
-from plainloop.data.loading import sampler
+from plainloop.data.loading import sampler as sampling
 from plainloop.data.loading.sampler import Indices
 from plainloop.distributed import process_group
 from plainloop.errors import BadData
@@ -23,6 +24,8 @@ class InMemory:
         splits: "train", "val" and perhaps "test"; each image (N, C, H, W) uint8 and label (N,) int64.
         device: `auto`, `cuda`, `cpu` or `mps`.
         train_eval_samples: how many training samples `eval_batches("train")` gives, at most all; 0: none.
+        sampler: `shuffled` or `class_balanced`.
+        repeats: how often each sample that is drawn is in the batch; an epoch then has 1 / repeats of the samples.
     """
 
     def __init__(
@@ -32,16 +35,19 @@ class InMemory:
         loaders: Mapping[Split, Loader],
         device: str,
         train_eval_samples: int,
+        sampler: Literal["shuffled", "class_balanced"] = "shuffled",
+        repeats: int = 1,
     ) -> None:
         self.batch_size = loaders["train"].batch_size
         self.loaders = loaders
-        self.shard = sampler.Shard.here()
+        self.shard = sampling.Shard.here()
         self.device = process_group.pick_device(device)
         self.splits = {name: (image.to(self.device), label.to(self.device)) for name, (image, label) in splits.items()}
         self.num_train = len(splits["train"][0])
-        sampler.steps_per_epoch(self.num_train, self.batch_size)
+        self.order = sampling.order_of(splits["train"][1].numpy(force=True), sampler=sampler, repeats=repeats)
+        sampling.steps_per_epoch(self.num_train, self.batch_size)
         self.shard.rows_of(self.batch_size)
-        slice_of_train = sampler.slice_of_train(self.num_train, train_eval_samples)
+        slice_of_train = sampling.slice_of_train(self.num_train, train_eval_samples)
         self.eval_indices = {"train": self._in_batches("train", slice_of_train)}
         for split in splits.keys() - {"train"}:
             self.eval_indices[split] = self._in_batches(split, np.arange(len(splits[split][0])))
@@ -49,12 +55,12 @@ class InMemory:
     def _in_batches(self, split: Split, samples: Indices) -> list[Tensor]:
         """This rank's share of these samples, put on the device once: evaluating copies nothing."""
         rank_batch = self.loaders[split].eval_batch(self.shard.world_size)
-        rows = sampler.eval_rows(len(samples), rank_batch=rank_batch, shard=self.shard)
+        rows = sampling.eval_rows(len(samples), rank_batch=rank_batch, shard=self.shard)
         return [torch.from_numpy(samples[row]).to(self.device) for row in rows]
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
         images, labels = self.splits["train"]
-        steps = sampler.steps_per_epoch(self.num_train, self.batch_size)
+        steps = sampling.steps_per_epoch(self.num_train, self.batch_size)
         for epoch in range(start // steps, (stop - 1) // steps + 1):
             rows = self._upload(epoch, seed)
             for position in range(max(start - epoch * steps, 0), min(stop - epoch * steps, steps)):
@@ -64,7 +70,7 @@ class InMemory:
     def _upload(self, epoch: int, seed: int) -> Tensor:
         """Starts the copy of this rank's order of an epoch to the device: (steps per epoch, rank's batch size)."""
         where = {"batch_size": self.batch_size, "seed": seed, "epoch": epoch}
-        rows = torch.tensor(sampler.epoch_rows(self.num_train, **where, shard=self.shard))
+        rows = torch.tensor(sampling.epoch_rows(self.order, **where, shard=self.shard))
         if self.device.type == "cuda":
             rows = rows.pin_memory()
         return rows.to(self.device, non_blocking=True)

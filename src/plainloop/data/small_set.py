@@ -33,7 +33,14 @@ class SmallSet(LabelledImages):
         images, labels = splits["train"]
         part = torch.from_numpy(stratified_part(labels.numpy(), at_most=self.max_train_samples))
         splits["train"] = images[part], labels[part]
-        return InMemory(splits, loaders=self.loaders, device=self.device, train_eval_samples=self.train_eval_samples)
+        return InMemory(
+            splits,
+            loaders=self.loaders,
+            device=self.device,
+            train_eval_samples=self.train_eval_samples,
+            sampler=self.sampler,
+            repeats=self.repeats,
+        )
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
         return self.memory.train_batches(start, stop, seed)

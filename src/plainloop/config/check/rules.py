@@ -218,6 +218,15 @@ def parts_agree_with_the_facts(context: CheckContext) -> Findings:
             yield Finding(key, "differs from the classes of the data", str(value), shown, instead)
 
 
+def classes_are_balanced_once(context: CheckContext) -> Findings:
+    weights = context.get("task.class_weights")
+    if context.get("data.sampler") == "class_balanced" and weights is not None:
+        yield Caution(
+            f"data.sampler=class_balanced draws rare classes more often, and task.class_weights={weights} weighs "
+            "classes as well; one of the two is usually enough"
+        )
+
+
 def early_stop_can_happen(context: CheckContext) -> Findings:
     patience, every = context.get("trainer.early_stop.patience"), context.get("trainer.eval_every")
     if patience is not None and every != "never":
@@ -256,5 +265,6 @@ LATE: tuple[Rule, ...] = (
     milestones_lie_inside_the_run,
     the_lowest_rate_is_below_the_base_rate,
     parts_agree_with_the_facts,
+    classes_are_balanced_once,
     early_stop_can_happen,
 )

@@ -30,6 +30,9 @@ batch_size samples_per_gpu | data.batch_size_per_device={} | data.batch_size is 
 validation_batch_size val_batch_size eval_batch_size | data.val.batch_size={}
 workers_per_gpu workers | data.num_workers={}
 data_dir data_path data_root dataset_root dataset_dir root | data=image_folder data.root={}
+aug_repeats num_repeats ra_reps repeated_aug | data.repeats={}; true: data.repeats=3; false 0: data.repeats=1
+weighted_sampler balanced_sampler class_balanced oversample use_weighted_sampler | data.sampler=class_balanced; \
+false 0: data.sampler=shuffled
 train_val_test_split | ? | the nearest is data.val_fraction of data=image_folder: the share to validate on
 mc_config | : | data.root is a folder; there is no memcached client
 arch backbone net network model_type model_name | model={}

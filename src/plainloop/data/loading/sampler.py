@@ -14,6 +14,7 @@ from plainloop.errors import BadData
 from plainloop.system.rng import ORDER, SPLIT, fold
 
 Indices = NDArray[np.int64]
+Key = tuple[int, int]  # (epoch, index): with the seed, all that a sample's draws depend on. See `step_keys`
 
 
 @dataclass(frozen=True)
@@ -58,25 +59,101 @@ def steps_per_epoch(num_samples: int, batch_size: int) -> int:
     return num_samples // batch_size
 
 
+@dataclass(frozen=True, eq=False)  # hashed by identity, for the cache
+class Order:
+    """What each epoch draws: as many samples as there are, whatever they are, so that an epoch keeps its length.
+
+    Args:
+        labels: (num_samples,). Every class is drawn equally often, and in a class every sample, up to one: a sample
+            counts by the inverse frequency of its class. None: each sample once.
+        repeats: how often each sample that is drawn is in the batch (https://arxiv.org/abs/1901.09335). An epoch then
+            has 1 / repeats of the samples, as in DeiT and timm. Copies are spread over the ranks.
+    """
+
+    num_samples: int
+    labels: Indices | None = None
+    repeats: int = 1
+
+    def drawn(self, *, seed: int, epoch: int) -> Indices:
+        """(num_samples,): the samples of an epoch in order; copies of one follow each other."""
+        if self.labels is None and self.repeats == 1:
+            return permutation(self.num_samples, seed=seed, epoch=epoch)
+        number = -(-self.num_samples // self.repeats)
+        if self.labels is None:
+            chosen = permutation(self.num_samples, seed=seed, epoch=epoch)[:number]
+        else:
+            chosen = balanced(self.labels, number, np.random.default_rng(fold(ORDER, seed, epoch)))
+        return np.repeat(chosen, self.repeats)[: self.num_samples]
+
+
+def order_of(labels: Indices, *, sampler: str, repeats: int) -> Order:
+    """The order that `data.sampler` and `data.repeats` ask for; labels (N,) of the training samples."""
+    return Order(len(labels), labels if sampler == "class_balanced" else None, repeats)
+
+
 @lru_cache(maxsize=2)  # the current epoch, and the one that prefetching has reached
 def permutation(num_samples: int, *, seed: int, epoch: int) -> Indices:
-    """The order of an epoch: (num_samples,), not writable."""
+    """Each sample once: (num_samples,), not writable."""
     order = np.random.default_rng(fold(ORDER, seed, epoch)).permutation(num_samples)
     order.flags.writeable = False
     return order
 
 
-def epoch_rows(num_samples: int, *, batch_size: int, seed: int, epoch: int, shard: Shard) -> Indices:
+def balanced(labels: Indices, number: int, generator: np.random.Generator) -> Indices:
+    """(number,): samples in random order, every class equally often, and in a class every sample, up to one.
+
+    >>> drawn = balanced(np.array([0, 0, 0, 0, 2]), 6, np.random.default_rng(0))
+    >>> sorted(drawn[drawn == 4].tolist()), len(set(drawn.tolist()))
+    ([4, 4, 4], 4)
+    """
+    order = generator.permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    sizes = np.bincount(labels)
+    sizes = sizes[sizes > 0]  # a class without samples cannot be drawn
+    quotas = np.full(len(sizes), number // len(sizes))
+    quotas[generator.permutation(len(sizes))[: number % len(sizes)]] += 1
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of a sample in its class
+    times = np.repeat(quotas // sizes, sizes) + (place < np.repeat(quotas % sizes, sizes))
+    return generator.permutation(np.repeat(by_class, times))
+
+
+@lru_cache(maxsize=2)
+def whole_epoch(order: Order, *, batch_size: int, seed: int, epoch: int) -> tuple[Indices, Indices]:
+    """Samples, and how often each was drawn before in the epoch: (steps per epoch, batch_size) each."""
+    steps = steps_per_epoch(order.num_samples, batch_size)
+    samples = order.drawn(seed=seed, epoch=epoch)[: steps * batch_size]
+    if order.labels is None and order.repeats == 1:
+        return samples.reshape(steps, batch_size), np.broadcast_to(np.int64(0), (steps, batch_size))
+    spread = np.argsort(np.arange(batch_size) % order.repeats, kind="stable")  # all first copies, then all second ones
+    return samples.reshape(steps, batch_size)[:, spread], earlier(samples).reshape(steps, batch_size)[:, spread]
+
+
+def earlier(values: Indices) -> Indices:
+    """How often each value has come before.
+
+    >>> earlier(np.array([7, 3, 7, 7])).tolist()
+    [0, 0, 1, 2]
+    """
+    order = np.argsort(values, kind="stable")
+    grouped, place = values[order], np.arange(len(values))
+    starts = np.maximum.accumulate(np.where(np.diff(grouped, prepend=-1) != 0, place, 0))
+    counts = np.empty_like(place)
+    counts[order] = place - starts
+    return counts
+
+
+def epoch_rows(order: Order, *, batch_size: int, seed: int, epoch: int, shard: Shard) -> Indices:
     """This rank's samples in an epoch: (steps per epoch, rank's batch size), one row a step."""
-    steps = steps_per_epoch(num_samples, batch_size)
-    order = permutation(num_samples, seed=seed, epoch=epoch)
-    return order[: steps * batch_size].reshape(steps, batch_size)[:, shard.rows_of(batch_size)]
+    samples, _ = whole_epoch(order, batch_size=batch_size, seed=seed, epoch=epoch)
+    return samples[:, shard.rows_of(batch_size)]
 
 
-def step_rows(step: int, *, num_samples: int, batch_size: int, seed: int, shard: Shard) -> tuple[int, Indices]:
-    """The epoch of a step, and this rank's samples in it: (rank's batch size,)."""
-    epoch, position = divmod(step, steps_per_epoch(num_samples, batch_size))
-    return epoch, epoch_rows(num_samples, batch_size=batch_size, seed=seed, epoch=epoch, shard=shard)[position]
+def step_keys(step: int, *, order: Order, batch_size: int, seed: int, shard: Shard) -> list[Key]:
+    """This rank's samples in a step, each with the number that makes its draws its own: the epoch at its first time."""
+    epoch, position = divmod(step, steps_per_epoch(order.num_samples, batch_size))
+    parts = whole_epoch(order, batch_size=batch_size, seed=seed, epoch=epoch)
+    samples, before = (part[position, shard.rows_of(batch_size)].tolist() for part in parts)
+    return [(fold(epoch, times) if times else epoch, index) for index, times in zip(samples, before, strict=True)]
 
 
 def eval_rows(num_samples: int, *, rank_batch: int, shard: Shard) -> Iterator[Indices]:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 from plainloop.contracts import Batch
 from plainloop.data.loaders import Loader, workers_for_this_rank
 from plainloop.data.loading import sampler
+from plainloop.data.loading.sampler import Key
 from plainloop.distributed import ranks
 from plainloop.errors import RunError
 from plainloop.system.processes import end_with_parent, num_cpus
@@ -25,7 +26,6 @@ from plainloop.system.signals import SIGNALS, signals_blocked
 
 log = logging.getLogger("plainloop")
 
-Key = tuple[int, int]  # (epoch, index): with the seed, all that a sample's draws depend on
 NOT_FOR_WORKERS = (*SIGNALS, signal.SIGUSR1)
 
 
@@ -39,15 +39,13 @@ class TrainKeys(Sampler[list[Key]]):
     """This rank's keys of steps start, ..., stop - 1, one list a step."""
 
     def __init__(
-        self, start: int, stop: int, *, num_samples: int, batch_size: int, seed: int, shard: sampler.Shard
+        self, start: int, stop: int, *, order: sampler.Order, batch_size: int, seed: int, shard: sampler.Shard
     ) -> None:
-        self.start, self.stop, self.shard = start, stop, shard
-        self.where = {"num_samples": num_samples, "batch_size": batch_size, "seed": seed}
+        self.start, self.stop = start, stop
+        self.keys_of = functools.partial(sampler.step_keys, order=order, batch_size=batch_size, seed=seed, shard=shard)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for step in range(self.start, self.stop):
-            epoch, rows = sampler.step_rows(step, **self.where, shard=self.shard)
-            yield [(epoch, index) for index in rows.tolist()]
+        return map(self.keys_of, range(self.start, self.stop))
 
     def __len__(self) -> int:
         return max(self.stop - self.start, 0)
