@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 # Sources give images as uint8; augmentations see float32 in [0, 1], the model sees them normalized.
 Batch = dict[str, "Tensor"]
 
+# One sample, with the entries of a batch, without their first dimension. In the workers an image is uint8 of any size.
+Sample = dict[str, "Tensor"]
+
+# Entries that belong to places in the image, where a task has them: mask (B, H, W) int64; boxes (B, N, 4), x0 y0 x1 y1
+# in pixels, with box_label (B, N) and box_valid (B, N) bool; instance_mask (B, N, H, W); polygons (B, N, V, 2), x and
+# y, with box_valid. Pixels of a mask that have no class are IGNORE.
+IGNORE = 255
+
 # 0-d, detached, still on the device: means over the batch. Reading one is a wait for the device.
 Scalars = dict[str, "Tensor"]
 
@@ -25,9 +33,9 @@ Scalars = dict[str, "Tensor"]
 # generators, which are seeded from (seed, step, rank) before it is called, or by `augment.draws`, alike on all ranks.
 Augment = Callable[[Batch, int], Batch]
 
-# One image (C, H, W) uint8 -> one image, in a worker. Draws from the global generators, which are seeded from
-# (seed, epoch, index) before it is called.
-SampleTransform = Callable[["Tensor"], "Tensor"]
+# One sample -> one sample, in a worker; it moves spatial entries with their image, or refuses the sample. Draws from
+# the global generators, which are seeded from (seed, epoch, index) before it is called.
+SampleTransform = Callable[[Sample], Sample]
 
 # Finished optimizer steps -> multiplier of each parameter group's base rate. One that also cycles momentum has a method
 # `momentum(step) -> float`.
@@ -164,10 +172,10 @@ class DescribesData(Protocol):
 
 
 class WorksInWorkers(Protocol):
-    """An augmentation that runs on single images in the data workers, where the source has workers."""
+    """An augmentation that runs on single samples in the data workers, where the source has workers."""
 
-    def sample(self, image: Tensor) -> Tensor:
-        """(C, H, W) uint8 -> (C, H, W) uint8, of any size. Draws from the global generators, seeded for each sample."""
+    def sample(self, sample: Sample) -> Sample:
+        """A `SampleTransform`: image (C, H, W) uint8 of any size, and what else the sample has."""
         ...
 
 

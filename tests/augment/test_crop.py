@@ -100,9 +100,10 @@ def test_in_workers_it_is_torchvisions():
     image = torch.randint(0, 256, (3, 40, 31), dtype=torch.uint8)
     crop = RandomResizedCrop(size=16, scale=(0.2, 1))
     assert torch.equal(
-        seeded(3, crop.sample, image), seeded(3, v2.RandomResizedCrop(16, (0.2, 1), antialias=True), image)
+        seeded(3, crop.sample, {"image": image})["image"],
+        seeded(3, v2.RandomResizedCrop(16, (0.2, 1), antialias=True), image),
     )
-    assert crop.sample(image).dtype == torch.uint8
+    assert crop.sample({"image": image})["image"].dtype == torch.uint8
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_any_transform_of_torchvision_is_an_augmentation():
     image = torch.rand(3, 1, 4, 4)
     assert torch.equal(augment({"image": image, "label": torch.arange(3)}, 0)["image"], 1 - image)
     bytes_ = torch.arange(12, dtype=torch.uint8).view(3, 2, 2)
-    assert torch.equal(augment.sample(bytes_), F.invert(bytes_))
+    assert torch.equal(augment.sample({"image": bytes_})["image"], F.invert(bytes_))
     assert as_augmentation(augment) is augment
 
 

@@ -12,6 +12,7 @@ import yaml
 from torchvision.transforms import v2
 
 from plainloop.augment.crop import RandomResizedCrop
+from plainloop.augment.per_sample import as_augmentation
 from plainloop.data.digits import Digits
 from plainloop.data.image_folder import ImageFolder
 from plainloop.errors import BadData, RunError
@@ -21,7 +22,10 @@ from tests.harness.tensors import equal
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FOLDERS = {"train/cat": 9, "train/dog": 8, "val/cat": 4, "val/dog": 3, "test/cat": 1, "test/dog": 1}
-DRAWS = (RandomResizedCrop(size=16).sample, v2.ColorJitter(0.4, 0.4, 0.4), v2.RandomHorizontalFlip())
+DRAWS = tuple(
+    as_augmentation(transform).sample
+    for transform in (RandomResizedCrop(size=16), v2.ColorJitter(0.4, 0.4, 0.4), v2.RandomHorizontalFlip())
+)
 
 
 def source(root, *, num_workers=0, transforms=DRAWS, **settings):
@@ -46,8 +50,9 @@ class Unkeyed:
     def __init__(self):
         self.generator = torch.Generator().manual_seed(0)
 
-    def __call__(self, image):
-        return (image + torch.randint(0, 256, (1,), generator=self.generator)).to(torch.uint8)
+    def __call__(self, sample):
+        image = sample["image"]
+        return sample | {"image": (image + torch.randint(0, 256, (1,), generator=self.generator)).to(torch.uint8)}
 
 
 def test_a_transform_with_its_own_generator_is_caught(root):
@@ -123,7 +128,9 @@ def test_without_transforms_training_sees_what_evaluation_sees(root):
 
 
 def test_transforms_that_leave_the_size_open_are_followed_by_resize_and_crop(root):
-    batch = next(source(root, transforms=(v2.RandomHorizontalFlip(),)).train_batches(0, 1, seed=0))
+    batch = next(
+        source(root, transforms=(as_augmentation(v2.RandomHorizontalFlip()).sample,)).train_batches(0, 1, seed=0)
+    )
     assert batch["image"].shape == (4, 3, 16, 16)
 
 
@@ -136,7 +143,7 @@ def test_a_damaged_file_ends_the_stream_with_its_path_and_no_traceback(root, num
 
 
 def test_a_transform_that_gives_floats_is_told_to_leave_that(root):
-    transforms = (v2.ToDtype(torch.float32, scale=True),)
+    transforms = (as_augmentation(v2.ToDtype(torch.float32, scale=True)).sample,)
     with pytest.raises(BadData, match=r"must give a \(3, H, W\) uint8 tensor; ToDtype.* gave torch.float32"):
         next(source(root, transforms=transforms).train_batches(0, 1, seed=0))
 
@@ -181,7 +188,7 @@ def test_a_worker_that_dies_is_explained(root):
     assert "data.num_workers=" in caught.value.hint
 
 
-def hang(image):
+def hang(sample):
     time.sleep(600)
 
 

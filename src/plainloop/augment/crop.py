@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-from plainloop.contracts import Batch
+from plainloop.augment import spatial
+from plainloop.augment.per_sample import transform_sample
+from plainloop.contracts import Batch, Sample
 
 TRIES = 10  # as in torchvision; what none of them fits gets the largest central part within `ratio`
 
@@ -42,10 +43,9 @@ class RandomResizedCrop:
         self.scale, self.ratio = (scale[0], scale[1]), (ratio[0], ratio[1])
         self.sample_transform = v2.RandomResizedCrop(self.size, self.scale, self.ratio, antialias=True)
 
-    def sample(self, image: Tensor) -> Tensor:
-        """(C, H, W) -> (C, *size), in a worker."""
-        cropped: Tensor = self.sample_transform(image)
-        return cropped
+    def sample(self, sample: Sample) -> Sample:
+        """image (C, H, W) -> (C, *size), in a worker."""
+        return transform_sample(self.sample_transform, sample)
 
     def __call__(self, batch: Batch, step: int) -> Batch:
         """image (B, C, H, W) float -> (B, C, *size), on the same device."""
@@ -56,11 +56,7 @@ class RandomResizedCrop:
         # Maps coordinates of the result to coordinates of the image; both go from -1 to 1.
         across = torch.stack([w / width, zero, (2 * left + w) / width - 1], dim=1)
         down = torch.stack([zero, h / height, (2 * top + h) / height - 1], dim=1)
-        grid = F.affine_grid(
-            torch.stack([across, down], dim=1), [len(image), image.shape[1], *self.size], align_corners=False
-        )
-        cropped = F.grid_sample(image, grid.to(image.dtype), padding_mode="border", align_corners=False)
-        return batch | {"image": cropped}
+        return spatial.resampled(batch, torch.stack([across, down], dim=1), size=self.size, border=True)
 
     def parts(
         self, number: int, height: int, width: int, device: torch.device

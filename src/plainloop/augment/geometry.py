@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from plainloop.augment import draws
+from plainloop.augment import draws, spatial
 from plainloop.augment.settings import check_probability, filling
 from plainloop.contracts import Batch
 
@@ -18,8 +17,9 @@ def pad_crop(batch: Batch, step: int, *, pad: int) -> Batch:
     """Shifts each image by up to `pad` pixels in either direction (https://arxiv.org/abs/1409.5185).
 
     New pixels at the edge are reflections (the paper: zeros). Shapes stay as they are.
-    Raises ValueError when the image is not larger than `pad`.
+    Raises ValueError when the image is not larger than `pad`, and for boxes and polygons: what is reflected has none.
     """
+    spatial.refuse(batch, "pad_crop", spatial.OUTLINES)
     image = batch["image"]
     height, width = image.shape[-2:]
     if not 0 <= pad < min(height, width):
@@ -27,9 +27,12 @@ def pad_crop(batch: Batch, step: int, *, pad: int) -> Batch:
     shift = torch.randint(-pad, pad + 1, (2, len(image), 1), device=image.device)
     rows = reflected(torch.arange(height, device=image.device) + shift[0], height)
     columns = reflected(torch.arange(width, device=image.device) + shift[1], width)
-    pixels = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)  # (B, H * W)
-    moved = image.flatten(2).gather(2, pixels[:, None].expand(-1, image.shape[1], -1))
-    return batch | {"image": moved.view(image.shape)}
+    places = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)  # (B, H * W)
+
+    def pixels(values: Tensor) -> Tensor:
+        return values.flatten(2).gather(2, places[:, None].expand(-1, values.shape[1], -1)).view(values.shape)
+
+    return spatial.moved(batch, pixels, points=lambda points: points)
 
 
 def reflected(position: Tensor, size: int) -> Tensor:
@@ -51,7 +54,14 @@ def flip(batch: Batch, *, dimension: int, p: float) -> Batch:
     check_probability(p)
     image = batch["image"]
     flipped = torch.rand(len(image), 1, 1, 1, device=image.device) < p
-    return batch | {"image": torch.where(flipped, image.flip(dimension), image)}
+    side, axis = image.shape[dimension], -1 - dimension  # x is the first of a point
+
+    def points(places: Tensor) -> Tensor:
+        mirrored = places.clone()
+        mirrored[..., axis] = side - places[..., axis]
+        return torch.where(flipped[:, 0], mirrored, places)
+
+    return spatial.moved(batch, lambda values: torch.where(flipped, values.flip(dimension), values), points)
 
 
 def random_rotation(
@@ -73,6 +83,4 @@ def random_rotation(
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     # From places of the result to places of the image; both have edges at -1 and 1, whatever their length in pixels.
     turned = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(turned, list(image.shape), align_corners=False)
-    colour = filling(image, fill)
-    return batch | {"image": F.grid_sample(image - colour, grid, align_corners=False) + colour}
+    return spatial.resampled(batch, turned, size=(height, width), fill=filling(image, fill))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plainloop.augment import draws
+from plainloop.augment import draws, spatial
 from plainloop.augment.settings import check_probability, has_ended
 from plainloop.contracts import Batch, Steps
 
@@ -26,7 +26,7 @@ def mixup(
         p: share of the samples that are blended.
         until: off from this step on.
     """
-    check(alpha, p)
+    check(batch, alpha, p)
     if has_ended(step, until):
         return batch
     kept = torch.where(draws.chosen(batch, p), draws.beta(batch, alpha), 1.0)
@@ -42,7 +42,7 @@ def cutmix(
     the image is cut off. One rectangle per sample, where the paper's code has one per batch. `label` (B,) becomes
     probabilities (B, num_classes), each class with the share of the pixels that it has in the end.
     """
-    check(alpha, p)
+    check(batch, alpha, p)
     if has_ended(step, until):
         return batch
     return pasted(batch, draws.partners(batch), draws.chosen(batch, p), draws.beta(batch, alpha), num_classes)
@@ -65,8 +65,8 @@ def mixup_or_cutmix(
         cutmix_share: probability of cutmix, of mixup otherwise.
         p: share of the samples that get one of them.
     """
-    check(mixup_alpha, p)
-    check(cutmix_alpha, cutmix_share)
+    check(batch, mixup_alpha, p)
+    check(batch, cutmix_alpha, cutmix_share)
     if has_ended(step, until):
         return batch
     partners, any_, cut = draws.partners(batch), draws.chosen(batch, p), draws.chosen(batch, cutmix_share)
@@ -119,7 +119,8 @@ def probabilities(label: Tensor, num_classes: int) -> Tensor:
     return torch.zeros(len(label), num_classes, device=label.device).scatter_(1, label[:, None], 1.0)
 
 
-def check(alpha: float, p: float) -> None:
+def check(batch: Batch, alpha: float, p: float) -> None:
+    spatial.refuse(batch, "mixing labels")
     if alpha <= 0:
         raise ValueError(f"augment: alpha={alpha} must be above 0; p=0 mixes nothing")
     check_probability(p)

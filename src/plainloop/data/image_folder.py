@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from plainloop.contracts import Batch, Facts, Split
+from plainloop.contracts import Batch, Facts, SampleTransform, Split
 from plainloop.data.images import LabelledImages
 from plainloop.data.loading.listing import Listings, list_splits
 from plainloop.errors import BadData
@@ -30,7 +30,7 @@ class ImageFolder(LabelledImages):
             so does training, unless `sample_transforms` have given the image its size.
         val_fraction: the share of each class to validate on where `root` has no val/; the same images for every seed.
         allow_changed: lets a run be resumed when files were added or removed; it is then no longer the same run.
-        sample_transforms: image (3, H, W) uint8 of any size -> the same; for training only, in order.
+        sample_transforms: sample -> sample, the image (3, H, W) uint8 of any size; for training only, in order.
 
     Raises BadData for folders that cannot be trained on; batches raise it for a damaged file.
     """
@@ -43,7 +43,7 @@ class ImageFolder(LabelledImages):
     crop_fraction: float = 0.875
     val_fraction: float = 0.2
     allow_changed: bool = False
-    sample_transforms: Sequence[Callable[[Any], Any]] = ()
+    sample_transforms: Sequence[SampleTransform] = ()
 
     changes_no_result: ClassVar = (*LabelledImages.changes_no_result, "timeout", "*prefetch", "allow_changed")
 

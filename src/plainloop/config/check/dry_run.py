@@ -22,6 +22,7 @@ from plainloop.config.check.findings import CheckContext, Finding
 from plainloop.config.check.meta_model import ModelSummary, build_on_meta, example_batch
 
 _PHOTO = 2000  # pixels of the image that transforms in workers are tried on: more than they cut out of one
+_OF_PIXELS = {"image", "mask", "instance_mask"}
 _RATES = 60  # steps at which a schedule is asked
 
 
@@ -114,16 +115,22 @@ def _monitors(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(config: Mapping[str, Any], make: parts.Make) -> None:
-    """Augmentations of whole batches take an example batch, those in workers an example image."""
+    """Augmentations of whole batches take an example batch, those in workers a large example sample."""
     import torch
 
     from plainloop.loop.normalize import to_float
 
     data, augment = parts.build_data(config, make)
-    batch = example_batch(config)
-    if batch is None:
+    example = example_batch(config)
+    if example is None:
         return
-    batch = to_float({name: torch.zeros_like(tensor, device="cpu") for name, tensor in batch.items()})
+    zeros = {name: torch.zeros_like(tensor, device="cpu") for name, tensor in example.items()}
+    large = {
+        name: torch.zeros(*zeros[name].shape[1:-2], _PHOTO, _PHOTO, dtype=zeros[name].dtype)
+        for name in _OF_PIXELS & zeros.keys()
+    }
+    sample = {name: tensor[0] for name, tensor in zeros.items()} | large
+    batch = to_float(zeros)
     for name, function in augment.items():
         with _refusals_of(f"augment.{name}"):
             batch = function(batch, 0)
@@ -134,7 +141,7 @@ def _data(config: Mapping[str, Any], make: parts.Make) -> None:
         from plainloop.data.loading.samples import transformed
 
         with _refusals_of(f"augment.{name}"):
-            transformed(torch.zeros(3, _PHOTO, _PHOTO, dtype=torch.uint8), [transform])
+            transformed(sample, [transform])
 
 
 def _rates(config: Mapping[str, Any], model: Any, make: parts.Make, total_steps: int) -> None:

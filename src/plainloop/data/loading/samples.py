@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plainloop.contracts import Split
+from plainloop.contracts import Sample, SampleTransform, Split
 from plainloop.data.loading.decode import decode, resize_and_crop
 from plainloop.data.loading.listing import Listing, Listings
 from plainloop.data.loading.stratify import stratified_split
@@ -31,7 +30,7 @@ class Images:
     labels: NDArray[np.int64]
     image_size: int
     crop_fraction: float
-    sample_transforms: tuple[Callable[[Tensor], Tensor], ...] = ()
+    sample_transforms: tuple[SampleTransform, ...] = ()
     seed: int = 0
 
     def __len__(self) -> int:
@@ -40,35 +39,39 @@ class Images:
     def rows(self, positions: NDArray[np.int64]) -> Images:
         return replace(self, paths=self.paths[positions], labels=self.labels[positions])
 
-    def augmented(self, sample_transforms: Sequence[Callable[[Tensor], Tensor]], seed: int) -> Images:
+    def augmented(self, sample_transforms: Sequence[SampleTransform], seed: int) -> Images:
         return replace(self, sample_transforms=tuple(sample_transforms), seed=seed)
 
-    def __getitem__(self, key: Key) -> dict[str, Any] | RunError:
+    def __getitem__(self, key: Key) -> Sample | RunError:
         """One sample; all that its transforms draw depends on (seed, epoch, index) alone."""
         epoch, index = key
         try:
             image = decode(self.folder / os.fsdecode(self.paths[index]))
+            sample = {"image": image, "label": torch.tensor(int(self.labels[index])), "index": torch.tensor(index)}
             if self.sample_transforms:
                 with rng.drawing_from(rng.fold(rng.SAMPLE, self.seed, epoch, index)):
-                    image = transformed(image, self.sample_transforms)
+                    sample = transformed(sample, self.sample_transforms)
         except BadData as error:
             return error
+        image = sample["image"]
         if not self.sample_transforms or image.shape[-2:] != (self.image_size, self.image_size):
             image = resize_and_crop(image, image_size=self.image_size, crop_fraction=self.crop_fraction)
-        return {"image": image, "label": int(self.labels[index]), "index": index}
+        return sample | {"image": image}
 
 
-def transformed(image: Tensor, sample_transforms: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
-    """The image after all transforms, each of which must give a (3, H, W) uint8 tensor. Raises BadData."""
+def transformed(sample: Sample, sample_transforms: Sequence[SampleTransform]) -> Sample:
+    """The sample after all transforms, each of which must give a (3, H, W) uint8 image. Raises BadData."""
     for transform in sample_transforms:
-        image = transform(image)
+        sample = transform(sample)
+        image = sample["image"]
         if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
             got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
             raise BadData(
-                f"a transform in the workers must give a (3, H, W) uint8 tensor; {transform} gave {got}",
+                f"a transform in the workers must give a (3, H, W) uint8 tensor; "
+                f"{getattr(transform, '__self__', transform)} gave {got}",
                 hint="leave conversion and normalization out of augment: every run does them, on the device",
             )
-    return image
+    return sample
 
 
 def split_images(listings: Listings, *, image_size: int, crop_fraction: float) -> dict[Split, Images]:

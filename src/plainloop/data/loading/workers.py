@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from plainloop.contracts import Batch
+from plainloop.contracts import Batch, Sample
 from plainloop.data.loaders import Loader, workers_for_this_rank
 from plainloop.data.loading import sampler
 from plainloop.data.loading.sampler import Key
@@ -32,7 +32,7 @@ NOT_FOR_WORKERS = (*SIGNALS, signal.SIGUSR1)
 class Samples(Protocol):
     """What workers read. A failure that a user can repair is returned, not raised: it comes without a traceback."""
 
-    def __getitem__(self, key: Key) -> dict[str, Any] | RunError: ...
+    def __getitem__(self, key: Key) -> Sample | RunError: ...
 
 
 class TrainKeys(Sampler[list[Key]]):
@@ -133,7 +133,7 @@ def has_ended(workers: Set[BaseProcess]) -> bool:
         return True
 
 
-def collate(samples: list[dict[str, Any] | RunError]) -> Batch | RunError:
+def collate(samples: list[Sample | RunError]) -> Batch | RunError:
     """The samples as a batch, or the first failure among them."""
     return next((sample for sample in samples if isinstance(sample, RunError)), None) or default_collate(samples)
 
