@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ class Disk:
     """What `storage` needs of `os`, on one folder in memory. `log` holds every operation that changes it."""
 
     O_RDONLY, O_WRONLY, O_CREAT, O_EXCL = os.O_RDONLY, os.O_WRONLY, os.O_CREAT, os.O_EXCL
+    O_NOFOLLOW, O_NONBLOCK = os.O_NOFOLLOW, os.O_NONBLOCK
 
     def __init__(self, files: dict[str, bytes] | None = None) -> None:
         self.inodes: dict[int, bytes] = {}
@@ -65,6 +67,9 @@ class Disk:
             raise FileExistsError(errno.EEXIST, "there already", str(path))
         self.descriptors[descriptor] = [self.names[path.name], 0]
         return descriptor
+
+    def fstat(self, descriptor: int) -> SimpleNamespace:
+        return SimpleNamespace(st_mode=stat.S_IFREG, st_size=len(self.inodes[self.descriptors[descriptor][0]]))
 
     def read(self, descriptor: int, size: int) -> bytes:
         inode, position = self.descriptors[descriptor]

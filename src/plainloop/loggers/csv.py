@@ -10,6 +10,7 @@ from typing import Any
 
 from plainloop.errors import CannotWrite
 from plainloop.loggers.rows import RowFile
+from plainloop.system import storage
 
 
 class Csv:
@@ -64,5 +65,5 @@ class Csv:
 
 def _read(path: Path) -> list[dict[str, str]]:
     """The whole rows: in a torn last line the last number may be cut, so it does not count."""
-    text = path.read_text() if path.exists() else ""
+    text = storage.read_whole(path).decode() if path.exists() else ""
     return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))

@@ -11,8 +11,12 @@ from typing import Any
 
 from plainloop.errors import BadData, CannotWrite
 from plainloop.loggers.rows import RowFile
+from plainloop.system import storage
+from plainloop.system.json_rows import parse_object, wrong_value
 
 logger = logging.getLogger("plainloop")
+
+_NOT_FINITE = ("nan", "inf", "-inf")
 
 
 class Jsonl:
@@ -73,9 +77,9 @@ def read_rows(path: Path) -> list[dict[str, float]]:
 
 def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Each line, with its end, and its object. A last line that only lacks its end counts; a torn one does not."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = storage.read_whole(path).splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, start=1):
-        row = _object(line)
+        row = _row(line)
         if row is not None:
             yield line.rstrip(b"\n") + b"\n", row
         elif number < len(lines) or line.endswith(b"\n"):
@@ -85,12 +89,11 @@ def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             )
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
+def _row(line: bytes) -> dict[str, Any] | None:
+    row = parse_object(line)
+    if row is None or wrong_value(row, {"step": int}, ("step",)):
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    return row if all(isinstance(value, int | float) or value in _NOT_FINITE for value in row.values()) else None
 
 
 def _to_json(value: float) -> float | str:

@@ -16,9 +16,9 @@ class RowFile:
         """Opens `path` for more lines after `content`, which replaces what is there unless it is the same."""
         self.path = path
         try:
-            if not path.exists() or path.read_bytes() != content:
+            if not path.exists() or storage.read_whole(path) != content:
                 storage.write_whole(path, content)
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+            self._descriptor = storage.open_file(path, os.O_WRONLY | os.O_APPEND)
         except OSError as error:
             raise storage.cannot_write(path, len(content), error) from error
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plainloop.errors import CannotWrite, Unresumable
+from plainloop.errors import BadData, CannotWrite, Unresumable
 from plainloop.run_dir.checkpoint_format import (
     FILE,
     FORMAT,
@@ -223,8 +223,10 @@ class Checkpoints:
             self._unlink("best.json")
             return
         row = {"step": best.step, **best.row["best"], "file": best.file}
-        if storage.read_json(self.folder / "best.json") != row:
-            storage.write_json(self.folder / "best.json", row)
+        with contextlib.suppress(BadData):  # what no run writes is replaced
+            if storage.read_json(self.folder / "best.json") == row:
+                return
+        storage.write_json(self.folder / "best.json", row)
 
     def _entries(self) -> list[Entry]:
         """Everything that has a manifest, newest first."""

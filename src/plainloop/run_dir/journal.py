@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from plainloop.errors import BadConfig, CannotWrite, NoProgress, Preempted, RunError
-from plainloop.run_dir.status import State, command_to_continue, write_end
+from plainloop.run_dir.status import KINDS, State, command_to_continue, read_attempts, write_end
 from plainloop.system import lock, storage
 from plainloop.system.secrets import redact, redact_tree
 
@@ -116,8 +116,8 @@ class Journal:
         with lock.holding(self.folder, flock=self._flock):
             for unfinished in self.folder.glob(".*.tmp"):
                 unfinished.unlink(missing_ok=True)
-            before = self._before = storage.read_json(self.folder / "status.json") or {}
-            rows = storage.read_lines(self.folder / "attempts.jsonl")
+            before = self._before = storage.read_json(self.folder / "status.json", KINDS) or {}
+            rows = read_attempts(self.folder)
             self._row = {key: before[key] for key in ("step", "total", "checkpoint") if key in before}
             self._row |= {"state": "RUNNING", "reason": "starting", "message": "", "hint": "", "exit_code": None}
             self._row |= {"plugins": self._plugins, **lock.this_process()}
@@ -131,7 +131,7 @@ class Journal:
         Raises NoProgress when the last three attempts in a row neither left a newer checkpoint nor were asked to
         stop. After that error, the next start has three attempts again.
         """
-        rows = storage.read_lines(self.folder / "attempts.jsonl")
+        rows = read_attempts(self.folder)
         attempt = int(self._row["attempt"])
         start = {"attempt": attempt, "started": time.time(), "step": step, **lock.this_process()}
         start |= {"command": redact(shlex.join(sys.argv))}

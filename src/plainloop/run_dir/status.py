@@ -8,9 +8,9 @@ import re
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from plainloop.errors import CannotWrite, Locked
 from plainloop.system import lock, storage
@@ -45,27 +45,35 @@ class Status:
     slurm_job: str = ""
 
 
+KINDS = get_type_hints(Status)
+ATTEMPT_KINDS = {**KINDS, "started": float, "ended": float}  # of a line of attempts.jsonl
+
+
 def read_status(folder: Path, *, stale_after: float = STALE_S) -> Status:
-    """The state of the run now, from its files alone. Changes nothing.
+    """The state of the run now, from its files alone. Changes nothing. Raises BadData for files that no run writes.
 
     Args:
         stale_after: seconds without a heartbeat after which a run that may still exist counts as LOST.
     """
-    attempts = storage.read_lines(folder / "attempts.jsonl")
-    row = storage.read_json(folder / "status.json")
+    attempts = read_attempts(folder)
+    row = storage.read_json(folder / "status.json", KINDS)
     if row is None or "state" not in row:
         row = _row_of_attempts(attempts)
     last = attempts[-1] if attempts else {}
     if row["state"] == "RUNNING" and "ended" in last and last["attempt"] == row.get("attempt"):
         row = {**row, **last}  # the process died between its two last writes
-    known = {field.name for field in fields(Status)}
-    status = Status(**{key: value for key, value in row.items() if key in known})
+    status = Status(**{key: value for key, value in row.items() if key in KINDS})
     reason = _reason_lost(status, row, folder, stale_after) if status.state == "RUNNING" else ""
     if not reason:
         return status
     plugins = status.plugins.split(",") if status.plugins else []
     hint = status.hint or command_to_continue(folder, plugins=plugins)
     return replace(status, state="LOST", reason=reason, hint=hint)
+
+
+def read_attempts(folder: Path) -> list[dict[str, Any]]:
+    """The lines of attempts.jsonl: the starts and ends. Raises BadData."""
+    return storage.read_lines(folder / "attempts.jsonl", ATTEMPT_KINDS, required=("attempt",))
 
 
 def write_end(
@@ -168,7 +176,7 @@ def _overwrite(path: Path, row: dict[str, Any]) -> None:
     """Writes into the block that the file has already: a full disk has room for that."""
     os, data = storage.os, (storage.to_json(row, indent=1) + "\n").encode()
     with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_WRONLY)
+        descriptor = storage.open_file(path, os.O_WRONLY)
         try:
             os.pwrite(descriptor, data, 0)
             os.ftruncate(descriptor, len(data))

@@ -81,7 +81,7 @@ def matching_weights(model: nn.Module, source: Path) -> tuple[Path, dict[str, Te
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name, on the CPU. Nothing in the file is executed. Raises ValueError."""
     try:
-        data = storage.read_whole(path)
+        data = storage.read_whole(path.resolve())
     except OSError as error:
         raise ValueError(f"init_from={path} cannot be read: {error.strerror}") from error
     if path.suffix == SAFE:

@@ -27,6 +27,9 @@ READER_S = 0.5  # how long to try: readers hold the lock for a moment, to see wh
 DYING_S = 10.0  # how long to try after the holder was killed: its last threads and children still hold the lock
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
+KINDS: dict[str, type] = {"pid": int, "since": float}  # of what `this_process` gives; run.lock has the time too
+KINDS |= dict.fromkeys(("pid_start", "host", "boot_id", "pid_namespace", "slurm_job"), str)
+
 _held: set[int] = set()
 
 
@@ -89,7 +92,7 @@ def stop(folder: Path, who: Mapping[str, Any]) -> bool:
 def is_held(folder: Path) -> bool | None:
     """Whether a process holds the folder's flock, as seen from this machine; None if that cannot be seen."""
     try:
-        descriptor = os.open(folder / "run.lock", os.O_RDONLY)
+        descriptor = storage.open_file(folder / "run.lock", os.O_RDONLY)
     except OSError:
         return None
     try:
@@ -109,7 +112,7 @@ def holding(folder: Path, *, flock: Callable[[int, int], None] = fcntl.flock) ->
     """Holds the lock inside the block. Raises Locked, which names the process that holds it, and CannotWrite."""
     path = folder / "run.lock"
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, storage.FILE_MODE)
+        descriptor = storage.open_file(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise storage.cannot_write(path, 0, error) from error
     _held.add(descriptor)
@@ -196,12 +199,12 @@ def _locked(folder: Path) -> Locked:
 
 
 def _holder(folder: Path) -> dict[str, Any]:
-    return storage.read_json(folder / "run.lease") or storage.read_json(folder / "run.lock") or {}
+    return storage.read_json(folder / "run.lease", KINDS) or storage.read_json(folder / "run.lock", KINDS) or {}
 
 
 def _content(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return storage.read_whole(path)
     except FileNotFoundError:
         return None
 

@@ -1,7 +1,8 @@
 """Writes files whole or not at all, and appends lines of JSON that stay readable if the last one is cut off.
 
-Every file operation goes through this module's name `os`, so that a test can record each one, or make it fail. Only
-one process writes in a folder at a time (journal.py holds the lock). Nothing here imports torch.
+A run's folder may come from somebody else: its files are opened without following links, and nothing in them is
+believed. Every file operation goes through this module's name `os`, so that a test can record each one, or make it
+fail. Only one process writes in a folder at a time (journal.py holds the lock). Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -11,16 +12,43 @@ import errno
 import json
 import math
 import os
+import shlex
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from plainloop.errors import CannotWrite
+from plainloop.errors import BadData, CannotWrite
+from plainloop.system.json_rows import parse_object, wrong_value
 
 # Readable as the umask allows, and never writable by group or others, whatever the umask.
 FILE_MODE = 0o644
 FOLDER_MODE = 0o755
 FULL = (errno.ENOSPC, errno.EDQUOT)
+MOST_JSON = 16_000_000  # bytes of a file of JSON; a manifest of 100 GB of weights has 1 MB
+
+
+class NotARunsFile(OSError):
+    """A run did not make this file: it is a link, no regular file, or too large."""
+
+
+def open_file(path: Path, flags: int) -> int:
+    """A descriptor of a regular file. Never follows a link, and never waits for the other end of a pipe.
+
+    Every file of a run is opened here. Raises NotARunsFile, and OSError.
+    """
+    try:
+        descriptor = int(retry_interrupted(os.open, path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, FILE_MODE))
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotARunsFile(errno.ELOOP, "it is a symbolic link") from error
+        if error.errno in (errno.ENXIO, errno.EISDIR):  # a pipe that nobody reads, or a socket
+            raise NotARunsFile(error.errno, "it is no regular file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotARunsFile(errno.EINVAL, "it is no regular file")
+    return descriptor
 
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
@@ -74,11 +102,13 @@ def make_folder(folder: Path) -> None:
         raise cannot_write(folder, 0, error) from error
 
 
-def read_whole(path: Path) -> bytes:
-    """The file's bytes. Raises OSError."""
-    descriptor = retry_interrupted(os.open, path, os.O_RDONLY)
+def read_whole(path: Path, *, most: float = math.inf) -> bytes:
+    """The bytes of a run's file, at most `most` of them. Raises NotARunsFile, and OSError."""
+    descriptor = open_file(path, os.O_RDONLY)
     try:
         parts = []
+        if os.fstat(descriptor).st_size > most:
+            raise NotARunsFile(errno.EFBIG, f"it is larger than {readable_size(int(most))}")
         while part := retry_interrupted(os.read, descriptor, 1 << 26):
             parts.append(part)
     finally:
@@ -92,13 +122,29 @@ def write_json(path: Path, row: Mapping[str, Any]) -> None:
     write_whole(path, (to_json(row, indent=1) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file; None where there is no file, or where its bytes are not one JSON object."""
+def read_json(
+    path: Path, kinds: Mapping[str, Any] | None = None, *, required: tuple[str, ...] = ()
+) -> dict[str, Any] | None:
+    """The object in a file; None where there is no file, or where its bytes are not one JSON object.
+
+    Raises BadData for what no run writes: a link, a pipe, a huge file, or a value that is not of its kind. `kinds` and
+    `required` are those of `json_rows.wrong_value`.
+    """
     try:
-        row = json.loads(read_whole(path))
-    except (OSError, ValueError):
+        row = parse_object(read_whole(path, most=MOST_JSON))
+    except NotARunsFile as error:
+        raise not_a_runs(path, str(error.strerror)) from error
+    except OSError:
         return None
-    return row if isinstance(row, dict) else None
+    if row is not None and (wrong := wrong_value(row, kinds or {}, required)):
+        raise not_a_runs(path, wrong)
+    return row
+
+
+def not_a_runs(path: Path, wrong: str) -> BadData:
+    return BadData(
+        f"{path} was not written by a run: {wrong}", hint=f"if you do not need it: rm {shlex.quote(str(path))}"
+    )
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
@@ -108,7 +154,7 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
     """
     line = (to_json(row) + "\n").encode()
     try:
-        descriptor = retry_interrupted(os.open, path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE)
+        descriptor = open_file(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
             size = _end_of_whole_lines(descriptor)
             try:
@@ -125,15 +171,26 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
         raise cannot_write(path, len(line), error) from error
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of lines, without those that are not whole; [] where there is no file, or can be none."""
+def read_lines(
+    path: Path, kinds: Mapping[str, Any] | None = None, *, required: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
+    """The objects of a file of lines, without those that are not whole; [] where there is no file, or can be none.
+
+    Raises BadData as `read_json` does, and OSError.
+    """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_whole(path, most=MOST_JSON).split(b"\n")
+    except NotARunsFile as error:
+        raise not_a_runs(path, str(error.strerror)) from error
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise
         return []
-    return [row for line in lines if (row := _object(line)) is not None]
+    rows = [(number, row) for number, line in enumerate(lines, start=1) if (row := parse_object(line)) is not None]
+    for number, row in rows:
+        if wrong := wrong_value(row, kinds or {}, required):
+            raise not_a_runs(path, f"in line {number}, {wrong}")
+    return [row for _, row in rows]
 
 
 def to_json(row: Mapping[str, Any], indent: int | None = None) -> str:
@@ -218,19 +275,11 @@ def _end_of_whole_lines(descriptor: int) -> int:
         return size
     content = retry_interrupted(os.pread, descriptor, size, 0)
     start = content.rfind(b"\n") + 1
-    if _object(content[start:]) is None:
+    if parse_object(content[start:]) is None:
         retry_interrupted(os.ftruncate, descriptor, start)
         return start
     _write_all(descriptor, memoryview(b"\n"))  # the line is whole, only its end is missing
     return size + 1
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,0 +1,33 @@
+"""Which folders a run may write in."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from plainloop.errors import CannotWrite
+
+
+def require_plain_folder(folder: Path) -> None:
+    """Raises CannotWrite unless all that lies directly in a run's folder is a file, a folder, or a link to inside.
+
+    Called before anything is written there, also by libraries, which follow links. Does nothing where there is none.
+    """
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return  # writing tells why
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.is_symlink():
+            wrong = (
+                "" if path.resolve().is_relative_to(folder.resolve()) else f"leads out of it, to {os.readlink(path)}"
+            )
+        else:
+            wrong = "" if entry.is_file() or entry.is_dir() else "is neither a file nor a folder"
+        if wrong:
+            raise CannotWrite(
+                f"{folder} is not used: {entry.name} in it {wrong}",
+                hint=f"remove it, if you know why it is there: rm {shlex.quote(str(path))}",
+            )
