@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from plainloop.errors import BadData, CannotWrite
+from plainloop.loggers.csv import Csv
 from plainloop.loggers.jsonl import Jsonl
 from plainloop.run_dir.status import read_status
 from plainloop.system import lock, storage
@@ -18,8 +19,8 @@ from plainloop.system.folders import require_plain_folder
 WRITERS: dict[str, Callable[[Path], object]] = {
     "run.lock": lambda run: lock.holding(run).__enter__(),
     "attempts.jsonl": lambda run: storage.append_line(run / "attempts.jsonl", {"attempt": 1}),
-    "status.json": lambda run: storage.write_json(run / "status.json", {"state": "DONE"}),
     "metrics.jsonl": lambda run: Jsonl().start(run, {}, 0),
+    "metrics.csv": lambda run: Csv().start(run, {}, 0),
 }
 
 
@@ -29,13 +30,17 @@ def test_no_file_is_written_through_a_link(name: str, tmp_path: Path) -> None:
     run.mkdir()
     canary.write_text('{"step": 1}\n')
     (run / name).symlink_to(canary)
-    try:
+    with pytest.raises((CannotWrite, BadData), match=f"{name}.*: it is a symbolic link"):
         WRITERS[name](run)
-    except (CannotWrite, OSError) as error:
-        assert "symbolic link" in str(error)
-    else:
-        assert not (run / name).is_symlink()  # the link itself was replaced
     assert canary.read_text() == '{"step": 1}\n'
+
+
+def test_a_file_that_is_written_whole_replaces_a_link(tmp_path: Path) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "status.json"
+    canary.write_text("{}")
+    path.symlink_to(canary)
+    storage.write_json(path, {"state": "DONE"})
+    assert not path.is_symlink() and canary.read_text() == "{}"
 
 
 def test_a_folder_that_leads_out_of_the_run_is_refused_and_one_that_stays_inside_is_not(tmp_path: Path) -> None:

@@ -265,6 +265,8 @@ class Checkpoints:
             return storage.read_whole(self.folder / name)
         except FileNotFoundError as error:
             raise BadBytes("the file is gone") from error
+        except BadData as error:
+            raise BadBytes(str(error)) from error
         except OSError as error:
             raise Unreadable(f"it cannot be read ({error.strerror})") from error
 

@@ -29,7 +29,7 @@ MOST_JSON = 16_000_000  # bytes of a file of JSON; a manifest of 100 GB of weigh
 
 
 class NotARunsFile(OSError):
-    """A run did not make this file: it is a link, no regular file, or too large."""
+    """A run did not make this file: it is a link, or no regular file."""
 
 
 def open_file(path: Path, flags: int) -> int:
@@ -103,12 +103,15 @@ def make_folder(folder: Path) -> None:
 
 
 def read_whole(path: Path, *, most: float = math.inf) -> bytes:
-    """The bytes of a run's file, at most `most` of them. Raises NotARunsFile, and OSError."""
-    descriptor = open_file(path, os.O_RDONLY)
+    """The bytes of a run's file. Raises BadData for a link, a pipe, or more than `most` bytes; and OSError."""
     try:
-        parts = []
+        descriptor = open_file(path, os.O_RDONLY)
+    except NotARunsFile as error:
+        raise not_a_runs(path, str(error.strerror)) from error
+    try:
         if os.fstat(descriptor).st_size > most:
-            raise NotARunsFile(errno.EFBIG, f"it is larger than {readable_size(int(most))}")
+            raise not_a_runs(path, f"it is larger than {readable_size(int(most))}")
+        parts = []
         while part := retry_interrupted(os.read, descriptor, 1 << 26):
             parts.append(part)
     finally:
@@ -132,8 +135,6 @@ def read_json(
     """
     try:
         row = parse_object(read_whole(path, most=MOST_JSON))
-    except NotARunsFile as error:
-        raise not_a_runs(path, str(error.strerror)) from error
     except OSError:
         return None
     if row is not None and (wrong := wrong_value(row, kinds or {}, required)):
@@ -180,8 +181,6 @@ def read_lines(
     """
     try:
         lines = read_whole(path, most=MOST_JSON).split(b"\n")
-    except NotARunsFile as error:
-        raise not_a_runs(path, str(error.strerror)) from error
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise
