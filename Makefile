@@ -7,6 +7,7 @@ RUN := $(VENV)/bin/python
 ARGS ?=
 PYTHON ?=
 JOBS ?= 2
+DEVICE ?= cuda
 MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -15,7 +16,7 @@ CANDIDATES := python3 python3.13 python3.12 python3.11 python3.14 python
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all kill-test test-slurm test-slurm-all lint format lock clean
+.PHONY: help setup train test test-all kill-test test-slurm test-slurm-all test-gpu bench-gpu recipe-gpu pack-gpu lint format lock clean
 
 help:  ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +42,23 @@ test-slurm: setup  ## Tests one job of each kind on a real Slurm, which it start
 test-slurm-all: setup  ## The same, and what takes minutes: 30 preemptions, a dead node, the time limit.
 	@$(RUN) -m pytest -m slurm tests/slurm $(ARGS)
 
+# With PYTHON=python3 these three take that interpreter and its torch as they are, and what it lacks from .gpu/pack; without
+# it, .venv. DEVICE=cpu tries the same at toy size.
+ON_GPU = $(if $(PYTHON),,$(MAKE) setup && )site="$$($(or $(PYTHON),$(RUN)) benchmarks/gpu_ready.py --device $(DEVICE))" && \
+	PYTHONPATH="$(CURDIR)/src:$$site" $(or $(PYTHON),$(RUN))
+
+test-gpu:  ## Runs the tests that need a CUDA device, under 5 minutes; PYTHON=python3 takes that Python with its own torch.
+	@$(ON_GPU) -m pytest -n $(JOBS) $(if $(filter cpu,$(DEVICE)),,-m gpu) tests/gpu $(ARGS)
+
+bench-gpu:  ## Measures speed on a CUDA device, under 8 minutes; writes to benchmarks/results.
+	@$(ON_GPU) benchmarks/gpu.py --device $(DEVICE) $(ARGS)
+
+recipe-gpu:  ## Trains the recipes on a CUDA device for 8 minutes; each call continues where the last one ended.
+	@$(ON_GPU) benchmarks/gpu_recipes.py --device $(DEVICE) $(ARGS)
+
+pack-gpu: setup  ## Packs wheels and Fashion-MNIST into .gpu/pack, for these three on a machine without a network.
+	@$(RUN) benchmarks/gpu_pack.py $(ARGS)
+
 lint: setup  ## Checks format, lint and types.
 	@$(RUN) -m ruff format --check --quiet . || { echo "not formatted; type: make format"; exit 1; }
 	@$(RUN) -m ruff check --quiet .
@@ -55,8 +73,8 @@ lock: setup  ## Writes requirements.lock again, from the lowest versions in pypr
 	@$(RUN) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --extra dev \
 		--no-annotate --no-header --output-file requirements.lock pyproject.toml
 
-clean:  ## Removes .venv and caches; outputs/ stays.
-	@rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build src/*.egg-info
+clean:  ## Removes .venv, .gpu and caches; outputs/ stays.
+	@rm -rf $(VENV) .gpu .pytest_cache .ruff_cache .mypy_cache build src/*.egg-info
 	@find . -name __pycache__ -type d -not -path './outputs/*' -prune -exec rm -rf {} +
 
 $(VENV)/.installed: requirements.lock pyproject.toml

@@ -17,7 +17,7 @@ case "$1 $2" in
     "-c "*) exit {usable} ;;
     "--version "*) echo "Python {name}" ;;
     "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && echo "venv by {name}" >> "{log}" ;;
-    *) echo "$*" >> "{log}"; case "$*" in *requirements.lock*) [ ! -e "{log}.offline" ] ;; esac ;;
+    *) echo "$*" >> "{log}"; case "$*" in *requirements.lock* | *gpu_ready*) [ ! -e "{log}.offline" ] ;; esac ;;
 esac
 """
 
@@ -137,6 +137,35 @@ def test_a_named_interpreter_that_is_too_old_is_refused(machine: FreshMachine) -
     result = machine.make("setup", "PYTHON=old")
     assert result.returncode != 0
     assert "PYTHON=old is no Python 3.11" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "runs"),
+    [
+        ("test-gpu", "-m pytest -n 2 -m gpu tests/gpu -x"),
+        ("bench-gpu", "benchmarks/gpu.py --device cuda -x"),
+        ("recipe-gpu", "benchmarks/gpu_recipes.py --device cuda -x"),
+    ],
+)
+def test_gpu_targets_take_the_named_interpreter_as_it_is(target: str, runs: str, machine: FreshMachine) -> None:
+    machine.has("mine")
+    result = machine.make(target, "PYTHON=mine", "ARGS=-x")
+    assert result.returncode == 0, result.stderr
+    assert machine.asked() == ["benchmarks/gpu_ready.py --device cuda", runs]
+    assert not (machine.clone / ".venv").exists()
+
+
+def test_a_gpu_target_runs_nothing_where_the_interpreter_is_not_ready(machine: FreshMachine) -> None:
+    machine.has("mine")
+    machine.log.with_name("log.offline").touch()
+    assert machine.make("test-gpu", "PYTHON=mine").returncode != 0
+    assert machine.asked() == ["benchmarks/gpu_ready.py --device cuda"]
+
+
+def test_gpu_targets_without_a_named_interpreter_take_the_venv(machine: FreshMachine) -> None:
+    machine.has("python3")
+    machine.make("test-gpu", "DEVICE=cpu")
+    assert machine.asked()[-2:] == ["benchmarks/gpu_ready.py --device cpu", "-m pytest -n 2 tests/gpu"]
 
 
 def test_the_lock_pins_every_package_by_hash_and_names_no_address() -> None:
