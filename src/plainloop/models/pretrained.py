@@ -10,6 +10,7 @@ from urllib.request import urlopen
 
 from plainloop.errors import BadData
 
+IMAGENET = "imagenet"  # segmentation_models_pytorch's name for the weights of its encoders
 TIMEOUT_S = 5.0  # to reach the server of the weights; huggingface_hub itself tries for a minute
 OTHERWISE = (
     "take them from a file with +model.pretrained_cfg_overlay.file=<file>, or from a cache that was filled on another "
@@ -28,30 +29,54 @@ def refuse_pretrained(pretrained: bool, name: str) -> None:
 
 
 def require_weights(node: Mapping[str, Any]) -> None:
-    """Raises BadData within seconds if the weights that a node of timm.create_model asks for cannot be had.
+    """Raises BadData within seconds if the weights that a model asks for cannot be had.
 
     Without a network the cache is used at once.
     """
-    if node["_target_"] != "timm.create_model" or not node.get("pretrained"):
+    if not node.get("pretrained"):
         return
-    import timm
-    from huggingface_hub import constants, try_to_load_from_cache
-
     if file := (node.get("pretrained_cfg_overlay") or {}).get("file"):
         if not Path(file).is_file():
             raise BadData(f"model.pretrained_cfg_overlay.file={file} does not exist")
         return
-    published = timm.get_pretrained_cfg(node["model_name"])
-    if published is None or published.hf_hub_id is None or constants.HF_HUB_OFFLINE or is_reachable(constants.ENDPOINT):
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    published, name = on_the_hub(node)
+    if not published or constants.HF_HUB_OFFLINE or is_reachable(constants.ENDPOINT):
         return
     constants.HF_HUB_OFFLINE = True
-    names = (published.hf_hub_filename, "model.safetensors", "pytorch_model.bin")
-    if not any(isinstance(try_to_load_from_cache(published.hf_hub_id, name), str) for name in names if name):
+    names = (name, "model.safetensors", "pytorch_model.bin")
+    if not any(isinstance(try_to_load_from_cache(published, name), str) for name in names if name):
         raise BadData(
-            f"model.pretrained: the weights {published.hf_hub_id} are not in {constants.HF_HUB_CACHE}, and "
+            f"model.pretrained: the weights {published} are not in {constants.HF_HUB_CACHE}, and "
             f"{constants.ENDPOINT} cannot be reached from here",
             hint=OTHERWISE,
         )
+
+
+def on_the_hub(node: Mapping[str, Any]) -> tuple[str, str]:
+    """The repository of a model's weights, or of its encoder's, and the file's name; "" where it is not known.
+
+    Raises ValueError for an encoder without weights.
+    """
+    import timm
+
+    encoder = node.get("encoder_name", "")
+    if node["_target_"] == "timm.create_model" or encoder.startswith("tu-"):
+        name = encoder.removeprefix("tu-") or node["model_name"]
+        config = timm.get_pretrained_cfg(name)
+        return (config.hf_hub_id or "", config.hf_hub_filename or "") if config else ("", "")
+    if not node["_target_"].startswith("plainloop.models.encoder_decoder."):
+        return "", ""
+    from segmentation_models_pytorch.encoders import encoders
+
+    settings = encoders[encoder]["pretrained_settings"]
+    if IMAGENET not in settings:
+        raise ValueError(
+            f"model.pretrained=true: the encoder {encoder} has no {IMAGENET} weights; leave it out, or take another "
+            "encoder, such as model.encoder_name=tu-resnet34"
+        )
+    return settings[IMAGENET]["repo_id"], ""
 
 
 def is_reachable(url: str) -> bool:

@@ -46,9 +46,9 @@ class TinyNet(nn.Module):
         return self.fc(self.drop(x.flatten(1)))
 
 
-def conv_bn_relu(in_chans: int, out_chans: int, *, stride: int = 1) -> nn.Sequential:
+def conv_bn_relu(in_chans: int, out_chans: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_chans, out_chans, 3, stride=stride, padding=1, bias=False),
+        nn.Conv2d(in_chans, out_chans, kernel, stride=stride, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(out_chans),
         nn.ReLU(inplace=True),
     )

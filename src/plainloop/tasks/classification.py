@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from plainloop.contracts import Batch, Scalars
 from plainloop.distributed import collectives
+from plainloop.tasks.class_weights import balanced, check_class_weights
+from plainloop.tasks.totals import share, widest_float
 
 # (logits (B, C), label, class_weights (C,) or None, label_smoothing, reduction) -> weighted losses (B,), or their mean.
 # Torch's own mean is one kernel instead of three; it is right where no class weighs more than another.
@@ -208,31 +210,3 @@ def probabilities(label: Tensor, logits: Tensor) -> Tensor:
 def sample_weights(label: Tensor, class_weights: Tensor) -> Tensor:
     """(B,): the weight of each sample's class, or what the parts of a mixed label weigh together."""
     return label @ class_weights if label.is_floating_point() else class_weights[label]
-
-
-def balanced(class_counts: Sequence[int] | None) -> list[float]:
-    """Weights inverse to the counts, with the mean 1.
-
-    >>> balanced([10, 30])
-    [1.5, 0.5]
-    """
-    if not class_counts or 0 in class_counts:
-        got = "no sample of some class" if class_counts else "no counts"
-        raise ValueError(f"task.class_weights=balanced: the data set has {got}; give one number per class")
-    inverse = [1 / count for count in class_counts]
-    return [len(inverse) * weight / math.fsum(inverse) for weight in inverse]
-
-
-def check_class_weights(class_weights: Sequence[float], num_classes: int) -> None:
-    if len(class_weights) != num_classes:
-        raise ValueError(f"task.class_weights has {len(class_weights)} weights, and there are {num_classes} classes")
-    if not all(math.isfinite(weight) and weight > 0 for weight in class_weights):
-        raise ValueError(f"task.class_weights={list(class_weights)} must be numbers above 0; 1 leaves a class as it is")
-
-
-def share(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
-
-
-def widest_float(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,0 +1,41 @@
+"""A small U-Net that learns in seconds."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plainloop.models.pretrained import refuse_pretrained
+from plainloop.models.tiny import conv_bn_relu
+
+
+class TinySeg(nn.Module):
+    """Images (B, in_chans, H, W) of any size to logits (B, num_classes, H / 2, W / 2).
+
+    Four stages at a half to a sixteenth of the image; each is added to the one above it on the way back (https://arxiv.org/abs/1505.04597).
+
+    Args:
+        width: channels of the first stage; the next have 2, 4 and 4 times as many.
+        pretrained: there are no such weights; true is refused.
+    """
+
+    def __init__(self, *, num_classes: int, in_chans: int = 3, width: int = 16, pretrained: bool = False) -> None:
+        super().__init__()
+        refuse_pretrained(pretrained, "tiny_seg")
+        widths = (width, 2 * width, 4 * width, 4 * width)
+        self.down = nn.ModuleList()
+        for before, after in zip((in_chans, *widths), widths):
+            self.down.append(nn.Sequential(conv_bn_relu(before, after, stride=2), conv_bn_relu(after, after)))
+        self.side = nn.ModuleList(nn.Conv2d(width, widths[-1], 1) for width in widths[:-1])
+        self.up = nn.ModuleList(conv_bn_relu(widths[-1], widths[-1]) for _ in widths[:-1])
+        self.head = nn.Conv2d(widths[-1], num_classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = []
+        for stage in self.down:
+            image = stage(image)
+            features.append(image)
+        x = features[-1]
+        for feature, side, up in zip(features[-2::-1], reversed(self.side), reversed(self.up), strict=True):
+            x = up(F.interpolate(x, feature.shape[-2:], mode="nearest") + side(feature))
+        return self.head(x)
