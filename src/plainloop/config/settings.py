@@ -155,6 +155,7 @@ OPEN_RANGES: dict[str, Range] = {
 # Keys of the open groups that were added later -> what a config without them means: a run or sweep of earlier code is
 # still the same run when its command is typed again.
 LATER_OPEN_KEYS: dict[str, Any] = {
+    **{f"data{split}.labels": None for split in ("", ".train", ".val", ".test")},
     "data.max_train_samples": None,
     "data.repeats": 1,
     "data.sampler": "shuffled",

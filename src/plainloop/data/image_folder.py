@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from plainloop.contracts import Batch, Facts, SampleTransform, Split
 from plainloop.data.images import LabelledImages
+from plainloop.data.loading.labels import list_labelled
 from plainloop.data.loading.listing import Listings, list_splits
 from plainloop.errors import BadData
 
@@ -28,6 +29,8 @@ class ImageFolder(LabelledImages):
         image_size: pixels, of the square that the model sees.
         crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction and cuts out the centre;
             so does training, unless `sample_transforms` have given the image its size.
+        labels: a file in `root` of file,label rows (or "file label" lines) that says the classes instead of folders; of
+            validation and test in `val.labels` and `test.labels`. None: class folders.
         val_fraction: the share of each class to validate on where `root` has no val/; the same images for every seed.
         allow_changed: lets a run be resumed when files were added or removed; it is then no longer the same run.
         sample_transforms: sample -> sample, the image (3, H, W) uint8 of any size; for training only, in order.
@@ -41,6 +44,7 @@ class ImageFolder(LabelledImages):
     cache: Literal["none"] = "none"
     image_size: int = 224
     crop_fraction: float = 0.875
+    labels: str | None = None
     val_fraction: float = 0.2
     allow_changed: bool = False
     sample_transforms: Sequence[SampleTransform] = ()
@@ -48,6 +52,11 @@ class ImageFolder(LabelledImages):
     changes_no_result: ClassVar = (*LabelledImages.changes_no_result, "timeout", "*prefetch", "allow_changed")
 
     def __post_init__(self) -> None:
+        self.label_files: dict[Split, str | None] = {"train": self.labels}
+        for split in cast(tuple[Split, ...], ("train", "val", "test")):
+            own = dict(getattr(self, split))
+            self.label_files[split] = own.pop("labels", self.label_files.get(split))
+            setattr(self, split, own)
         super().__post_init__()
         if self.image_size < 1:
             raise ValueError(f"data.image_size={self.image_size} must be at least 1 pixel")
@@ -63,6 +72,8 @@ class ImageFolder(LabelledImages):
         return Facts(sum(counts), found.num_val, names, shape, mean, std, counts, found.files_hash())
 
     def listings(self) -> Listings:
+        if any(self.label_files.values()):
+            return list_labelled(self.root, self.label_files, val_fraction=self.val_fraction)
         return list_splits(self.root, val_fraction=self.val_fraction)
 
     @classmethod

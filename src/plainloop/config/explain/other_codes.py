@@ -33,6 +33,7 @@ data_dir data_path data_root dataset_root dataset_dir root | data=image_folder d
 aug_repeats num_repeats ra_reps repeated_aug | data.repeats={}; true: data.repeats=3; false 0: data.repeats=1
 weighted_sampler balanced_sampler class_balanced oversample use_weighted_sampler | data.sampler=class_balanced; \
 false 0: data.sampler=shuffled
+cls_label_path train_list file_list label_file labels_csv | data.labels={} | lines "path label", or rows file,label
 train_val_test_split | ? | the nearest is data.val_fraction of data=image_folder: the share to validate on
 mc_config | : | data.root is a folder; there is no memcached client
 arch backbone net network model_type model_name | model={}

@@ -7,9 +7,10 @@ import os
 import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from plainloop.contracts import Split
 from plainloop.data.loading import layout
@@ -22,13 +23,14 @@ SIZES_UP_TO = 100_000  # images; on network storage it takes minutes to ask for 
 
 @dataclass(frozen=True)
 class Listing:
-    """One folder of class folders: for each class, in the order of names, its files' sorted paths from `folder`."""
+    """For each class, in order, its files' sorted paths from `folder`; classes are folders, or in a file of labels."""
 
     folder: Path
     files: dict[str, list[str]]
     skipped: Counter[str] = field(default_factory=Counter)  # files that are no images, by extension
     stray: int = 0  # images that lie in no class folder
     changed: dict[str, int] = field(default_factory=dict)  # each folder inside: when a name in it changed last
+    labels_file: Path | None = None  # None: classes are folders
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -73,7 +75,12 @@ class Listings:
 
     def file_names(self) -> Iterator[str]:
         """split/class/file of every image."""
-        return (f"{split}/{path}" for split, listing in self.splits.items() for path in listing.paths)
+        return (
+            f"{split}/{path}" if listing.labels_file is None else f"{split}/{name}/{path}"
+            for split, listing in self.splits.items()
+            for name, paths in listing.files.items()
+            for path in paths
+        )
 
     def files_hash(self) -> str:
         digest = hashlib.sha256()
@@ -84,46 +91,52 @@ class Listings:
     def is_current(self) -> bool:
         """Whether no file has been added or removed since."""
         changed = {place: then for listing in self.splits.values() for place, then in listing.changed.items()}
-        return all(Path(place).is_dir() and os.stat(place).st_mtime_ns == then for place, then in changed.items())
+        return all(os.path.exists(place) and os.stat(place).st_mtime_ns == then for place, then in changed.items())
 
     def plan_lines(self) -> list[str]:
         """What is used, and what is not."""
-        where = {split: f"{listing.folder.name}/" for split, listing in self.splits.items()}
-        if self.train.folder == self.root:
+        where = {split: _source(listing) for split, listing in self.splits.items()}
+        if self.val is None and self.train.folder == self.root and not self.train.labels_file:
             where = {"train": "data.root"}
         lines = [f"{split} from {where[split]} ({len(self.splits[split])} images)" for split in where]
         if self.val is None:
             lines.append(f"val takes {self.val_fraction:g} of each class of train")
         lines = [", ".join(lines)]
-        used = (
-            self.train.files if self.train.folder == self.root else [part.folder.name for part in self.splits.values()]
-        )
-        if unused := sorted(e.name + "/" for e in os.scandir(self.root) if e.is_dir() and e.name not in used):
-            lines.append(f"not used: {quoted(unused)}")
-        if skipped := sum((listing.skipped for listing in self.splits.values()), Counter()):
-            lines.append(f"skipped files: {numbered(skipped)}")
-        if stray := sum(listing.stray for listing in self.splits.values()):
-            lines.append(f"skipped images that lie in no class folder: {stray}")
-        if deeper := [path.rpartition("/")[0] for path in self.train.paths if path.count("/") > 1]:
-            lines.append(f"images in folders inside class folders are used too: {quoted(sorted(set(deeper)))}")
+        stray = sum(listing.stray for listing in self.splits.values())
+        if self.train.labels_file:
+            if stray:
+                lines.append(f"images in the same folders that {self.train.labels_file.name} does not list: {stray}")
+        else:
+            lines += self._of_class_folders(stray)
         if alike := [names for names in look_alikes(self.train.class_names).values() if len(names) > 1]:
             lines.append(f"different classes with almost the same name: {quoted([' and '.join(n) for n in alike])}")
         if sum(map(len, self.splits.values())) > SIZES_UP_TO:
             lines.append(f"not looked for: empty files, because there are more than {SIZES_UP_TO} images")
         return lines
 
+    def _of_class_folders(self, stray: int) -> Iterator[str]:
+        used = (
+            self.train.files if self.train.folder == self.root else [part.folder.name for part in self.splits.values()]
+        )
+        if unused := sorted(e.name + "/" for e in os.scandir(self.root) if e.is_dir() and e.name not in used):
+            yield f"not used: {quoted(unused)}"
+        if skipped := sum((listing.skipped for listing in self.splits.values()), Counter()):
+            yield f"skipped files: {numbered(skipped)}"
+        if stray:
+            yield f"skipped images that lie in no class folder: {stray}"
+        if deeper := [path.rpartition("/")[0] for path in self.train.paths if path.count("/") > 1]:
+            yield f"images in folders inside class folders are used too: {quoted(sorted(set(deeper)))}"
 
-_last: list[tuple[tuple[str, float], Listings]] = []  # the newest one: the check asks for it several times
+
+_last: list[tuple[Any, Listings]] = []  # the newest one: the check asks for it several times
 
 
-def list_splits(root: str, *, val_fraction: float) -> Listings:
-    """Finds the folders of train, val and test in `root`, or class folders alone.
-
-    Raises BadData for what cannot be trained on, with what to do about it.
-    """
+def remembered(find: Callable[..., Listings], root: str, *arguments: Any, val_fraction: float) -> Listings:
+    """The listings that `find` gives, once while no file changes. Raises BadData for what cannot be trained on."""
     if not 0 < val_fraction < 1:
         raise ValueError(f"data.val_fraction={val_fraction} must lie between 0 and 1, such as 0.2")
-    if _last and _last[0][0] == (root, val_fraction) and _last[0][1].is_current():
+    key = (find, root, *arguments, val_fraction)
+    if _last and _last[0][0] == key and _last[0][1].is_current():
         return _last[0][1]
     base = Path(root).expanduser()
     if not base.is_dir():
@@ -131,6 +144,27 @@ def list_splits(root: str, *, val_fraction: float) -> Listings:
         raise BadData(
             f"data.root={root} {what}", hint="set data.root=<folder with train/ and val/, or with one folder a class>"
         )
+    listings = find(root, base, *arguments, val_fraction=val_fraction)
+    if listings.num_val == 0:
+        where = listings.train.labels_file or listings.train.folder
+        raise BadData(
+            f"no class of {where} has two images, one to train on and one for data.val_fraction={val_fraction}",
+            hint=f"add images, or put some of each class into {base / 'val'}",
+        )
+    refuse_empty_files(listings)
+    _last[:] = [(key, listings)]
+    return listings
+
+
+def list_splits(root: str, *, val_fraction: float) -> Listings:
+    """Finds the folders of train, val and test in `root`, or class folders alone.
+
+    Raises BadData for what cannot be trained on, with what to do about it.
+    """
+    return remembered(_list_folders, root, val_fraction=val_fraction)
+
+
+def _list_folders(root: str, base: Path, *, val_fraction: float) -> Listings:
     names = layout.find_splits(root, base)
     if "test" in names and not layout.subfolders(base / names["test"]):
         del names["test"]  # images without labels
@@ -141,15 +175,11 @@ def list_splits(root: str, *, val_fraction: float) -> Listings:
     for split, part in parts.items():
         require_same_classes(train, split, part)
     require_class_folders(train, is_root=not names)
-    listings = Listings(base, train, parts.get("val"), parts.get("test"), val_fraction)
-    if listings.num_val == 0:
-        raise BadData(
-            f"no class of {train.folder} has two images, one to train on and one for data.val_fraction={val_fraction}",
-            hint=f"add images, or put some of each class into {base / 'val'}",
-        )
-    refuse_empty_files(listings)
-    _last[:] = [((root, val_fraction), listings)]
-    return listings
+    return Listings(base, train, parts.get("val"), parts.get("test"), val_fraction)
+
+
+def _source(listing: Listing) -> str:
+    return listing.labels_file.name if listing.labels_file else f"{listing.folder.name}/"
 
 
 def list_classes(folder: Path) -> Listing:
