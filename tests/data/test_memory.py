@@ -15,7 +15,8 @@ def numbered(num_train=53, num_val=10, *, batch_size=12, train_eval_samples=7, *
 
     def part(number):
         numbers = torch.arange(number)
-        return numbers.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous(), numbers
+        image = numbers.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
+        return {"image": image, "label": numbers}
 
     return InMemory(
         {"train": part(num_train), "val": part(num_val)},
@@ -51,7 +52,7 @@ def test_a_balanced_set_in_memory_draws_rare_classes_as_often():
     images = torch.zeros(60, 1, 2, 2, dtype=torch.uint8)
     settings = {"loaders": loaders(Loader(60, 0)), "device": "cpu", "train_eval_samples": 0}
     for sampler, counts in (("class_balanced", [30, 30]), ("shuffled", [50, 10])):
-        data = InMemory({"train": (images, labels)}, **settings, sampler=sampler)
+        data = InMemory({"train": {"image": images, "label": labels}}, **settings, sampler=sampler)
         assert next(data.train_batches(0, 1, seed=0))["label"].bincount().tolist() == counts
 
 
@@ -87,15 +88,15 @@ def test_a_split_that_is_not_there_is_named():
 
 def test_digits_are_split_in_the_same_proportion_for_each_class():
     data = Digits(batch_size=64, device="cpu")
-    train, val = (data.memory.splits[split][1].bincount() for split in ("train", "val"))
+    train, val = (data.memory.splits[split]["label"].bincount() for split in ("train", "val"))
     assert torch.equal(val, ((train + val) * 0.2).round().long())
 
 
 def test_digits_facts_agree_with_the_data():
     data, facts = Digits(batch_size=64, device="cpu"), Digits.facts(batch_size=64, device="cpu")
-    (images, _), (val_images, _) = data.memory.splits["train"], data.memory.splits["val"]
+    images, val_images = (data.memory.splits[split]["image"] for split in ("train", "val"))
     assert (facts.num_train, facts.num_val, facts.image_shape) == (len(images), len(val_images), images.shape[1:])
-    assert facts.class_counts == tuple(data.memory.splits["train"][1].bincount().tolist())
+    assert facts.class_counts == tuple(data.memory.splits["train"]["label"].bincount().tolist())
     assert (images.min(), images.max()) == (0, 255)
     pixels = images.double() / 255
     assert facts.mean == (round(pixels.mean().item(), 4),)

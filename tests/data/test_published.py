@@ -40,7 +40,7 @@ def fashion(tmp_path):
 def test_fashion_mnist_reads_its_four_files_plain_or_packed(fashion):
     data = FashionMNIST(batch_size=10, root=str(fashion), device="cpu")
     for split, rows in (("train", slice(30)), ("val", slice(30, 40))):
-        image, label = data.memory.splits[split]
+        image, label = data.memory.splits[split].values()
         assert torch.equal(image, torch.from_numpy(PIXELS[rows]).unsqueeze(1))
         assert torch.equal(label, torch.from_numpy(LABELS[rows]).long())
 
@@ -123,10 +123,10 @@ def test_cifar_gives_the_pixels_of_its_batches_by_root_or_by_the_folder_itself(c
     classes, root, folder = cifar
     for place in (root, root / folder):
         data = CIFAR(classes=classes, batch_size=4, root=str(place), device="cpu")
-        image, label = data.memory.splits["train"]
+        image, label = data.memory.splits["train"].values()
         assert torch.equal(image, torch.from_numpy(CIFAR_PIXELS[:8]))
         assert label.tolist() == list(range(8))
-        assert torch.equal(data.memory.splits["val"][0], torch.from_numpy(CIFAR_PIXELS[8:]))
+        assert torch.equal(data.memory.splits["val"]["image"], torch.from_numpy(CIFAR_PIXELS[8:]))
         assert CIFAR.facts(classes=classes, root=str(place)).image_shape == (3, 32, 32)
 
 

@@ -91,7 +91,7 @@ def trainings(world_size: int) -> list[tuple[int, int, int, dict[str, float]]]:
         for batch_size in range(world_size, size + 1, world_size):
             steps = 2 * (size // batch_size)
             data = InMemory(
-                {"train": (image, label), "val": (image, label)},
+                {split: {"image": image, "label": label} for split in ("train", "val")},
                 loaders=loaders(Loader(batch_size, num_workers=0)),
                 device="cpu",
                 train_eval_samples=5,

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
-from plainloop.contracts import Facts, Split
+from plainloop.contracts import Batch, Facts, Split
 from plainloop.data.loading.download import cache_folder, download_once
 from plainloop.data.small_set import SmallSet
 from plainloop.errors import BadData
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 CLASSES_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 NAMES_100 = """
@@ -69,7 +66,7 @@ class CIFAR(SmallSet):
         counts = (50_000 // self.classes,) * self.classes
         return Facts(50_000, 10_000, published.classes, (3, 32, 32), mean, std, counts)
 
-    def read(self) -> Mapping[Split, tuple[Tensor, Tensor]]:
+    def read(self) -> Mapping[Split, Batch]:
         import torch
         from torchvision import datasets
 
@@ -79,7 +76,7 @@ class CIFAR(SmallSet):
         if self.download:  # torchvision downloads only what is missing or damaged
             download_once(lambda: dataset(str(parent), download=True), parent)
         folder(published, self.root)
-        splits: dict[Split, tuple[Tensor, Tensor]] = {}
+        splits: dict[Split, Batch] = {}
         for split in cast(tuple[Split, ...], ("train", "val")):
             try:
                 # Compares checksums before it unpickles, so that only the published files are ever executed.
@@ -88,7 +85,8 @@ class CIFAR(SmallSet):
                 raise BadData(
                     f"{parent / published.folder} is incomplete or damaged; delete it and unpack it again"
                 ) from error
-            splits[split] = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
+            image = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
+            splits[split] = {"image": image, "label": torch.tensor(part.targets)}
         return splits
 
 

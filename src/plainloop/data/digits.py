@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plainloop.contracts import Facts, Split
+from plainloop.contracts import Batch, Facts, Split
 from plainloop.data.small_set import SmallSet
 from plainloop.errors import BadData
 
@@ -25,7 +25,7 @@ class Digits(SmallSet):
         mean, std = self.statistics((0.3053,), (0.3759,))
         return Facts(sum(TRAIN_COUNTS), 359, tuple("0123456789"), (1, 8, 8), mean, std, TRAIN_COUNTS)
 
-    def read(self) -> Mapping[Split, tuple[Tensor, Tensor]]:
+    def read(self) -> Mapping[Split, Batch]:
         import numpy as np
         import torch
 
@@ -35,7 +35,8 @@ class Digits(SmallSet):
         images = torch.from_numpy(np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
         labels = torch.from_numpy(table[:, -1].astype(np.int64))
         kept, held_out = map(torch.from_numpy, stratified_split(labels.numpy(), fraction=VAL_FRACTION))
-        return {"train": (images[kept], labels[kept]), "val": (images[held_out], labels[held_out])}
+        rows: dict[Split, Tensor] = {"train": kept, "val": held_out}
+        return {split: {"image": images[part], "label": labels[part]} for split, part in rows.items()}
 
 
 def _file() -> Path:

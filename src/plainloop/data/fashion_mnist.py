@@ -10,15 +10,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from plainloop.contracts import Facts, Split
+from plainloop.contracts import Batch, Facts, Split
 from plainloop.data.loading.download import cache_folder, download_once
 from plainloop.data.small_set import SmallSet
 from plainloop.errors import BadData
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -57,7 +54,7 @@ class FashionMNIST(SmallSet):
         counts = tuple(labels[number] for number in range(len(CLASSES)))
         return Facts(num_train, num_val, CLASSES, (1, height, width), mean, std, counts)
 
-    def read(self) -> Mapping[Split, tuple[Tensor, Tensor]]:
+    def read(self) -> Mapping[Split, Batch]:
         import numpy as np
         import torch
 
@@ -65,7 +62,7 @@ class FashionMNIST(SmallSet):
             into = cache_folder() if self.root is None else Path(self.root).expanduser()
             download_once(lambda: fetch(self.root, into), into)
         found = folder(self.root)
-        splits: dict[Split, tuple[Tensor, Tensor]] = {}
+        splits: dict[Split, Batch] = {}
         for split in cast(tuple[Split, ...], ("train", "val")):
             files = (parse(locate(found, split, part)) for part in ("images", "labels"))
             images, labels = (np.frombuffer(content, np.uint8).reshape(sizes).copy() for sizes, content in files)
@@ -73,7 +70,8 @@ class FashionMNIST(SmallSet):
                 raise BadData(
                     f"{found}: the {split} files hold {len(images)} images and {len(labels)} labels of 10 classes"
                 )
-            splits[split] = torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
+            image, label = torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
+            splits[split] = {"image": image, "label": label}
         return splits
 
 

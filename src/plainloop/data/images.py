@@ -65,12 +65,12 @@ class LabelledImages:
     def facts(cls, **arguments: Any) -> Facts:
         source = cls(**({"batch_size": 1} | arguments))
         known = source.known()
-        if known.class_counts is None or source.max_train_samples is None:
+        if source.max_train_samples is None:
             return known
         from plainloop.data.loading.stratify import stratified_counts
 
-        counts = tuple(stratified_counts(known.class_counts, source.max_train_samples))
-        return replace(known, num_train=sum(counts), class_counts=counts)
+        counts = tuple(stratified_counts(known.class_counts or (known.num_train,), source.max_train_samples))
+        return replace(known, num_train=sum(counts), class_counts=counts if known.class_counts else None)
 
     @classmethod
     def plan_lines(cls, **arguments: Any) -> list[str]:

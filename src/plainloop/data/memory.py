@@ -21,7 +21,7 @@ class InMemory:
     """Batches of small sets. A source has one and passes its `train_batches` and `eval_batches` on.
 
     Args:
-        splits: "train", "val" and perhaps "test"; each image (N, C, H, W) uint8 and label (N,) int64.
+        splits: "train", "val" and perhaps "test"; each with image (N, C, H, W) uint8, and what else a batch has.
         device: `auto`, `cuda`, `cpu` or `mps`.
         train_eval_samples: how many training samples `eval_batches("train")` gives, at most all; 0: none.
         sampler: `shuffled` or `class_balanced`.
@@ -30,7 +30,7 @@ class InMemory:
 
     def __init__(
         self,
-        splits: Mapping[Split, tuple[Tensor, Tensor]],
+        splits: Mapping[Split, Batch],
         *,
         loaders: Mapping[Split, Loader],
         device: str,
@@ -42,15 +42,15 @@ class InMemory:
         self.loaders = loaders
         self.shard = sampling.Shard.here()
         self.device = process_group.pick_device(device)
-        self.splits = {name: (image.to(self.device), label.to(self.device)) for name, (image, label) in splits.items()}
-        self.num_train = len(splits["train"][0])
-        self.order = sampling.order_of(splits["train"][1].numpy(force=True), sampler=sampler, repeats=repeats)
+        self.splits = {split: {name: t.to(self.device) for name, t in part.items()} for split, part in splits.items()}
+        self.num_train = len(splits["train"]["image"])
+        self.order = sampling.order_of(labels_of(splits["train"]), sampler=sampler, repeats=repeats)
         sampling.steps_per_epoch(self.num_train, self.batch_size)
         self.shard.rows_of(self.batch_size)
         slice_of_train = sampling.slice_of_train(self.num_train, train_eval_samples)
         self.eval_indices = {"train": self._in_batches("train", slice_of_train)}
         for split in splits.keys() - {"train"}:
-            self.eval_indices[split] = self._in_batches(split, np.arange(len(splits[split][0])))
+            self.eval_indices[split] = self._in_batches(split, np.arange(len(splits[split]["image"])))
 
     def _in_batches(self, split: Split, samples: Indices) -> list[Tensor]:
         """This rank's share of these samples, put on the device once: evaluating copies nothing."""
@@ -59,13 +59,11 @@ class InMemory:
         return [torch.from_numpy(samples[row]).to(self.device) for row in rows]
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
-        images, labels = self.splits["train"]
         steps = sampling.steps_per_epoch(self.num_train, self.batch_size)
         for epoch in range(start // steps, (stop - 1) // steps + 1):
             rows = self._upload(epoch, seed)
             for position in range(max(start - epoch * steps, 0), min(stop - epoch * steps, steps)):
-                index = rows[position]
-                yield {"image": images.index_select(0, index), "label": labels.index_select(0, index), "index": index}
+                yield self._rows("train", rows[position])
 
     def _upload(self, epoch: int, seed: int) -> Tensor:
         """Starts the copy of this rank's order of an epoch to the device: (steps per epoch, rank's batch size)."""
@@ -78,6 +76,14 @@ class InMemory:
     def eval_batches(self, split: Split) -> Iterator[Batch]:
         if split not in self.splits:
             raise BadData(f"this data set has no {split} split; it has {' and '.join(self.splits)}")
-        images, labels = self.splits[split]
         for index in self.eval_indices[split]:
-            yield {"image": images.index_select(0, index), "label": labels.index_select(0, index), "index": index}
+            yield self._rows(split, index)
+
+    def _rows(self, split: Split, index: Tensor) -> Batch:
+        return {name: tensor.index_select(0, index) for name, tensor in self.splits[split].items()} | {"index": index}
+
+
+def labels_of(samples: Batch) -> Indices:
+    """(N,): the class of each sample; 0 where samples have no label of their own, as with masks."""
+    labels: Indices = samples["label"].numpy(force=True) if "label" in samples else np.zeros(len(samples["image"]), int)
+    return labels

@@ -10,16 +10,17 @@ from plainloop.contracts import Batch, Split
 from plainloop.data.images import LabelledImages
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from plainloop.data.memory import InMemory
 
 
 class SmallSet(LabelledImages):
     """A data set that is read whole, at the first batch. A subclass adds its own arguments, `known` and `read`."""
 
-    def read(self) -> Mapping[Split, tuple[Tensor, Tensor]]:
-        """Each split's images (N, C, H, W) uint8 and labels (N,) int64. Raises BadData for missing or damaged files."""
+    def read(self) -> Mapping[Split, Batch]:
+        """Each split as one batch: image (N, C, H, W) uint8, label (N,) int64 or what else the task wants.
+
+        Raises BadData for missing or damaged files.
+        """
         raise NotImplementedError
 
     @cached_property
@@ -27,12 +28,11 @@ class SmallSet(LabelledImages):
         import torch
 
         from plainloop.data.loading.stratify import stratified_part
-        from plainloop.data.memory import InMemory
+        from plainloop.data.memory import InMemory, labels_of
 
         splits = dict(self.read())
-        images, labels = splits["train"]
-        part = torch.from_numpy(stratified_part(labels.numpy(), at_most=self.max_train_samples))
-        splits["train"] = images[part], labels[part]
+        part = torch.from_numpy(stratified_part(labels_of(splits["train"]), at_most=self.max_train_samples))
+        splits["train"] = {name: tensor[part] for name, tensor in splits["train"].items()}
         return InMemory(
             splits,
             loaders=self.loaders,
