@@ -2,54 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-from plainloop.contracts import Batch, Facts, SampleTransform, Split
-from plainloop.data.images import LabelledImages
+from plainloop.contracts import Facts, Split
+from plainloop.data.decoded import IMAGENET_MEAN, IMAGENET_STD, DecodedImages
 from plainloop.data.loading.labels import list_labelled
 from plainloop.data.loading.listing import Listings, list_splits
-from plainloop.errors import BadData
 
 if TYPE_CHECKING:
     from plainloop.data.loading.samples import Images
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 @dataclass(kw_only=True, eq=False)
-class ImageFolder(LabelledImages):
+class ImageFolder(DecodedImages):
     """`root` has train/, val/ and perhaps test/ with class folders, or class folders alone; then each class is split.
 
     Args:
-        num_workers: `auto` is four, or fewer where fewer CPUs are granted.
-        timeout: seconds; a batch that takes longer ends the run.
-        image_size: pixels, of the square that the model sees.
-        crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction and cuts out the centre;
-            so does training, unless `sample_transforms` have given the image its size.
         labels: a file in `root` of file,label rows (or "file label" lines) that says the classes instead of folders; of
             validation and test in `val.labels` and `test.labels`. None: class folders.
         val_fraction: the share of each class to validate on where `root` has no val/; the same images for every seed.
         allow_changed: lets a run be resumed when files were added or removed; it is then no longer the same run.
-        sample_transforms: sample -> sample, the image (3, H, W) uint8 of any size; for training only, in order.
 
     Raises BadData for folders that cannot be trained on; batches raise it for a damaged file.
     """
 
     root: str
-    num_workers: int | Literal["auto"] = "auto"
-    timeout: float = 300
     cache: Literal["none"] = "none"
-    image_size: int = 224
-    crop_fraction: float = 0.875
     labels: str | None = None
     val_fraction: float = 0.2
     allow_changed: bool = False
-    sample_transforms: Sequence[SampleTransform] = ()
 
-    changes_no_result: ClassVar = (*LabelledImages.changes_no_result, "timeout", "*prefetch", "allow_changed")
+    changes_no_result: ClassVar = (*DecodedImages.changes_no_result, "allow_changed")
+    how_to_get_a_test_split: ClassVar = "make test/ in data.root"
 
     def __post_init__(self) -> None:
         self.label_files: dict[Split, str | None] = {"train": self.labels}
@@ -58,12 +44,6 @@ class ImageFolder(LabelledImages):
             self.label_files[split] = own.pop("labels", self.label_files.get(split))
             setattr(self, split, own)
         super().__post_init__()
-        if self.image_size < 1:
-            raise ValueError(f"data.image_size={self.image_size} must be at least 1 pixel")
-        if not 0 < self.crop_fraction <= 1:
-            raise ValueError(f"data.crop_fraction={self.crop_fraction} must be above 0 and at most 1, such as 0.875")
-        if self.timeout <= 0:
-            raise ValueError(f"data.timeout={self.timeout} must be above 0 seconds")
 
     def known(self) -> Facts:
         mean, std = self.statistics(IMAGENET_MEAN, IMAGENET_STD)
@@ -84,40 +64,7 @@ class ImageFolder(LabelledImages):
     def file_names(cls, **arguments: Any) -> Iterator[str]:
         return cls(**arguments).listings().file_names()
 
-    @cached_property
-    def images(self) -> dict[Split, Images]:
+    def all_images(self) -> dict[Split, Images]:
         from plainloop.data.loading.samples import split_images
-        from plainloop.data.loading.stratify import stratified_part
 
-        found = split_images(self.listings(), image_size=self.image_size, crop_fraction=self.crop_fraction)
-        part = stratified_part(found["train"].labels, at_most=self.max_train_samples)
-        return found | {"train": found["train"].rows(part)}
-
-    def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
-        from plainloop.data.loading.sampler import Shard, order_of
-        from plainloop.data.loading.workers import TrainKeys
-
-        images = self.images["train"].augmented(self.sample_transforms, seed)
-        order = order_of(images.labels, sampler=self.sampler, repeats=self.repeats)
-        keys = TrainKeys(start, stop, order=order, batch_size=self.batch_size, seed=seed, shard=Shard.here())
-        return self._batches(images, keys, "train")
-
-    def eval_batches(self, split: Split) -> Iterator[Batch]:
-        from plainloop.data.loading.sampler import Shard, eval_rows, slice_of_train
-
-        if split not in self.images:
-            raise BadData(
-                f"this data set has no {split} split; it has {' and '.join(self.images)}",
-                hint="make test/ in data.root",
-            )
-        images, shard = self.images[split], Shard.here()
-        among = slice_of_train(len(images), self.train_eval_samples) if split == "train" else range(len(images))
-        rows = eval_rows(len(among), rank_batch=self.loaders[split].eval_batch(shard.world_size), shard=shard)
-        return self._batches(images, [[(0, int(among[position])) for position in row] for row in rows], split)
-
-    def _batches(self, images: Images, keys: Any, split: Split) -> Iterator[Batch]:
-        from plainloop.data.loading.workers import batches
-        from plainloop.distributed.process_group import pick_device
-
-        pin_memory = pick_device(self.device).type == "cuda"
-        return batches(images, keys, loader=self.loaders[split], timeout=self.timeout, pin_memory=pin_memory)
+        return split_images(self.listings(), image_size=self.image_size, crop_fraction=self.crop_fraction)

@@ -42,11 +42,15 @@ class Images:
     def augmented(self, sample_transforms: Sequence[SampleTransform], seed: int) -> Images:
         return replace(self, sample_transforms=tuple(sample_transforms), seed=seed)
 
+    def decoded(self, index: int) -> Tensor:
+        """(3, H, W) uint8. Raises BadData."""
+        return decode(self.folder / os.fsdecode(self.paths[index]))
+
     def __getitem__(self, key: Key) -> Sample | RunError:
         """One sample; all that its transforms draw depends on (seed, epoch, index) alone."""
         epoch, index = key
         try:
-            image = decode(self.folder / os.fsdecode(self.paths[index]))
+            image = self.decoded(index)
             sample = {"image": image, "label": torch.tensor(int(self.labels[index])), "index": torch.tensor(index)}
             if self.sample_transforms:
                 with rng.drawing_from(rng.fold(rng.SAMPLE, self.seed, epoch, index)):
