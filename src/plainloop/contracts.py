@@ -29,8 +29,9 @@ IGNORE = 255
 # 0-d, detached, still on the device: means over the batch. Reading one is a wait for the device.
 Scalars = dict[str, "Tensor"]
 
-# (batch, finished optimizer steps) -> batch. Whole batch on the device, image float32 in [0, 1]; draws from the global
-# generators, which are seeded from (seed, step, rank) before it is called, or by `augment.draws`, alike on all ranks.
+# (batch, finished optimizer steps) -> batch. Whole batch on the device, image float32 in [0, 1]. It draws by
+# `augment.draws`, so that any number of ranks sees the same images; or from the global generators, which are seeded
+# from (seed, step, rank) before it is called.
 Augment = Callable[[Batch, int], Batch]
 
 # One sample -> one sample, in a worker; it moves spatial entries with their image, or refuses the sample. Draws from

@@ -3,15 +3,22 @@
 import functools
 
 import torch
+from torchvision.transforms import v2
 
 from plainloop.augment.colour import color_jitter, gaussian_blur
+from plainloop.augment.crop import RandomResizedCrop
 from plainloop.augment.erasing import cutout, gridmask, hide_and_seek, random_erasing
-from plainloop.augment.geometry import random_rotation
+from plainloop.augment.geometry import horizontal_flip, pad_crop, random_rotation, vertical_flip
 from plainloop.augment.mixing import cutmix, mixup, mixup_or_cutmix
+from plainloop.augment.per_sample import PerSample
 
 CPU = torch.device("cpu")
 
 PIXELS = {
+    "pad_crop": functools.partial(pad_crop, pad=2),
+    "horizontal_flip": horizontal_flip,
+    "vertical_flip": vertical_flip,
+    "random_resized_crop": RandomResizedCrop(size=8),
     "random_rotation": random_rotation,
     "cutout": cutout,
     "random_erasing": random_erasing,
@@ -21,6 +28,7 @@ PIXELS = {
     "color_jitter": functools.partial(color_jitter, hue=0.1),
     "gaussian_blur": gaussian_blur,
 }
+ONE_BY_ONE = {"per_sample": PerSample(transform=v2.RandomAffine(45, (0.2, 0.2)))}
 MIXED = {
     "mixup": functools.partial(mixup, num_classes=4),
     "cutmix": functools.partial(cutmix, num_classes=4),

@@ -7,13 +7,17 @@ from torchvision.transforms.v2 import functional as F
 
 from plainloop.augment.crop import RandomResizedCrop
 from plainloop.augment.per_sample import PerSample, as_augmentation
-
-CPU = torch.device("cpu")
+from plainloop.system import rng
+from tests.augment.batches import CPU
 
 
 def seeded(seed, function, *arguments):
-    torch.manual_seed(seed)
+    rng.seed_step(seed, 0, 0, CPU)
     return function(*arguments)
+
+
+def blank(number, height, width):
+    return {"image": torch.zeros(1, 1, 1, 1).expand(number, 1, height, width)}
 
 
 def test_the_whole_image_at_its_own_size_stays_as_it_is():
@@ -32,7 +36,7 @@ def test_a_part_at_its_own_size_is_cut_out_to_the_pixel():
     crop = RandomResizedCrop(size=4, scale=(0.25, 0.25), ratio=(1, 1))
     image = torch.rand(16, 2, 8, 8)
     cropped = seeded(0, crop, {"image": image}, 0)["image"]
-    top, left, h, w = seeded(0, crop.parts, 16, 8, 8, CPU)
+    top, left, h, w = seeded(0, crop.parts, {"image": image})
     assert (h == 4).all()
     assert (w == 4).all()
     for one, whole, i, j in zip(cropped, image, top.int().tolist(), left.int().tolist()):
@@ -42,7 +46,8 @@ def test_a_part_at_its_own_size_is_cut_out_to_the_pixel():
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (28, 28), (30, 90), (1, 5)])
 def test_parts_lie_inside_and_keep_scale_and_ratio(height, width):
     scale, ratio = (0.2, 0.9), (0.5, 2.0)
-    top, left, h, w = seeded(0, RandomResizedCrop(size=4, scale=scale, ratio=ratio).parts, 5000, height, width, CPU)
+    crop = RandomResizedCrop(size=4, scale=scale, ratio=ratio)
+    top, left, h, w = seeded(0, crop.parts, blank(5000, height, width))
     for number in (top, left, h, w):
         assert torch.equal(number, number.round())
     assert (h >= 1).all()
@@ -60,7 +65,7 @@ def test_parts_lie_inside_and_keep_scale_and_ratio(height, width):
 
 def test_parts_are_drawn_as_torchvision_draws_them():
     crop = RandomResizedCrop(size=4)
-    mine = torch.stack(seeded(0, crop.parts, 20_000, 32, 24, CPU))
+    mine = torch.stack(seeded(0, crop.parts, blank(20_000, 32, 24)))
     image = torch.zeros(3, 32, 24)
     drawn = [crop.sample_transform.make_params([image]) for _ in range(20_000)]
     names = ("top", "left", "height", "width")
@@ -72,7 +77,7 @@ def test_parts_are_drawn_as_torchvision_draws_them():
 
 
 def test_where_nothing_fits_the_largest_central_part_is_taken():
-    top, left, h, w = RandomResizedCrop(size=4, scale=(1, 1), ratio=(1, 1)).parts(3, 10, 40, CPU)
+    top, left, h, w = RandomResizedCrop(size=4, scale=(1, 1), ratio=(1, 1)).parts(blank(3, 10, 40))
     assert [number.tolist() for number in (top, left, h, w)] == [[0] * 3, [15] * 3, [10] * 3, [10] * 3]
 
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from plainloop.augment.geometry import horizontal_flip, pad_crop, reflected, vertical_flip
+from plainloop.system import rng
+from tests.augment.batches import CPU
 
 ALL = {
     "pad_crop": functools.partial(pad_crop, pad=2),
@@ -41,7 +43,7 @@ def test_labels_follow_pixels(augment):
 @pytest.mark.parametrize("augment", ALL.values(), ids=ALL)
 def test_the_seed_decides_the_draws(augment):
     def drawn(seed):
-        torch.manual_seed(seed)
+        rng.seed_step(seed, 0, 0, CPU)
         return augment(numbered(), 0)["image"]
 
     assert torch.equal(drawn(1), drawn(1))
@@ -63,7 +65,7 @@ def test_every_shift_of_a_reflected_image_occurs_and_nothing_else():
     image = torch.arange(16.0).view(1, 1, 4, 4)
     padded = torch.nn.functional.pad(image, (1, 1, 1, 1), mode="reflect")
     expected = {padded[0, 0, i : i + 4, j : j + 4].numpy().tobytes() for i in range(3) for j in range(3)}
-    torch.manual_seed(0)
+    rng.seed_step(0, 0, 0, CPU)
     shifted = pad_crop({"image": image.expand(200, 1, 4, 4)}, 0, pad=1)["image"]
     assert {one.numpy().tobytes() for one in shifted.contiguous()} == expected
 
@@ -87,7 +89,7 @@ def test_flips_mirror_along_their_own_direction():
 
 
 def test_p_is_the_share_of_images_that_are_flipped():
-    torch.manual_seed(0)
+    rng.seed_step(0, 0, 0, CPU)
     batch = {"image": torch.tensor([0.0, 1.0]).expand(10_000, 1, 1, 2)}
     share = horizontal_flip(batch, 0, p=0.3)["image"][:, 0, 0, 0].mean().item()
     assert abs(share - 0.3) < 0.02  # four standard deviations of 10,000 draws

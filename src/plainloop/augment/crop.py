@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-from plainloop.augment import spatial
+from plainloop.augment import draws, spatial
 from plainloop.augment.per_sample import transform_sample
 from plainloop.contracts import Batch, Sample
 
@@ -59,22 +58,20 @@ class RandomResizedCrop:
 
     def __call__(self, batch: Batch, step: int) -> Batch:
         """image (B, C, H, W) float -> (B, C, *size), on the same device."""
-        image = batch["image"]
-        height, width = image.shape[-2:]
-        top, left, h, w = self.parts(len(image), height, width, image.device)
+        height, width = batch["image"].shape[-2:]
+        top, left, h, w = self.parts(batch)
         zero = torch.zeros_like(h)
         # Maps coordinates of the result to coordinates of the image; both go from -1 to 1.
         across = torch.stack([w / width, zero, (2 * left + w) / width - 1], dim=1)
         down = torch.stack([zero, h / height, (2 * top + h) / height - 1], dim=1)
         return spatial.resampled(batch, torch.stack([across, down], dim=1), size=self.size, border=True)
 
-    def parts(
-        self, number: int, height: int, width: int, device: torch.device
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def parts(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Top, left, height and width of each image's part, in whole pixels: (B,) float each."""
-        area = height * width * torch.empty(number, TRIES, device=device).uniform_(*self.scale)
-        ratio = torch.empty(number, TRIES, device=device).uniform_(*map(math.log, self.ratio)).exp()
-        place = torch.rand(2, number, device=device)
+        height, width = batch["image"].shape[-2:]
+        area = height * width * draws.uniform(batch, TRIES, low=self.scale[0], high=self.scale[1])
+        ratio = draws.log_uniform(batch, TRIES, low=self.ratio[0], high=self.ratio[1])
+        place = draws.uniform(batch, 2).unbind(1)
 
         h, w = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
         fits = (h >= 1) & (h <= height) & (w >= 1) & (w <= width)

@@ -1,7 +1,8 @@
 """Random numbers for a whole batch on its device: drawn for the global batch, of which each rank takes its rows.
 
 The loop seeds the generator used here from (seed, step) alone, so one rank, two or four see the same augmented images.
-What draws from torch's global generators instead differs from rank to rank.
+Three things differ from rank to rank: partners of mixup and cutmix, dropout in the model, and a function of somebody
+else that draws from torch's global generators.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ def uniform(batch: Batch, *shape: int, low: float = 0.0, high: float = 1.0) -> T
     size, device = len(batch["image"]), batch["image"].device
     drawn = torch.rand(size * collectives.world_size(), *shape, generator=rng.shared(device), device=device)
     return _rows(drawn, size) * (high - low) + low
+
+
+def integers(batch: Batch, *shape: int, below: int) -> Tensor:
+    """(B, *shape) int64, uniform in 0, ..., below - 1."""
+    return (uniform(batch, *shape) * below).long()
 
 
 def log_uniform(batch: Batch, *shape: int, low: float, high: float) -> Tensor:
@@ -44,6 +50,13 @@ def beta(batch: Batch, alpha: float) -> Tensor:
 def partners(batch: Batch) -> Tensor:
     """(B,) int64: a random permutation of this rank's samples. A partner of another rank would have to be sent."""
     return uniform(batch).argsort()
+
+
+def seeds(batch: Batch) -> list[int]:
+    """One for each sample, on the host: for what draws for one sample after the other from global generators."""
+    size = len(batch["image"])
+    drawn = torch.randint(2**62, (size * collectives.world_size(),), generator=rng.shared(torch.device("cpu")))
+    return _rows(drawn, size).tolist()
 
 
 def noise(batch: Batch) -> Tensor:

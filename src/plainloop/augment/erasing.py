@@ -132,7 +132,7 @@ def hide_and_seek(
     check_probability(p)
     height, width = batch["image"].shape[-2:]
     numbers = constant(tuple(cells), torch.int64, batch["image"].device)
-    number = numbers[(draws.uniform(batch) * len(cells)).long()]  # (B,)
+    number = numbers[draws.integers(batch, below=len(cells))]  # (B,)
     hidden = draws.uniform(batch, GRID, GRID) < hide
     row = cell_of(height, number)[:, :, None].expand(-1, height, GRID)
     column = cell_of(width, number)[:, None, :].expand(-1, height, width)

@@ -24,9 +24,9 @@ def pad_crop(batch: Batch, step: int, *, pad: int) -> Batch:
     height, width = image.shape[-2:]
     if not 0 <= pad < min(height, width):
         raise ValueError(f"augment: pad={pad} must be at least 0 and less than the image, which is {height} x {width}")
-    shift = torch.randint(-pad, pad + 1, (2, len(image), 1), device=image.device)
-    rows = reflected(torch.arange(height, device=image.device) + shift[0], height)
-    columns = reflected(torch.arange(width, device=image.device) + shift[1], width)
+    down, right = (draws.integers(batch, 2, 1, below=2 * pad + 1) - pad).unbind(1)
+    rows = reflected(torch.arange(height, device=image.device) + down, height)
+    columns = reflected(torch.arange(width, device=image.device) + right, width)
     places = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)  # (B, H * W)
 
     def pixels(values: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def vertical_flip(batch: Batch, step: int, *, p: float = 0.5) -> Batch:
 def flip(batch: Batch, *, dimension: int, p: float) -> Batch:
     check_probability(p)
     image = batch["image"]
-    flipped = torch.rand(len(image), 1, 1, 1, device=image.device) < p
+    flipped = draws.chosen(batch, p)[:, None, None, None]
     side, axis = image.shape[dimension], -1 - dimension  # x is the first of a point
 
     def points(places: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from plainloop.augment import spatial
+from plainloop.augment import draws, spatial
 from plainloop.contracts import IGNORE, Augment, Batch, Sample
+from plainloop.system import rng
 
 
 class PerSample:
@@ -21,8 +22,8 @@ class PerSample:
     images in [0, 1], which is slow on a GPU, and all results must have the same size.
 
     Args:
-        transform: image (C, H, W) -> image; draws from the global generators. Those of torchvision.transforms.v2 move
-            masks, boxes and polygons with the image; others refuse samples that have some.
+        transform: image (C, H, W) -> image; draws from the global generators, seeded for each sample. Those of
+            torchvision.transforms.v2 move masks, boxes and polygons, too; others refuse samples that have some.
     """
 
     def __init__(self, *, transform: Callable[[Any], Any]) -> None:
@@ -35,8 +36,11 @@ class PerSample:
         return transform_sample(self.transform, sample)
 
     def __call__(self, batch: Batch, step: int) -> Batch:
-        rows = zip(*batch.values(), strict=True)
-        samples = [self.sample(dict(zip(batch, row, strict=True))) for row in rows]
+        samples = []
+        with rng.drawing_from(0, batch["image"].device):  # restores the generators
+            for seed, *row in zip(draws.seeds(batch), *batch.values(), strict=True):
+                rng.seed_all(seed, batch["image"].device)
+                samples.append(self.sample(dict(zip(batch, row, strict=True))))
         return {name: torch.stack([sample[name] for sample in samples]) for name in batch}
 
 

@@ -14,6 +14,8 @@ import torch
 INIT, ORDER, SAMPLE, STEP, EVAL, SPLIT, SHARED = range(7)
 
 _shared: dict[torch.device, torch.Generator] = {}
+_seeded: set[torch.device] = set()  # those whose shared generator has been seeded in this step
+_step_seed = 0
 
 
 def fold(*parts: int) -> int:
@@ -43,14 +45,19 @@ def seed_all(seed: int, device: torch.device | None = None) -> None:
 
 def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
     """Before the draws of a step: the global generators differ by rank, the shared one is the same on all ranks."""
+    global _step_seed
     seed_all(fold(STEP, seed, step, rank), device)
-    shared(device).manual_seed(fold(SHARED, seed, step))
+    _step_seed = fold(SHARED, seed, step)
+    _seeded.clear()
 
 
 def shared(device: torch.device) -> torch.Generator:
-    """The generator for what every rank must draw alike; `seed_step` seeds it."""
+    """The generator for what every rank must draw alike, seeded where a step asks for it first."""
     if device not in _shared:
         _shared[device] = torch.Generator(device)
+    if device not in _seeded:
+        _shared[device].manual_seed(_step_seed)
+        _seeded.add(device)
     return _shared[device]
 
 
