@@ -1,4 +1,4 @@
-"""Trees of tensors, compared and copied; a mode that notices when the host reads one."""
+"""Trees of tensors, compared and copied; modes that notice when the host reads one, or waits to send one."""
 
 from __future__ import annotations
 
@@ -39,3 +39,30 @@ class NoHostReads(TorchDispatchMode):
         if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default):
             raise HostRead(f"the host reads a tensor: {func}")
         return func(*args, **(kwargs or {}))
+
+
+class HostWait(AssertionError):
+    pass
+
+
+class NoHostWaits(NoHostReads):
+    """For tensors of the meta device: fails as well where a GPU would make the host wait to send it something.
+
+    That is a tensor made on the device from Python's numbers, a copy that is not `non_blocking`, and an index that
+    is on the host. What depends on values (nonzero, a mask as an index) fails on the meta device by itself.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        made_there = func is torch.ops.aten.lift_fresh.default and args[0].device.type != "cpu"
+        copies = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        crosses = func in copies and len({t.device for t in args[:2] if isinstance(t, Tensor)} | _target(kwargs)) > 1
+        by_host = func.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_)
+        by_host = by_host and any(t is not None and t.device != args[0].device for t in args[1])
+        if made_there or by_host or (crosses and not (kwargs.get("non_blocking") or True in args[2:])):
+            raise HostWait(f"the host waits for the device: {func}")
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def _target(kwargs: dict[str, Any]) -> set[torch.device]:
+    return {kwargs["device"]} if kwargs.get("device") is not None else set()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from plainloop.distributed import collectives
-from plainloop.errors import OutOfMemory
+from plainloop.distributed import collectives, process_group
+from plainloop.errors import BadConfig, OutOfMemory
 from plainloop.run import backend
 from plainloop.run.run import share_folder
 from tests.harness.ranks import on_ranks
@@ -48,3 +49,38 @@ def test_cudnn_searches_for_kernels_unless_deterministic_or_told(
         assert torch.backends.cudnn.benchmark is on
     finally:
         backend.prepare(deterministic=False, detect_anomaly=False, cudnn_benchmark="auto")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: out of memory",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_errors_of_cudas_libraries_are_out_of_memory_as_well(words: str) -> None:
+    with (
+        pytest.raises(OutOfMemory, match=re.escape(f"out of memory: {words}")),
+        backend.errors_explained(accumulate=1, rank_batch=6, command="{}".format),
+    ):
+        raise RuntimeError(words)
+
+
+def test_an_operation_without_a_deterministic_form_says_which_key_asks_for_it() -> None:
+    backend.prepare(deterministic=True, detect_anomaly=False, cudnn_benchmark="auto")
+    try:
+        with (
+            pytest.raises(BadConfig, match=r"^trainer.deterministic=true: put_ does not have a deterministic .*tion$"),
+            backend.errors_explained(accumulate=1, rank_batch=6, command="{}".format),
+        ):
+            torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
+    finally:
+        backend.prepare(deterministic=False, detect_anomaly=False, cudnn_benchmark="auto")
+
+
+def test_two_ranks_on_one_gpu_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = "NCCL error in: ... invalid usage. Last error: Duplicate GPU detected : rank 1 and rank 0 both on CUDA 7000"
+    with pytest.raises(BadConfig, match="two ranks have the same GPU"), process_group.lost_peers_named(1.0):
+        raise RuntimeError(words)

@@ -131,6 +131,7 @@ def test_a_job_that_is_there_twice_is_a_warning() -> None:
         ("slots=0", "hydra.launcher.slots=auto, or hydra.launcher.slots=2"),
         ("slots=two", "hydra.launcher.slots=auto, or hydra.launcher.slots=2"),
         ("gpus_per_job=-1", "hydra.launcher.gpus_per_job=1"),
+        ("jobs_per_gpu=0", "hydra.launcher.jobs_per_gpu=1"),
     ],
 )
 def test_places_for_jobs_are_checked_with_them(override: str, instead: str) -> None:

@@ -112,7 +112,16 @@ def test_jobs_are_dealt_the_gpus_that_are_visible(
 ) -> None:
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gpus_of_slots(per_job, slots, configs=[CONFIG]) == expected
+    assert gpus_of_slots(per_job, slots, 1, configs=[CONFIG]) == expected
+
+
+@pytest.mark.parametrize(
+    ("slots", "expected"),
+    [("auto", [["0"], ["1"], ["2"], ["0"], ["1"], ["2"]]), (4, [["0"], ["1"], ["2"], ["0"]])],
+)
+@pytest.mark.usefixtures("three_gpus")
+def test_jobs_that_share_gpus_are_dealt_to_all_gpus_in_turn(slots: int | str, expected: list[list[str]]) -> None:
+    assert gpus_of_slots(1, slots, 2, configs=[CONFIG]) == expected
 
 
 @pytest.mark.parametrize(
@@ -126,7 +135,7 @@ def test_jobs_are_dealt_the_gpus_that_are_visible(
 @pytest.mark.usefixtures("three_gpus")
 def test_what_cannot_be_dealt_is_refused(per_job: int, slots: object, devices: object, match: str) -> None:
     with pytest.raises(InvalidConfig, match=match.replace("[", r"\[")):
-        gpus_of_slots(per_job, slots, configs=[CONFIG | {"trainer": {"devices": devices}}])  # type: ignore[arg-type]
+        gpus_of_slots(per_job, slots, 1, configs=[CONFIG | {"trainer": {"devices": devices}}])  # type: ignore[arg-type]
 
 
 # A process that drives three jobs, of which two at a time wait for a signal and write down each that they get.

@@ -1,4 +1,4 @@
-"""`hydra/launcher=local`, the default: one job after the other. `gpu_pool`: one job for each GPU at the same time.
+"""`hydra/launcher=local`, the default: one job after the other. `gpu_pool`: one or more for each GPU at once.
 
 Hydra imports this file at every start, so the work is done in `plainloop.sweep`.
 """
@@ -26,20 +26,21 @@ class GpuPoolConf:
     _target_: str = "hydra_plugins.plainloop_launchers.local.GpuPoolLauncher"
     gpus_per_job: int = 1  # 0: jobs see none
     slots: Any = "auto"  # jobs at the same time; auto: as many as the GPUs allow, and one on a machine without
+    jobs_per_gpu: int = 1  # jobs that share a GPU, for small models that leave most of it idle
 
 
 class GpuPoolLauncher(Launcher):
     """Jobs are forks of this process, each with GPUs of its own and its share of the CPU."""
 
-    def __init__(self, gpus_per_job: int = 1, slots: Any = "auto") -> None:
-        self.gpus_per_job, self.slots = gpus_per_job, slots
+    def __init__(self, gpus_per_job: int = 1, slots: Any = "auto", jobs_per_gpu: int = 1) -> None:
+        self.keys = gpus_per_job, slots, jobs_per_gpu
 
     def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
         """Raises InvalidConfig when a job asks for more than it gets; writes nothing."""
         from plainloop.sweep.local.gpu_pool import gpus_of_slots
 
         self.sweep = task_function
-        self.gpus: Any = gpus_of_slots(self.gpus_per_job, self.slots, configs=task_function.configs)
+        self.gpus: Any = gpus_of_slots(*self.keys, configs=task_function.configs)
 
     def launch_jobs(self, jobs: Sequence[Any]) -> Any:
         """Runs checked jobs to their ends; see plainloop.sweep.local.launch.launch."""

@@ -93,6 +93,9 @@ def lost_peers_named(timeout_s: float) -> Iterator[None]:
     except RuntimeError as error:
         if ranks.world_size() == 1 or not is_lost_peer(error):
             raise
+        if "Duplicate GPU" in str(error):
+            hint = "at most as many processes on a machine as it has GPUs: --nproc-per-node, --ntasks-per-node"
+            raise BadConfig("two ranks have the same GPU, which NCCL refuses", hint=hint) from error
         first = str(error).splitlines()[0]
         late = any(word in first for word in ("Timed out", "timed out", "Timeout", "timeout"))
         what = f"did not answer for {timeout_s:g} s (trainer.timeout_s)" if late else "have gone"

@@ -12,7 +12,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from plainloop.distributed import collectives
-from plainloop.errors import NonFinite, OutOfMemory, RunError
+from plainloop.errors import BadConfig, NonFinite, OutOfMemory, RunError
+
+# Of the allocators of the CPU, of CUDA's driver and of its libraries, whose errors have no type of their own.
+OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
 
 
 def prepare(*, deterministic: bool, detect_anomaly: bool, cudnn_benchmark: bool | Literal["auto"]) -> None:
@@ -62,7 +65,8 @@ def errors_explained(*, accumulate: int, rank_batch: int, command: Callable[[str
         yield
     except RuntimeError as error:
         first_line = str(error).partition("\n")[0]
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in first_line:
+        if isinstance(error, torch.OutOfMemoryError) or any(words in first_line for words in OUT_OF_MEMORY):
+            first_line = first_line.partition(" If reserved but")[0]  # advice about torch's allocator
             more = next((n for n in range(2 * accumulate, rank_batch + 1) if rank_batch % n == 0), None)
             hint = "one sample does not fit: a smaller model, or smaller images"
             if more:
@@ -70,6 +74,10 @@ def errors_explained(*, accumulate: int, rank_batch: int, command: Callable[[str
             raise OutOfMemory(f"out of memory: {first_line}", hint=hint) from error
         if "returned nan values in its" in first_line:  # anomaly mode, which has shown the forward pass before
             raise NonFinite(first_line, hint="the lines above name the operation of the forward pass") from error
+        if "deterministic implementation" in first_line:
+            what = first_line.partition(", but you set")[0]
+            hint = "another layer or augmentation, or a new run with trainer.deterministic=false"
+            raise BadConfig(f"trainer.deterministic=true: {what}", hint=hint) from error
         if "DataLoader worker" in first_line:  # torch raises it from a signal handler, wherever the main thread is
             raise RunError(first_line, hint="memory? fewer data.num_workers hold less of it") from error
         raise

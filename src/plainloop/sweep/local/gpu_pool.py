@@ -13,14 +13,19 @@ from plainloop.system.gpus import visible_gpus
 log = logging.getLogger("plainloop")
 
 _KEY = "hydra.launcher."
+POOL_KEYS = ("gpus_per_job", "slots", "jobs_per_gpu")
 
 
 def pool_problems(
-    gpus_per_job: Any, slots: Any, configs: Sequence[Mapping[str, Any]], origin: Origin | None = None
+    gpus_per_job: Any,
+    slots: Any,
+    jobs_per_gpu: Any,
+    configs: Sequence[Mapping[str, Any]],
+    origin: Origin | None = None,
 ) -> list[Problem]:
     """
     Args:
-        gpus_per_job, slots: the launcher's keys.
+        gpus_per_job, slots, jobs_per_gpu: the launcher's keys.
         configs: of the jobs.
         origin: where the keys were given, if known.
     """
@@ -29,11 +34,11 @@ def pool_problems(
         return Problem(key, what, str(got), expected, origin.given_by(key) if origin else "", instead=instead)
 
     problems = []
-    for name, value, least in (("gpus_per_job", gpus_per_job, 0), ("slots", slots, 1)):
+    for name, value, least in zip(POOL_KEYS, (gpus_per_job, slots, jobs_per_gpu), (0, 1, 1), strict=True):
         is_auto = name == "slots" and value == "auto"
         if not is_auto and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            key, words = _KEY + name, "a whole number, 0 or more" if least == 0 else "auto, or 1 or more"
-            instead = f"{key}=1" if least == 0 else f"{key}=auto, or {key}=2"
+            key, words = _KEY + name, "auto, or 1 or more" if name == "slots" else f"a whole number, {least} or more"
+            instead = f"{key}=auto, or {key}=2" if name == "slots" else f"{key}=1"
             problems.append(problem(key, "wrong type or value", repr(value), words, instead))
     if problems:
         return problems
@@ -47,28 +52,30 @@ def pool_problems(
     return problems
 
 
-def gpus_of_slots(gpus_per_job: int, slots: int | str, *, configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def gpus_of_slots(
+    gpus_per_job: int, slots: int | str, jobs_per_gpu: int, *, configs: Sequence[Mapping[str, Any]]
+) -> list[list[str]]:
     """The GPUs of each slot: of each job that runs at the same time. Raises InvalidConfig."""
-    problems = pool_problems(gpus_per_job, slots, configs)
+    problems = pool_problems(gpus_per_job, slots, jobs_per_gpu, configs)
     if problems:
         raise invalid_run(problems, [])
     gpus = visible_gpus()
     if not gpus and gpus_per_job and slots == "auto":
         log.info("no GPU is visible: one job at a time on the CPU; hydra.launcher.slots=N for N at a time")
-    return split_gpus(gpus, per_job=gpus_per_job, slots=None if slots == "auto" else int(slots))
+    return split_gpus(gpus, per_job=gpus_per_job, slots=None if slots == "auto" else int(slots), sharing=jobs_per_gpu)
 
 
-def split_gpus(gpus: list[str], *, per_job: int, slots: int | None) -> list[list[str]]:
-    """One list of GPUs for each slot; empty lists where there are no GPUs.
+def split_gpus(gpus: list[str], *, per_job: int, slots: int | None, sharing: int = 1) -> list[list[str]]:
+    """One list of GPUs for each slot, every list `sharing` times; empty lists where there are no GPUs.
 
     >>> split_gpus(["0", "1", "2"], per_job=1, slots=None), split_gpus(["0", "1", "2", "3"], per_job=2, slots=None)
     ([['0'], ['1'], ['2']], [['0', '1'], ['2', '3']])
-    >>> split_gpus([], per_job=1, slots=2), split_gpus(["0", "1"], per_job=1, slots=1)
-    ([[], []], [['0']])
+    >>> split_gpus([], per_job=1, slots=2), split_gpus(["0", "1"], per_job=1, slots=3, sharing=2)
+    ([[], []], [['0'], ['1'], ['0']])
     """
     if not gpus or per_job == 0:
         return [[] for _ in range(slots or 1)]
-    groups = [gpus[start : start + per_job] for start in range(0, len(gpus) - per_job + 1, per_job)]
+    groups = [gpus[start : start + per_job] for start in range(0, len(gpus) - per_job + 1, per_job)] * sharing
     return groups[:slots] if slots else groups
 
 

@@ -1,0 +1,183 @@
+"""Between log steps the host never waits for the device, whatever is switched on.
+
+On the meta device, where no value can be read, each part shows that it sends nothing that the host would wait for; on
+a GPU, CUDA itself says where it would wait.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+
+from plainloop.augment.mixing import mixup_or_cutmix
+from plainloop.config.durations import clock_of
+from plainloop.config.parts import build_data, make_part
+from plainloop.contracts import Batch
+from plainloop.loop.agreement import Agreement
+from plainloop.loop.normalize import Normalize, to_device, to_float
+from plainloop.loop.state import EMA, TrainState
+from plainloop.loop.trainer import Trainer
+from plainloop.system import rng
+from plainloop.tasks.classification import Classification
+from tests.harness import inject
+from tests.harness.configs import ROOT, checked
+from tests.harness.nets import small_net
+from tests.harness.runs import train
+from tests.harness.tensors import HostWait, NoHostWaits
+from tests.harness.toys import toy_trainer
+
+META = torch.device("meta")
+OPTIONS = sorted(path.stem for path in (ROOT / "conf/augment").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def a_generator_for_the_meta_device() -> Iterator[None]:
+    """torch has none for it, and takes one of the host."""
+    rng._shared[META] = torch.Generator()
+    yield
+    del rng._shared[META]
+
+
+def on_the_host() -> Batch:
+    image = torch.zeros(8, 3, 16, 16, dtype=torch.uint8)
+    return {"image": image, "label": torch.arange(8) % 5, "index": torch.arange(8)}
+
+
+def augmentations(option: str) -> dict[str, Any]:
+    """Those that work on whole batches, as a run on photographs without workers builds them."""
+    config = checked(f"augment={option}")
+    config["facts"] |= {"image_shape": [3, 16, 16], "mean": [0.5] * 3, "std": [0.5] * 3}
+    augment = build_data(config, functools.partial(make_part, config, clock_of(config)))[1]
+    return {name: function for name, function in augment.items() if not hasattr(function, "transform")}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_augmentation_sends_nothing_that_the_host_waits_for(option: str) -> None:
+    found = augmentations(option)
+    batch = to_float(to_device(on_the_host(), META))
+    for function in found.values():  # the first call may send constants
+        function(dict(batch), 0)
+    with NoHostWaits():
+        for function in found.values():
+            batch = function(batch, 1)
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: torch.tensor([0.5, 0.5], device=x.device),
+        lambda x: torch.tensor([0.5, 0.5]).to(x.device),
+        lambda x: x.copy_(torch.zeros(x.shape)),
+        lambda x: x[torch.tensor([1, 0])],
+        lambda x: x[x > 0],
+        lambda x: x.sum().item(),
+    ],
+)
+def test_what_the_host_would_wait_for_is_found(wait: Callable[[Tensor], Any]) -> None:
+    x = torch.zeros(4, device=META)
+    with NoHostWaits(), pytest.raises((HostWait, AssertionError, RuntimeError, NotImplementedError)):
+        wait(x)
+
+
+def mixed(batch: Batch, step: int) -> Batch:
+    return mixup_or_cutmix(batch, step, num_classes=5)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "the norm clipped": {"clip_norm": 1.0},
+    "the elements clipped": {"clip_value": 0.1},
+    "agc": {"clip_agc": 0.01},
+    "accumulate": {"accumulate": 2},
+    "ema": {"ema": 0.9},
+    "mixed labels": {"augment": [mixed]},
+    "class weights": {"task": Classification(num_classes=5, class_weights=[1, 1, 1, 1, 5.0])},
+    "bce": {"task": Classification(num_classes=5, loss="bce", label_smoothing=0.1)},
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_steps_and_evaluations_send_nothing_that_the_host_waits_for(setting: str) -> None:
+    settings = {"task": Classification(num_classes=5)} | SETTINGS[setting]
+    ema = settings.pop("ema", None)
+    normalize = Normalize(mean=(0.4,) * 3, std=(0.2,) * 3, device=META)
+    trainer = toy_trainer(steps=100, log_every=1, device=META, normalize=normalize, **settings)
+    model = small_net().to(META)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    state = TrainState(model, optimizer, GradScaler("cpu", enabled=False), EMA(model, ema) if ema else None)
+    metrics = trainer.task.metrics()
+
+    def step() -> None:
+        batch = trainer.prepare(to_device(on_the_host(), META))
+        for function in trainer.augment:
+            batch = function(batch, state.step)
+        trainer.update(state.model, state, trainer.normalize(batch))
+        with torch.no_grad():
+            batch = trainer.normalize(trainer.prepare(to_device(on_the_host(), META)))
+            metrics.update(trainer.task.predict(state.evaluated, batch), batch)
+
+    step()  # the first may send constants
+    with NoHostWaits():
+        step()
+
+
+# CUDA itself: the mode is on from the end of one wait that is meant to the beginning of the next.
+ON_CUDA: dict[str, tuple[str, ...]] = {
+    "fp32": (),
+    "bf16": ("trainer.precision=bf16",),
+    "fp16": ("trainer.precision=fp16",),
+    "channels last": ("trainer.channels_last=true",),
+    "clipped": ("trainer.clip_norm=1.0", "trainer.clip_value=0.1", "trainer.clip_agc=0.01"),
+    "ema and accumulate": ("trainer.ema_decay=0.9", "trainer.accumulate=2"),
+    "class weights": ("task.class_weights=balanced",),
+    "every augmentation of batches": (
+        "augment=[standard,random_rotation,color_jitter,gaussian_blur,cutout,random_erasing,gridmask,hide_and_seek,mixup_or_cutmix]",
+    ),
+    "compile": ("trainer.compile=true",),
+    "deterministic": ("trainer.deterministic=true", "augment=[crop_flip,random_erasing]"),
+}
+
+
+def watched() -> None:
+    """Has CUDA raise where the host waits, but in the block of log and agreement steps."""
+    inject.before(Trainer, "read_window", lambda *_: torch.cuda.set_sync_debug_mode("default"))
+    restart = Agreement.restart_clock
+
+    def resume(self: Agreement, step: int) -> None:
+        restart(self, step)
+        if step >= WARM:
+            torch.cuda.set_sync_debug_mode("error")
+
+    Agreement.restart_clock = resume  # type: ignore[method-assign]
+
+
+RUN = ("augment=crop_flip", "data.batch_size=240", "trainer.duration=20st", "trainer.log_every=6")
+WARM = 6  # steps: constants are sent, kernels chosen and compiled
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("setting", ON_CUDA)
+def test_cuda_finds_no_wait_between_log_steps(setting: str, tmp_path: Path) -> None:
+    more = ("trainer.eval_every=20st", "trainer.save_every=never", "device=cuda", "trainer.devices=1")
+    ended = train(tmp_path, *RUN, *more, *ON_CUDA[setting], prepare=watched)
+    assert ended.code == 0, ended.err
+
+
+@pytest.mark.gpu
+def test_cuda_finds_a_wait_that_is_put_in(tmp_path: Path) -> None:
+    """The control."""
+
+    def peeking() -> None:
+        watched()
+        inject.before(Trainer, "update", lambda self, model, state, batch: batch["image"].max().item())
+
+    ended = train(tmp_path, *RUN, "device=cuda", "trainer.devices=1", prepare=peeking)
+    assert ended.code == 70
+    assert "synchronizing CUDA operation" in ended.err
