@@ -82,7 +82,7 @@ def check_sweep(composer: Composer, overrides: Sequence[str], known: Sequence[Pr
     launcher: Any = OmegaConf.to_container(master.hydra.launcher)
     if str(launcher["_target_"]).endswith(".GpuPoolLauncher"):
         configs = [job.config for job in checks.jobs]
-        if problems := pool_problems(*(launcher[key] for key in POOL_KEYS), configs, origin):
+        if problems := pool_problems(*[launcher[key] for key in POOL_KEYS], configs=configs, origin=origin):
             raise invalid_run(problems, overrides)
     return Sweep(master, checks.jobs, checks.checked)
 
