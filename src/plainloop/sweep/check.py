@@ -26,7 +26,7 @@ from plainloop.config.explain.problems import BadJob, InvalidConfig, Problem, in
 from plainloop.config.explain.wrong_options import by
 from plainloop.sweep.index import config_hash, folder_problem
 from plainloop.sweep.job import Job
-from plainloop.sweep.local.gpu_pool import POOL_KEYS, pool_problems
+from plainloop.sweep.local.gpu_pool import pool_problems
 
 _OWN_FOLDER = "hydra.sweep.subdir='${hydra.job.num}'"
 
@@ -82,7 +82,7 @@ def check_sweep(composer: Composer, overrides: Sequence[str], known: Sequence[Pr
     launcher: Any = OmegaConf.to_container(master.hydra.launcher)
     if str(launcher["_target_"]).endswith(".GpuPoolLauncher"):
         configs = [job.config for job in checks.jobs]
-        if problems := pool_problems(*[launcher[key] for key in POOL_KEYS], configs=configs, origin=origin):
+        if problems := pool_problems(launcher, configs, origin):
             raise invalid_run(problems, overrides)
     return Sweep(master, checks.jobs, checks.checked)
 

@@ -13,19 +13,15 @@ from plainloop.system.gpus import visible_gpus
 log = logging.getLogger("plainloop")
 
 _KEY = "hydra.launcher."
-POOL_KEYS = ("gpus_per_job", "slots", "jobs_per_gpu")
+_LEAST = {"gpus_per_job": 0, "slots": 1, "jobs_per_gpu": 1}
 
 
 def pool_problems(
-    gpus_per_job: Any,
-    slots: Any,
-    jobs_per_gpu: Any,
-    configs: Sequence[Mapping[str, Any]],
-    origin: Origin | None = None,
+    launcher: Mapping[str, Any], configs: Sequence[Mapping[str, Any]], origin: Origin | None = None
 ) -> list[Problem]:
     """
     Args:
-        gpus_per_job, slots, jobs_per_gpu: the launcher's keys.
+        launcher: the launcher's keys, `_LEAST` at least.
         configs: of the jobs.
         origin: where the keys were given, if known.
     """
@@ -34,7 +30,8 @@ def pool_problems(
         return Problem(key, what, str(got), expected, origin.given_by(key) if origin else "", instead=instead)
 
     problems = []
-    for name, value, least in zip(POOL_KEYS, (gpus_per_job, slots, jobs_per_gpu), (0, 1, 1), strict=True):
+    for name, least in _LEAST.items():
+        value = launcher[name]
         is_auto = name == "slots" and value == "auto"
         if not is_auto and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             key, words = _KEY + name, "auto, or 1 or more" if name == "slots" else f"a whole number, {least} or more"
@@ -42,6 +39,7 @@ def pool_problems(
             problems.append(problem(key, "wrong type or value", repr(value), words, instead))
     if problems:
         return problems
+    gpus_per_job = launcher["gpus_per_job"]
     gpus, wanted = len(visible_gpus()), max(map(num_gpus, configs), default=0)
     key = f"{_KEY}gpus_per_job"
     if gpus and gpus_per_job > gpus:
@@ -56,7 +54,7 @@ def gpus_of_slots(
     gpus_per_job: int, slots: int | str, jobs_per_gpu: int, *, configs: Sequence[Mapping[str, Any]]
 ) -> list[list[str]]:
     """The GPUs of each slot: of each job that runs at the same time. Raises InvalidConfig."""
-    problems = pool_problems(gpus_per_job, slots, jobs_per_gpu, configs)
+    problems = pool_problems(dict(zip(_LEAST, (gpus_per_job, slots, jobs_per_gpu), strict=True)), configs)
     if problems:
         raise invalid_run(problems, [])
     gpus = visible_gpus()
