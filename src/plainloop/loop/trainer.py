@@ -66,6 +66,7 @@ class Trainer:
     min_delta: float = 0.0  # a smaller gain does not count for `patience`; it may still be the best
     skip_nonfinite: bool = False
     max_skips: int = 10  # in a row
+    torch_draws_alone: bool = False  # whether nothing draws from Python's or NumPy's global generators
 
     def fit(self, state: TrainState, model: nn.Module) -> None:
         """Trains from `state.step` to the end. `model` runs the forward pass: state.model or its wrapper. Collective.
@@ -79,11 +80,11 @@ class Trainer:
         if self.has_ended(state):
             return self.check_metric_was_ever_finite(state)
         model.train()
-        first = state.step
+        first, rank = state.step, collectives.rank()
         batches = self.data.train_batches(first, self.steps, self.seed)
         with contextlib.closing(watch.fetching(batches)) as fetched:
             for batch in fetched:
-                rng.seed_step(self.seed, state.step, collectives.rank(), self.device)
+                rng.seed_step(self.seed, state.step, rank, self.device, torch_alone=self.torch_draws_alone)
                 set_rate(state.optimizer, self.schedule(state.step), momentum_at(self.schedule, state.step))
                 batch = self.prepare(to_device(batch, self.device))
                 for function in self.augment:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
+import re
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -49,6 +51,7 @@ log = logging.getLogger("plainloop")
 
 SAME_NAMES = ("accumulate", "clip_norm", "clip_value", "clip_agc", "log_every", "max_skips")  # in config and loop
 MACS_PER_THREAD = 2_000_000  # of one image; with less to do, threads mostly wait for one another
+DRAW_FROM_TORCH = ("plainloop.", "timm.create_model", "torch.", "torchvision.models.", "torchvision.transforms.v2.")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -158,6 +161,12 @@ def num_threads(config: Mapping[str, Any], folder: Path) -> int:
     return int(collectives.from_rank_0(chosen))
 
 
+def torch_draws_alone(config: Mapping[str, Any]) -> bool:
+    """Whether task, model and augmentations are known to draw from torch's generators only: no one's own code is."""
+    named = re.findall(r'"_target_": "([^"]+)"', json.dumps([config[group] for group in ("task", "model", "augment")]))
+    return not config["plugins"] and all(target.startswith(DRAW_FROM_TORCH) for target in named)
+
+
 def build_trainer(
     config: Mapping[str, Any], state: TrainState, task: Task, *, kind: type[Trainer] = Trainer, **changed: Any
 ) -> tuple[Trainer, nn.Module]:
@@ -191,6 +200,7 @@ def build_trainer(
         "patience": stop.patience,
         "min_delta": stop.min_delta,
         "skip_nonfinite": args.on_nonfinite == "skip",
+        "torch_draws_alone": torch_draws_alone(config),
     }
     parts |= {name: getattr(args, name) for name in SAME_NAMES}
     wrapped = backend.wrap(

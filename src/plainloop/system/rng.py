@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -15,7 +16,7 @@ INIT, ORDER, SAMPLE, STEP, EVAL, SPLIT, SHARED = range(7)
 
 _shared: dict[torch.device, torch.Generator] = {}
 _seeded: set[torch.device] = set()  # those whose shared generator has been seeded in this step
-_step_seed = 0
+_position = (0, 0)  # seed and step of that step
 
 
 def fold(*parts: int) -> int:
@@ -24,17 +25,22 @@ def fold(*parts: int) -> int:
     >>> fold(1, 2) == fold(1, 2), fold(1, 2) == fold(2, 1), fold(1, 2) == fold(1, 2, 0)
     (True, False, False)
     """
-    digest = blake2b(b"".join(part.to_bytes(8, "little", signed=True) for part in parts), digest_size=8).digest()
+    digest = blake2b(struct.pack(f"<{len(parts)}q", *parts), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def seed_all(seed: int, device: torch.device | None = None) -> None:
-    """Seeds the global generators of Python, NumPy, torch's CPU and `device`.
+    """Seeds the global generators of Python, NumPy, torch's CPU and `device`."""
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    seed_torch(seed, device)
+
+
+def seed_torch(seed: int, device: torch.device | None = None) -> None:
+    """Seeds torch's generators alone, of the CPU and of `device`.
 
     Reaches for the generators themselves: `torch.manual_seed` costs over 100 us where CUDA is built in but not in use.
     """
-    random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)
     if device is not None and device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
@@ -43,11 +49,15 @@ def seed_all(seed: int, device: torch.device | None = None) -> None:
         torch.mps.manual_seed(seed)
 
 
-def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
-    """Before the draws of a step: the global generators differ by rank, the shared one is the same on all ranks."""
-    global _step_seed
-    seed_all(fold(STEP, seed, step, rank), device)
-    _step_seed = fold(SHARED, seed, step)
+def seed_step(seed: int, step: int, rank: int, device: torch.device, *, torch_alone: bool = False) -> None:
+    """Before the draws of a step: the global generators differ by rank, the shared one is the same on all ranks.
+
+    Args:
+        torch_alone: leaves out Python's and NumPy's generators, which take 20 us of a step.
+    """
+    global _position
+    (seed_torch if torch_alone else seed_all)(fold(STEP, seed, step, rank), device)
+    _position = seed, step
     _seeded.clear()
 
 
@@ -56,7 +66,7 @@ def shared(device: torch.device) -> torch.Generator:
     if device not in _shared:
         _shared[device] = torch.Generator(device)
     if device not in _seeded:
-        _shared[device].manual_seed(_step_seed)
+        _shared[device].manual_seed(fold(SHARED, *_position))
         _seeded.add(device)
     return _shared[device]
 
