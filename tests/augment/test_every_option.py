@@ -1,0 +1,134 @@
+"""Laws of every option of conf/augment, so that a new one is held to them too: ranks, chance, kills."""
+
+import functools
+import random
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from plainloop.config.durations import Clock
+from plainloop.config.parts import build_data, make_part
+from plainloop.distributed import collectives
+from plainloop.system import rng
+from tests.augment.batches import CPU
+from tests.harness import inject
+from tests.harness.commands import ROOT, passed
+from tests.harness.runs import SMALL, differences, remains, train
+
+OPTIONS = sorted(path.stem for path in (ROOT / "conf/augment").glob("*.yaml"))
+NOT_RANDOM = ("first_batch", "none")
+# Their partners come from the rank's own rows: those of other ranks would have to be sent.
+MIXING = ("cutmix", "mixup", "mixup_or_cutmix")
+RANDOM = [name for name in OPTIONS if name not in NOT_RANDOM]
+NUM = 256
+
+
+@functools.cache
+def option(name):
+    """The option's functions as a run on photographs of 32 x 32 pixels in memory calls them."""
+    config = passed("data=cifar10", "data.download=true", f"augment={name}").config
+    return list(build_data(config, functools.partial(make_part, config, Clock(100, 1000)))[1].values())
+
+
+def seen(functions, batch, *, step=3, rank=0):
+    """What the model would see of a batch, after the draws of the loop."""
+    rng.seed_step(7, step, rank, CPU, torch_alone=True)
+    for function in functions:
+        batch = function(batch, step)
+    return batch
+
+
+def photographs(number=64):
+    pixels = torch.rand(number, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return {"image": pixels, "label": torch.arange(number) % 10, "index": torch.arange(number)}
+
+
+def on_ranks(monkeypatch, functions, world_size):
+    """The batches of all ranks, one below the other."""
+    parts = []
+    for rank in range(world_size):
+        monkeypatch.setattr(collectives, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(collectives, "world_size", lambda: world_size)
+        rows = {name: tensor.chunk(world_size)[rank] for name, tensor in photographs().items()}
+        parts.append(seen(functions, rows, rank=rank))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name not in MIXING and name != "first_batch"])
+def test_one_two_and_four_ranks_see_the_same_images(name, monkeypatch):
+    alone, two, four = (on_ranks(monkeypatch, option(name), size)["image"] for size in (1, 2, 4))
+    assert torch.equal(two, alone) and torch.equal(four, alone)
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_in_mixing_the_partner_alone_depends_on_the_number_of_ranks(name, monkeypatch):
+    alone, four = (on_ranks(monkeypatch, option(name), size) for size in (1, 4))
+    own = photographs()["label"][:, None]
+    shares = [batch["label"].gather(1, own)[:, 0] for batch in (alone, four)]
+    met_another_class = [(batch["label"] > 0).sum(1) > 1 for batch in (alone, four)]
+    both = met_another_class[0] & met_another_class[1]
+    assert both.sum() > 20 and torch.equal(shares[0][both], shares[1][both])
+    assert not torch.equal(alone["image"], four["image"])
+
+
+def changes(functions, step):
+    """How much each sample was changed (NUM,). Without mixing, all are the same image; with it, black or white."""
+    noise = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1)).expand(NUM, 3, 32, 32).clone()
+    mixes = seen(functions, photographs(2))["label"].is_floating_point()
+    if mixes:
+        noise = (torch.arange(NUM) % 2)[torch.randperm(NUM, generator=torch.Generator().manual_seed(2))]
+        noise = noise.view(-1, 1, 1, 1).expand(NUM, 3, 32, 32).float()
+    batch = {"image": noise, "label": torch.arange(NUM) % 10, "index": torch.arange(NUM)}
+    return (seen(functions, batch, step=step)["image"] - noise).abs().mean((1, 2, 3)).double()
+
+
+def dependence(functions):
+    """The p-values of no relation between neighbours in a batch, and between the same places of two steps."""
+    one, other = (changes(functions, step) for step in (3, 103))
+    return [stats.spearmanr(a, b).pvalue for a, b in ((one[1:], one[:-1]), (one, other))]
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_samples_and_epochs_are_drawn_independently(name):
+    assert min(dependence(option(name))) > 1e-4
+    assert not torch.equal(changes(option(name), 3), changes(option(name), 103))
+
+
+def test_draws_that_depend_on_each_other_would_be_noticed():
+    def slowly_darker(batch, step):
+        walk = torch.rand(len(batch["image"]) + 8, generator=rng.shared(CPU)).unfold(0, 9, 1).mean(1)
+        return batch | {"image": batch["image"] * walk.view(-1, 1, 1, 1)}
+
+    def the_same_in_each_step(batch, step):
+        drawn = torch.rand(len(batch["image"]), generator=torch.Generator().manual_seed(5))
+        return batch | {"image": batch["image"] * drawn.view(-1, 1, 1, 1)}
+
+    assert dependence([slowly_darker])[0] < 1e-6
+    assert dependence([the_same_in_each_step])[1] < 1e-6
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_nothing_draws_from_pythons_and_numpys_generators_which_the_loop_does_not_seed_then(name):
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    seen(option(name), photographs(4))
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+
+
+JOINED = [name for name in RANDOM if name != "standard"]  # it has names of crop_flip
+
+
+@pytest.mark.parametrize("names", [["standard"], JOINED], ids=["standard", "all_others"])
+def test_bits_are_equal_after_a_kill(names, tmp_path: Path):
+    run = (*SMALL, "hydra.run.dir=run", "trainer.duration=5st", "data.batch_size=32", f"augment=[{','.join(names)}]")
+    pieces = tmp_path / "alone", tmp_path / "killed"
+    for folder in pieces:
+        folder.mkdir()
+    assert train(pieces[0], *run).code == 0
+    assert train(pieces[1], *run, prepare=inject.at_step(4, inject.send(signal.SIGKILL))).code == -9
+    ended = train(pieces[1], *run)
+    assert ended.code == 0, ended.err
+    assert differences(remains(pieces[0] / "run"), remains(pieces[1] / "run")) == []
