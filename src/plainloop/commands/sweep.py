@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     """The exit code."""
     options = _parser().parse_args(arguments)
     try:
-        _check_sweep(options.sweep, getattr(options, "job", ()))
+        _check_sweep(options.sweep, [word for word in getattr(options, "job", ()) if isinstance(word, int)])
         code: int = options.do(options)
     except RunError as error:
         sys.stderr.write(f"{error}\n" + (f"next: {error.hint}\n" if error.hint else ""))
@@ -102,10 +102,19 @@ def gather(options: argparse.Namespace) -> int:
 
 def again(options: argparse.Namespace) -> int:
     """Runs the failed and lost jobs again."""
+    from plainloop.commands.train import register_launchers
+    from plainloop.config.compose.composer import Composer
+    from plainloop.sweep.driver import TYPED_ANEW
     from plainloop.sweep.retry import retry
 
-    train = Path(sys.argv[0]).parent.parent / "train.py"
-    return retry(options.sweep, options.job, lost=options.lost, train=train)
+    typed = [word for word in options.job if isinstance(word, str)]
+    if other := [word for word in typed if not word.lstrip("+").startswith(("plugins=", "hydra.launcher."))]:
+        message = f"retry runs each job under its own config: {' '.join(other)} is not for it"
+        raise BadConfig(message, hint=f"leave it out; only these are typed here: {', '.join(TYPED_ANEW)}")
+    conf = Path(sys.argv[0]).absolute().parent.parent / "conf"
+    register_launchers(conf)
+    numbers = [word for word in options.job if isinstance(word, int)]
+    return retry(options.sweep, numbers, composer=Composer(conf), typed=typed, lost=options.lost)
 
 
 def cancel(options: argparse.Namespace) -> int:
@@ -132,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=text)
         verb.add_argument("sweep", type=Path, metavar="SWEEP_DIR")
         verb.set_defaults(do=do)
-        if name in ("logs", "retry", "cancel"):
+        if name in ("logs", "cancel"):
             verb.add_argument("job", type=int, nargs="*", help="these jobs only, by number")
         if name == "status":
             verb.add_argument(
@@ -146,9 +155,17 @@ def _parser() -> argparse.ArgumentParser:
         if name == "collect":
             verb.add_argument("--format", choices=("csv", "json", "table"), help="print it, write no files")
         if name == "retry":
+            text = (
+                "these jobs only, by number; and plugins=[...] or hydra.launcher.*, which no file of the sweep decides"
+            )
+            verb.add_argument("job", type=_number_or_override, nargs="*", help=text)
             lost = argparse.BooleanOptionalAction
             verb.add_argument("--lost", action=lost, default=True, help="also jobs whose process has disappeared")
     return parser
+
+
+def _number_or_override(word: str) -> int | str:
+    return word if "=" in word else int(word)
 
 
 STATES = ("PENDING", "RUNNING", "PREEMPTED", "FAILED", "CANCELLED", "DONE", "LOST")

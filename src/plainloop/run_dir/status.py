@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -151,6 +152,19 @@ def quote_for_hydra(text: str) -> str:
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # for OmegaConf, whose interpolations begin so
     quoted = re.sub(r'(\\*)("|\Z)', lambda match: match[1] * 2 + ('\\"' if match[2] else ""), text)
     return f'"{quoted}"'
+
+
+def as_hydra_word(value: Any) -> str:
+    """The value of an override that Hydra reads as this one.
+
+    >>> print(as_hydra_word({"a": [None, True, 1, "x y"]}))
+    {a:[null,true,1,"x y"]}
+    """
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{as_hydra_word(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(as_hydra_word, value))}]"
+    return quote_for_hydra(value) if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _reason_lost(status: Status, row: dict[str, Any], folder: Path, stale_after: float) -> str:

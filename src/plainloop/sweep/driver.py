@@ -29,6 +29,12 @@ from plainloop.system import lock, storage
 
 log = logging.getLogger("plainloop")
 
+# What runs a person's own code or commands, or chooses folders: no file of a sweep decides it, so retry is told again.
+TYPED_ANEW = (
+    "plugins",
+    *(f"hydra.launcher.{key}" for key in ("additional_parameters", "python", "setup", "srun_args", "submitit_folder")),
+    "hydra.launcher.teardown",
+)
 _LOOK_EVERY_S = 1.0  # while another process trains the jobs that are left
 
 
@@ -68,7 +74,7 @@ def start(sweep: Sweep, composer: Composer, typed: Sequence[str]) -> int:
             launched = search(plugin, list(master.hydra.overrides.task))
         context.callbacks.on_multirun_end(config=master, config_name=composer.config_name)
     again = command_to_continue_sweep(root, typed, script=sys.argv[0])
-    return print_result(root, [job.number for job in task.jobs], launched, again=again)
+    return print_result(root, [job.number for job in task.jobs], launched, again=again, typed=typed)
 
 
 def search(sweeper: Any, overrides: list[str]) -> Launched:
@@ -120,18 +126,25 @@ def launch(launcher: Any, jobs: Sequence[Job]) -> Launched:
     return Launched({})
 
 
-def print_result(root: Path, numbers: Sequence[int], launched: Launched, *, again: str) -> int:
-    """Prints the table, the failures and the next command; the exit code of the jobs with these numbers."""
+def print_result(
+    root: Path, numbers: Sequence[int], launched: Launched, *, typed: Sequence[str], again: str = ""
+) -> int:
+    """Prints the table, the failures and the next command; the exit code of the jobs with these numbers.
+
+    Args:
+        again: the command that continues the sweep; by default a retry of what is left.
+    """
     rows = outcome.rows(root)
     table.show(rows)
     chosen = [row for row in rows if row.number in set(numbers)]
-    lines = [f"sweep: {_relative(root)}"]
+    lines, anew = [f"sweep: {_relative(root)}"], [word for word in typed if word.lstrip("+").startswith(TYPED_ANEW)]
     left = [row for row in chosen if row.state not in ("DONE", *outcome.BAD)]
     if any(row.state in outcome.BAD for row in chosen):
-        lines.append(f"to retry what failed: {sweep_command('retry', root)}")
+        lines.append(f"to retry what failed: {sweep_command('retry', root, *anew)}")
     if launched.waited and (launched.stopped_by or left):
         stopped = f"stopped by {launched.stopped_by}: " if launched.stopped_by else ""
-        lines += [f"{stopped}{len(left)} of {len(chosen)} jobs are not finished; to continue:", again]
+        lines += [f"{stopped}{len(left)} of {len(chosen)} jobs are not finished; to continue:"]
+        lines.append(again or sweep_command("retry", root, *(str(row.number) for row in left), *anew))
     print_lines(lines)
     return (outcome.worst(chosen) or launched.codes.get(-1, 0)) if launched.waited else 0
 
@@ -147,11 +160,11 @@ def command_to_continue_sweep(root: Path, typed: Sequence[str], *, script: str) 
     return command_to_continue(_relative(root), overrides=kept, key="hydra.sweep.dir", script=script)
 
 
-def sweep_command(verb: str, root: Path) -> str:
+def sweep_command(verb: str, root: Path, *more: str) -> str:
     """The line to type for scripts/sweep.py, from the script that runs now."""
     script = Path(sys.argv[0])
     script = script if script.name == "sweep.py" else script.parent / "scripts/sweep.py"
-    return shlex.join(["python", str(script), verb, str(_relative(root))])
+    return shlex.join(["python", str(script), verb, str(_relative(root)), *more])
 
 
 @contextmanager

@@ -1,38 +1,51 @@
-"""Retries or cancels jobs of a sweep; needs only its folder."""
+"""Retries or cancels jobs of a sweep. Its folder may be somebody else's: what it holds is data, never code."""
 
 from __future__ import annotations
 
 import pickle
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra._internal.callbacks import Callbacks
-from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log, setup_globals
-from hydra.types import HydraContext
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from plainloop.config.check.check import CheckCache, check
+from plainloop.config.compose.composer import Composer
+from plainloop.config.compose.origin import Origin
+from plainloop.config.compose.resume import has_checkpoints, merge_saved_config
+from plainloop.config.explain.problems import BadJob, InvalidConfig, invalid_run, invalid_sweep
 from plainloop.errors import BadConfig, Unresumable
+from plainloop.run_dir.status import as_hydra_word
 from plainloop.sweep import driver, index, outcome
 from plainloop.sweep.job import Job, SweepTask
 from plainloop.sweep.outcome import BAD, Row
 from plainloop.sweep.slurm import launching
 from plainloop.system import lock, storage
 
-_OUR_LAUNCHERS = "hydra_plugins.plainloop_launchers."
+_OUR_LAUNCHERS = {
+    "local.LocalLauncher": "local",
+    "local.GpuPoolLauncher": "gpu_pool",
+    "submitit_local.SubmititLocalLauncher": "submitit_local",
+    "submitit_slurm.SlurmLauncher": "submitit_slurm",
+}
 
 
-def retry(sweep: Path, numbers: Sequence[int] = (), *, lost: bool = True, train: Path) -> int:
-    """Runs the failed and lost jobs again in their folders, each under the config that it was checked with.
+def retry(
+    sweep: Path, numbers: Sequence[int] = (), *, composer: Composer, typed: Sequence[str] = (), lost: bool = True
+) -> int:
+    """Runs the failed and lost jobs again in their folders, each under its own config, which is checked once more.
 
     Args:
         numbers: these jobs instead, which may also have been cancelled or stopped.
+        typed: overrides of `driver.TYPED_ANEW`, which no file decides.
         lost: False leaves out jobs whose process has disappeared.
-        train: train.py, for the command that continues the sweep.
 
     Raises Locked while a process runs the sweep, BadConfig for a job that cannot be retried.
     """
@@ -41,8 +54,11 @@ def retry(sweep: Path, numbers: Sequence[int] = (), *, lost: bool = True, train:
     if not chosen:
         driver.print_lines([f"nothing to retry in {sweep}"])
         return 0
-    master = saved_master(sweep)
-    task = SweepTask(sweep, [_job(row, sweep, master) for row in chosen], add=_no_more)
+    words = [*launcher_words(sweep, composer, typed), *typed]
+    master = _composed(composer, words)
+    task = SweepTask(sweep, _checked_jobs(chosen, sweep, words, composer), add=_no_more)
+    with open_dict(master):
+        master.hydra.sweep.dir, master.hydra.mode = str(sweep), RunMode.MULTIRUN
     setup_globals()
     HydraConfig.instance().set_config(master)
     context = HydraContext(config_loader=None, callbacks=Callbacks())  # type: ignore[arg-type]
@@ -52,10 +68,7 @@ def retry(sweep: Path, numbers: Sequence[int] = (), *, lost: bool = True, train:
         still = {row.number for row in choose(outcome.rows(sweep), [row.number for row in chosen], lost=lost)}
         task.jobs = [job for job in task.jobs if job.number in still]
         launched = driver.run_unfinished(launcher, task)
-    typed = [*master.hydra.overrides.task, *master.hydra.overrides.hydra]
-    kept = ["-m", *(text for text in typed if not text.startswith("hydra.mode="))]
-    again = driver.command_to_continue_sweep(sweep, kept, script=str(train))
-    return driver.print_result(sweep, sorted(still), launched, again=again)
+    return driver.print_result(sweep, sorted(still), launched, typed=typed)
 
 
 def choose(rows: Sequence[Row], numbers: Sequence[int] = (), *, lost: bool = True) -> list[Row]:
@@ -72,20 +85,35 @@ def choose(rows: Sequence[Row], numbers: Sequence[int] = (), *, lost: bool = Tru
     return [known[number] for number in dict.fromkeys(numbers)]
 
 
-def saved_master(sweep: Path) -> DictConfig:
-    """The sweep's config, which the launcher's keys may refer to, with a launcher of ours. Raises Unresumable."""
+def launcher_words(sweep: Path, composer: Composer, typed: Sequence[str]) -> list[str]:
+    """The saved launcher as overrides: its name if it is one of ours, and its plain values.
+
+    Raises BadConfig for values that run commands, choose folders or refer to others: a person must type those.
+    Raises Unresumable where none can be read.
+    """
+    path = sweep / "multirun.yaml"
     try:
-        master: Any = OmegaConf.load(sweep / "multirun.yaml")
-        hydra = OmegaConf.structured(HydraConf)
-        OmegaConf.set_struct(hydra, False)
-        master.hydra = OmegaConf.merge(hydra, master.hydra)
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        message = f"{sweep / 'multirun.yaml'} cannot be read: {error}"
+        saved = {**yaml.safe_load(storage.read_whole(path, most=storage.MOST_JSON))["hydra"]["launcher"]}
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        message = f"{path} cannot be read: {error}"
         raise Unresumable(message, hint="type the sweep's command again") from error
-    if not str(master.hydra.launcher._target_).startswith(_OUR_LAUNCHERS):
-        master.hydra.launcher = {"_target_": f"{_OUR_LAUNCHERS}local.LocalLauncher"}
-    master.hydra.sweep.dir = str(sweep)
-    return master
+    option = _OUR_LAUNCHERS.get(str(saved.get("_target_")).removeprefix("hydra_plugins.plainloop_launchers."))
+    words, refused = [f"hydra/launcher={option or 'local'}"], list[str]()
+    now: Any = OmegaConf.to_container(_composed(composer, [*words, *typed]).hydra.launcher)
+    given = {".".join(word.partition("=")[0].lstrip("+").split(".")[:3]) for word in typed}
+    for name, value in saved.items():
+        key = f"hydra.launcher.{name}"
+        if name not in now or name == "_target_" or key in given or value == now[name]:
+            continue
+        is_plain = isinstance(value, str | int | float | None) and "${" not in str(value)
+        (words if is_plain and key not in driver.TYPED_ANEW else refused).append(f"{key}={as_hydra_word(value)}")
+    if option and refused:
+        raise BadConfig(
+            f"{path} has values that run commands or name places: {shlex.join(refused)}",
+            hint=f"look at them, then type those that you want: {driver.sweep_command('retry', sweep)} "
+            f"{shlex.join([*typed, *refused])}",
+        )
+    return words
 
 
 def cancel(sweep: Path, numbers: Sequence[int] = ()) -> list[str]:
@@ -110,14 +138,39 @@ def cancel(sweep: Path, numbers: Sequence[int] = ()) -> list[str]:
     return lines or ["nothing to cancel: no process runs this sweep, and no job runs"]
 
 
-def _job(row: Row, sweep: Path, master: DictConfig) -> Job:
-    config = yaml.safe_load(storage.read_whole(row.folder / "config.yaml"))
-    composed = OmegaConf.create({key: value for key, value in config.items() if key != "facts"})
-    with open_dict(composed):
-        composed.hydra = master.hydra
-        composed.hydra.overrides.task = list(row.overrides)
-    subdir = str(row.folder.relative_to(sweep))
-    return Job(row.number, row.overrides, row.folder, subdir, config, pickle.dumps(composed), row.hash)
+def _composed(composer: Composer, words: Sequence[str]) -> DictConfig:
+    composed = composer.compose_or_explain(words)
+    if composed.config is None or composed.problems:
+        raise invalid_run(composed.problems, words)
+    return composed.config
+
+
+def _checked_jobs(rows: Sequence[Row], sweep: Path, words: Sequence[str], composer: Composer) -> list[Job]:
+    """Each job as a resume makes it from its saved config. Raises InvalidConfig with the problems of all."""
+    jobs, bad, cache = list[Job](), list[BadJob](), CheckCache()
+    for row in rows:
+        try:
+            composed = merge_saved_config(row.folder, words, composer)
+            config = composed.config
+            if config is None:
+                raise invalid_run(composed.problems, words)
+            if has_checkpoints(row.folder):
+                config.init_from = None  # the checkpoint holds all weights
+            config.hydra.overrides.task = [text.replace("${", "\\${") for text in row.overrides]
+            origin = Origin(words, composer=composer, saved=row.folder / "config.yaml")
+            launcher: Any = OmegaConf.to_container(config.hydra.launcher)
+            checked = check(
+                config, origin=origin, launcher=launcher, folder=row.folder, cache=cache, known=composed.problems
+            )
+        except InvalidConfig as error:
+            bad.append(BadJob(row.number, row.overrides, error.problems))
+            continue
+        subdir = str(row.folder.relative_to(sweep))
+        frozen = pickle.dumps(config)
+        jobs.append(Job(row.number, row.overrides, row.folder, subdir, checked.config, frozen, row.hash))
+    if bad:
+        raise invalid_sweep(bad, len(rows))
+    return jobs
 
 
 def _no_more(overrides: tuple[str, ...]) -> Job:
