@@ -73,8 +73,8 @@ class Job:
         return client.show(self.slurm)["JobId"]
 
     def log(self, rank: int = 0) -> str:
-        paths = [self.folder / f".submitit/{self.slurm}_{rank}_log.{kind}" for kind in ("err", "out")]
-        return "".join(path.read_text(errors="replace") for path in paths if path.exists())
+        paths = sorted((self.folder / ".submitit").rglob(f"{self.slurm}_{rank}_log.*"))
+        return "".join(path.read_text(errors="replace") for path in paths)
 
     def attempts(self) -> list[str]:
         """How each attempt ended, in order."""

@@ -16,7 +16,7 @@ from plainloop.config.explain.problems import Problem, invalid_run
 from plainloop.run_dir.status import read_status
 from plainloop.sweep.slurm import outcome, site
 from plainloop.sweep.slurm.job import SlurmJob
-from plainloop.sweep.slurm.submission import log_folder, make_private, no_umask_of_zero, outside_of_a_job
+from plainloop.sweep.slurm.submission import no_umask_of_zero, outside_of_a_job, own_folder
 from plainloop.system.signals import signals_collected
 
 log = logging.getLogger("plainloop")
@@ -63,9 +63,7 @@ def launch(parameters: Mapping[str, Any], jobs: Mapping[int, SlurmJob]) -> tuple
 def make_executor(parameters: Mapping[str, Any]) -> Any:
     import submitit
 
-    folder = log_folder(parameters)
-    make_private(folder)
-    executor = submitit.LocalExecutor(folder=folder, python=python_command(parameters["gpus_per_node"]))
+    executor = submitit.LocalExecutor(folder=own_folder(parameters), python=python_command(parameters["gpus_per_node"]))
     settings = {key: parameters[key] for key in ("tasks_per_node", "timeout_min", "stderr_to_stdout")}
     settings |= {key: parameters[key] for key in ("gpus_per_node", "setup") if parameters[key]}
     executor.update_parameters(**settings)
@@ -73,15 +71,15 @@ def make_executor(parameters: Mapping[str, Any]) -> Any:
 
 
 def python_command(gpus: int | None) -> str:
-    """Starts Python with signals blocked until they have handlers, and with our packages on its path.
+    """Starts Python with signals blocked until they have handlers, and with the path that Slurm's jobs have.
 
     Args:
         gpus: None shows a job all GPUs, which submitit would hide.
     """
-    source = str(Path(__file__).resolve().parents[3])
+    source = Path(__file__).resolve().parents[3]
     words = ["env", "--block-signal=USR2,TERM,INT"]
     if gpus is None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         words += ["-u", "CUDA_VISIBLE_DEVICES"] if visible is None else [f"CUDA_VISIBLE_DEVICES={visible}"]
-    path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return shlex.join([*words, f"PYTHONPATH={path}", sys.executable])
+    path = os.pathsep.join([str(source), str(source.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return shlex.join([*words, f"PYTHONPATH={path}", sys.executable, "-P"])

@@ -16,7 +16,7 @@ from plainloop.errors import Preempted
 from plainloop.run_dir.status import command_to_continue, read_status, write_end
 from plainloop.sweep.slurm import client, outcome, site, submitted
 from plainloop.sweep.slurm.job import SlurmJob
-from plainloop.sweep.slurm.submission import Submission, known_keys, log_folder
+from plainloop.sweep.slurm.submission import Submission, known_keys, log_folder, own_folder
 from plainloop.sweep.slurm.watch import Watch
 
 log = logging.getLogger("plainloop")
@@ -54,8 +54,7 @@ def launch(parameters: Mapping[str, Any], *, root: Path, jobs: Mapping[int, Slur
     """
     runs = {number: job.folder for number, job in jobs.items()}
     unfinished = {number: job for number, job in jobs.items() if not is_finished(job.folder, job.config)}
-    submitted.record_unrecorded(root, log_folder(parameters), runs=runs)
-    ids = submitted_before(root, unfinished)
+    ids = {number: job for number, job in submitted.in_queue(root).items() if number in unfinished}
     if ids:
         log.info("%d jobs were submitted before: %s", len(ids), spans(ids.values()))
     new = {number: job for number, job in unfinished.items() if number not in ids}
@@ -79,28 +78,19 @@ def launch(parameters: Mapping[str, Any], *, root: Path, jobs: Mapping[int, Slur
     return {number: outcome.exit_code(ended[number]) if number in ended else 0 for number in jobs}
 
 
-def submitted_before(root: Path, numbers: Iterable[int]) -> dict[int, str]:
-    """The Slurm jobs, of these jobs, that have not ended."""
-    known = {number: job for number, job in submitted.read(root).items() if number in numbers}
-    seen = client.states(known.values())
-    return {number: job for number, job in known.items() if not seen[job].ended and seen[job].state != "UNKNOWN"}
-
-
 def submit(parameters: Mapping[str, Any], root: Path, jobs: Mapping[int, SlurmJob]) -> dict[int, str]:
     """The Slurm job of each; writes slurm.jsonl."""
-    folder = log_folder(parameters)
-    ids: dict[int, str] = {}
-    for array in Submission(parameters, folder=folder).submit(list(jobs.values())):
-        some = dict(zip(list(jobs)[len(ids) :], array))
-        submitted.write(root, some, logs=folder)
+    submission, ids = Submission(parameters, folder=own_folder(parameters)), dict[int, str]()
+    for some in submission.submit(jobs, root):
+        submitted.write(root, some, logs=submission.folder)
         ids |= some
-    log.info("submitted %d jobs: Slurm %s, logs in %s", len(ids), spans(ids.values()), folder)
+    log.info("submitted %d jobs: Slurm %s, logs in %s", len(ids), spans(ids.values()), submission.folder)
     return ids
 
 
 def was_submitted(sweep: Path) -> bool:
     """Whether Slurm may have jobs of this sweep: a submission that was killed left batch scripts."""
-    return (sweep / submitted.FILE).exists() or any((sweep / ".submitit").glob("*subm*.sh"))
+    return (sweep / submitted.FILE).exists() or any((sweep / ".submitit").rglob("*subm*.sh"))
 
 
 def cancel(sweep: Path, runs: Mapping[int, Path]) -> dict[int, str]:
@@ -108,10 +98,7 @@ def cancel(sweep: Path, runs: Mapping[int, Path]) -> dict[int, str]:
 
     Raises SlurmError.
     """
-    absolute = {number: run.absolute() for number, run in runs.items()}
-    for folder in {sweep.absolute() / ".submitit", *(file.parent for file in submitted.logs(sweep).values())}:
-        submitted.record_unrecorded(sweep, folder, runs=absolute)
-    ids = submitted_before(sweep, runs)
+    ids = {number: job for number, job in submitted.in_queue(sweep).items() if number in runs}
     client.cancel(ids.values())
     for number in ids:
         if read_status(runs[number]).state in ("PENDING", "PREEMPTED"):  # no process is there to write it

@@ -53,9 +53,9 @@ def shape_problems(parameters: Mapping[str, Any], *, devices: Any, device: str) 
             "false",
             instead=f"{HERE}.use_srun=true",
         )
-    for key in ("name", "comment", "submitit_folder"):
-        if "\n" in str(parameters.get(key) or ""):
-            yield Problem(f"{HERE}.{key}", "holds a line break", repr(parameters[key]), "one line")
+    for key, value in parameters.items():
+        if isinstance(value, str) and "\n" in value:  # the rest would be a line of the batch script
+            yield Problem(f"{HERE}.{key}", "holds a line break", repr(value), "one line")
 
 
 def limit_problems(parameters: Mapping[str, Any]) -> Iterator[Problem]:

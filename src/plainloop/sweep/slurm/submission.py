@@ -7,6 +7,7 @@ import re
 import shlex
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from plainloop.errors import BadConfig
 from plainloop.sweep.slurm import client
 from plainloop.sweep.slurm.job import SlurmJob
 from plainloop.sweep.slurm.place import PORT
+from plainloop.sweep.slurm.submitted import mark
 
 MAX_ARRAY = 1000  # jobs of one array where the site does not say; Slurm's default MaxArraySize is 1001
 SUBMITITS_NAMES = {"name": "job_name", "timeout_min": "time", "tasks_per_node": "ntasks_per_node"}
@@ -39,10 +41,7 @@ def known_keys() -> set[str]:
 
 
 class Submission:
-    """Submits with the parameters that the launcher's keys give, from submitit's folder.
-
-    Raises BadConfig when others may write where the pickles lie.
-    """
+    """Submits with the parameters that the launcher's keys give, from submitit's folder."""
 
     def __init__(self, parameters: Mapping[str, Any], *, folder: Path) -> None:
         self.folder = folder
@@ -51,35 +50,34 @@ class Submission:
 
     def refused(self) -> str:
         """Why Slurm would refuse such a job, or ""; asks sbatch, submits nothing and leaves no files."""
-        import tempfile
-
         with tempfile.TemporaryDirectory() as folder:
             executor = self._executor(Path(folder))
             script = Path(folder) / "test.sh"
             script.write_text(executor._make_submission_file_text(executor._submitit_command_str, "test"))
             return client.refused(script)
 
-    def submit(self, jobs: Sequence[SlurmJob]) -> Iterator[list[str]]:
-        """Submits one array, or several where the site limits its length; the Slurm jobs of each array.
+    def submit(self, jobs: Mapping[int, SlurmJob], sweep: Path) -> Iterator[dict[int, str]]:
+        """Submits one array, or several where the site limits its length; the Slurm jobs of each array by number.
 
         Raises SlurmError when sbatch refuses an array that its test accepted.
         """
         from submitit.core.utils import FailedJobError
 
-        make_private(self.folder)
-        for some in chunks(jobs, longest_array()):
+        setup = self._settings["setup"]
+        for numbers in chunks(list(jobs), longest_array()):
             executor = self._executor(self.folder)
+            executor.update_parameters(setup=[mark(sweep, numbers), *setup])
             try:
                 with no_umask_of_zero(), outside_of_a_job(), executor.batch():
-                    submitted = [executor.submit(job) for job in some]
+                    submitted = [executor.submit(jobs[number]) for number in numbers]
             except FailedJobError as error:
                 said = re.sub(r"^(sbatch: )?(error: )?", "", str(error).strip(), flags=re.MULTILINE)
                 raise client.SlurmError(
-                    f"sbatch refused an array of {len(some)} jobs: {said.replace(chr(10), ': ')}",
+                    f"sbatch refused an array of {len(numbers)} jobs: {said.replace(chr(10), ': ')}",
                     hint="if the number of jobs is limited: submit fewer at a time, then type the same command again "
                     "for the rest; your limits are listed by: sacctmgr show associations user=$USER",
                 ) from error
-            yield [job.job_id for job in submitted]
+            yield {number: job.job_id for number, job in zip(numbers, submitted, strict=True)}
 
     def _executor(self, folder: Path) -> Any:
         import submitit
@@ -117,13 +115,15 @@ def submitit_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def python_command(python: str | None, *, use_srun: bool) -> str:
-    """Starts Python with signals blocked until they have handlers, and with our packages on its path.
+    """Starts Python with signals blocked until they have handlers. Its path begins with our packages and the clone,
+    not with the folder where the command was typed, which may be somebody else's.
 
     Without srun it replaces the batch script's shell, which gets Slurm's signals.
     """
-    source = shlex.quote(str(Path(__file__).resolve().parents[3]))
-    words = f"env --block-signal=USR2,TERM,INT PYTHONPATH={source}${{PYTHONPATH:+:$PYTHONPATH}}"
-    return f"{'' if use_srun else 'exec '}{words} {python or shlex.quote(sys.executable)}"
+    source = Path(__file__).resolve().parents[3]
+    path = shlex.quote(f"{source}:{source.parent}")
+    words = f"env --block-signal=USR2,TERM,INT PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}"
+    return f"{'' if use_srun else 'exec '}{words} {python or shlex.quote(sys.executable)} -P"
 
 
 def port_line(python: str | None) -> str:
@@ -137,9 +137,20 @@ def longest_array() -> int:
     return max(1, int(given) - 1) if given.isdigit() else MAX_ARRAY
 
 
-def chunks(jobs: Sequence[SlurmJob], size: int) -> Iterator[Sequence[SlurmJob]]:
-    for start in range(0, len(jobs), size):
-        yield jobs[start : start + size]
+def chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(numbers), size):
+        yield numbers[start : start + size]
+
+
+def own_folder(parameters: Mapping[str, Any]) -> Path:
+    """The folder that this submission's pickles and logs get for themselves: submitit's, or a new one in it.
+
+    A pickle that lies in a received folder under the name of the next Slurm job would be run, and a link would be
+    written through. Raises BadConfig where others can write.
+    """
+    folder = log_folder(parameters)
+    make_private(folder)
+    return Path(tempfile.mkdtemp(prefix="again-", dir=folder)) if any(folder.iterdir()) else folder
 
 
 def make_private(folder: Path) -> None:

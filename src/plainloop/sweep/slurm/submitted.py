@@ -1,21 +1,32 @@
-"""slurm.jsonl in the sweep's folder: which Slurm job each job of the sweep was submitted as, one line each time."""
+"""slurm.jsonl in the sweep's folder: which Slurm job each job of the sweep was submitted as, one line each time.
+
+Whoever passes a sweep on can write what he likes there. So it only helps to show the jobs; which Slurm jobs belong to
+the sweep is asked of Slurm, which keeps the batch script of each.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from plainloop.sweep.slurm import client
 from plainloop.system import storage
+from plainloop.system.json_rows import parse_object, wrong_value
 
 FILE = "slurm.jsonl"
 
 log = logging.getLogger("plainloop")
 
-_PICKLE = re.compile(r"(\d+(?:_(\d+))?)_submitted\.pkl")
+_KINDS = {"number": int, "job": str, "log": str}
+_JOB = re.compile(r"\d+(_\d+)?", re.ASCII)
+_MARK = "# jobs of a sweep: "
+_LONGEST = 1_000_000  # bytes of a batch script
 
 
 def write(sweep: Path, ids: Mapping[int, str], *, logs: Path) -> None:
@@ -27,53 +38,58 @@ def write(sweep: Path, ids: Mapping[int, str], *, logs: Path) -> None:
 
 def read(sweep: Path) -> dict[int, str]:
     """The latest Slurm job of each job of the sweep; {} where none was submitted."""
-    return {int(row["number"]): str(row["job"]) for row in _rows(sweep)}
+    return {row["number"]: row["job"] for row in _rows(sweep)}
 
 
 def logs(sweep: Path) -> dict[int, Path]:
     """Rank 0's log of each job's latest submission; the logs of other ranks lie beside it."""
-    return {int(row["number"]): Path(row["log"]) for row in _rows(sweep) if "log" in row}
+    return {row["number"]: Path(row["log"]) for row in _rows(sweep)}
 
 
-def record_unrecorded(sweep: Path, folder: Path, *, runs: Mapping[int, Path]) -> None:
-    """Adds Slurm jobs whose submission was killed between sbatch and slurm.jsonl.
+def mark(sweep: Path, numbers: Iterable[int]) -> str:
+    """A line of the batch script that says which jobs of which sweep its tasks are, in order."""
+    return _MARK + json.dumps({"sweep": str(sweep.resolve()), "numbers": list(numbers)})
 
-    A Slurm job without a pickle has nothing to run and is cancelled.
 
-    Args:
-        folder: submitit's, with the pickles and the batch scripts.
-        runs: the run directories by number.
+def in_queue(sweep: Path) -> dict[int, str]:
+    """This user's Slurm jobs that were submitted from the sweep and have not ended, by the number of the sweep's job.
 
-    Raises SlurmError.
+    Records those whose submission was killed before it wrote slurm.jsonl. A Slurm job without a pickle has nothing to
+    run and is cancelled. Raises SlurmError.
     """
-    if not folder.is_dir():
-        return
-    recorded = {str(row["job"]) for row in _rows(sweep)}
-    pickled = {match[1] for path in folder.iterdir() if (match := _PICKLE.fullmatch(path.name))}
-    numbers = {run: number for number, run in runs.items()}
-    for job in sorted(pickled - recorded, key=lambda job: [int(part) for part in job.split("_")]):
-        run = _run_of(folder / f"{job}_submitted.pkl")
-        if run in numbers:
-            write(sweep, {numbers[run]: job}, logs=folder)
-            log.info("job %d: Slurm job %s was submitted but not recorded; now it is", numbers[run], job)
-    known = recorded | pickled
-    empty = [job for job, script in client.scripts().items() if script.parent == folder and job not in known]
+    found, empty, recorded = dict[int, str](), list[str](), {row["job"] for row in _rows(sweep)}
+    scripts = client.scripts()
+    for job in sorted(scripts, key=lambda job: [int(part) for part in re.findall(r"\d+", job)]):
+        marked, task = _marked(scripts[job]), int(job.partition("_")[2] or 0)
+        if marked.get("sweep") != str(sweep.resolve()) or task >= len(marked["numbers"]):
+            continue
+        if not (scripts[job].parent / f"{job}_submitted.pkl").exists():
+            empty.append(job)
+            continue
+        found[marked["numbers"][task]] = job
+        if job not in recorded:
+            number = marked["numbers"][task]
+            write(sweep, {number: job}, logs=scripts[job].parent)
+            log.info("job %d: Slurm job %s was submitted but not recorded; now it is", number, job)
     if empty:
         client.cancel(empty)
         log.info(
             "cancelled Slurm jobs %s: their submission was killed before they had anything to run", " ".join(empty)
         )
+    return found
 
 
-def _rows(sweep: Path) -> list[dict[str, str]]:
-    return [row for row in storage.read_lines(sweep / FILE) if {"number", "job"} <= row.keys()]
-
-
-def _run_of(pickle: Path) -> Path | None:
-    """The run directory of a pickled job, which we wrote to a folder of ours; None for one of other code."""
-    from submitit.core.utils import DelayedSubmission
-
+@cache
+def _marked(script: Path) -> dict[str, Any]:
+    """What `mark` has written into a batch script of this user's; {} for other scripts."""
     try:
-        return getattr(DelayedSubmission.load(pickle).function, "folder", None)
-    except (ImportError, AttributeError):
-        return None
+        text = storage.read_whole(script.resolve(), most=_LONGEST).decode(errors="replace")
+    except OSError:
+        return {}
+    lines = [line.removeprefix(_MARK) for line in text.splitlines() if line.startswith(_MARK)]
+    return (parse_object(lines[0].encode()) if lines else None) or {}
+
+
+def _rows(sweep: Path) -> list[dict[str, Any]]:
+    rows = storage.read_lines(sweep / FILE)
+    return [row for row in rows if not wrong_value(row, _KINDS, tuple(_KINDS)) and _JOB.fullmatch(row["job"])]
