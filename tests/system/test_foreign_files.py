@@ -52,7 +52,7 @@ def test_a_folder_that_leads_out_of_the_run_is_refused_and_one_that_stays_inside
     (tmp_path / "elsewhere").symlink_to(run)
     require_plain_folder(tmp_path / "elsewhere")  # the folder itself may be one that the user has linked
     (run / "checkpoints").symlink_to(other)
-    with pytest.raises(CannotWrite, match=rf"checkpoints in it leads out of it, to {other}"):
+    with pytest.raises(CannotWrite, match=rf"checkpoints in it is a link that leads out of it, to {other}"):
         require_plain_folder(run)
     (run / "checkpoints").unlink()
     os.mkfifo(run / "train.log")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.utils import _pytree
 from torch.utils.hooks import RemovableHandle
@@ -30,6 +29,7 @@ from plainloop.loop.trainer import Trainer
 from plainloop.run import backend
 from plainloop.run.run import build_trainer, num_threads
 from plainloop.run_dir.checkpoints import Checkpoints
+from plainloop.run_dir.config_file import read_config
 from plainloop.run_dir.recorder import Silent
 from plainloop.system.signals import Preemption
 
@@ -72,7 +72,7 @@ def replay(folder: Path, step: int, *, plugins: Sequence[str] = ()) -> Findings:
     path = folder / "config.yaml"
     if not path.is_file():
         raise BadConfig(f"{folder} has no config.yaml: it is no run directory")
-    config = with_later_keys(yaml.safe_load(path.read_text(encoding="utf-8"))) | {"plugins": list(plugins)}
+    config = with_later_keys(read_config(folder)) | {"plugins": list(plugins)}
     clock = clock_of(config)
     if not 1 <= step <= clock.total_steps:
         raise BadConfig(f"the run in {folder} has steps 1 to {clock.total_steps}, and not step {step}")

@@ -6,7 +6,6 @@ its pieces are called in our order: compose, check, then `run_job` or the sweepe
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -31,7 +30,7 @@ from plainloop.config.compose import resume as resuming
 from plainloop.config.compose.command import Command
 from plainloop.config.compose.composer import Composer
 from plainloop.config.compose.origin import Origin
-from plainloop.config.explain.problems import InvalidConfig, Problem, invalid_run
+from plainloop.config.explain.problems import InvalidConfig, Problem, invalid_run, printable
 from plainloop.config.explain.suggest import as_override
 from plainloop.distributed import ranks
 from plainloop.distributed.failures import RankFailed
@@ -39,9 +38,10 @@ from plainloop.errors import LostPeer, Preempted, RunError
 from plainloop.loggers.screen import working
 from plainloop.report.plan import plan_of
 from plainloop.run_dir.journal import end_in_log_file
-from plainloop.run_dir.status import command_to_continue
+from plainloop.run_dir.status import command_to_continue, read_summary
 from plainloop.sweep.check import check_sweep, unreadable
 from plainloop.system import storage
+from plainloop.system.folders import require_plain_folder
 from plainloop.system.processes import sleep_while_waiting
 
 log = logging.getLogger("plainloop")
@@ -161,6 +161,7 @@ def train_as_hydra_job(composer: Composer, config: DictConfig, checked: Checked,
         config.hydra.mode = RunMode.RUN
         if (folder / ".hydra").exists():
             config.hydra.output_subdir = None
+    require_plain_folder(folder)
     storage.make_folder(folder)  # Hydra would, and end with a traceback where it cannot
     callbacks = Callbacks(config)
     callbacks.on_run_start(config=config, config_name=composer.config_name)
@@ -222,11 +223,12 @@ def print_once(text: str, stream: TextIO | None = None) -> None:
 
 
 def print_finished(folder: Path) -> int:
-    path = folder / "summary.json"
-    best = (json.loads(path.read_text()).get("best") or {}) if path.is_file() else {}
-    has_value = best.get("value") is not None
+    summary = read_summary(folder)
+    best: Any = (summary or {}).get("best")
+    has_value = best and best["value"] is not None
     shown = f": best {best['metric']} {best['value']:.4g} at step {best['step']}" if has_value else ""
-    print_once(f"done: {folder} is finished{shown}")
+    damaged = f"; {folder / 'summary.json'} is missing or damaged" if summary is None else ""
+    print_once(printable(f"done: {folder} is finished{shown}{damaged}"))
     return 0
 
 
@@ -234,7 +236,8 @@ def print_error(error: RunError) -> int:
     """Gives the exit code. What all ranks find, rank 0 prints."""
     if ranks.rank() == 0 or not isinstance(error, InvalidConfig | RankFailed | LostPeer):
         where = f"rank {ranks.rank()}: " if ranks.rank() else ""
-        sys.stderr.write(f"{where}{error}\n" + (f"next: {error.hint}\n" if error.hint else ""))
+        text = f"{where}{error}\n" + (f"next: {error.hint}\n" if error.hint else "")
+        sys.stderr.write("".join(f"{printable(line)}\n" for line in text.splitlines()))
     return error.code
 
 

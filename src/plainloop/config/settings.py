@@ -191,8 +191,11 @@ def with_later_keys(saved: Mapping[str, Any]) -> dict[str, Any]:
     whole = copy.deepcopy(dict(saved))
     for key, value in later_keys().items():
         *parents, last = key.split(".")
-        node = functools.reduce(lambda node, name: node.get(name, {}), parents, whole)
-        node.setdefault(last, value)
+        node: Any = whole
+        for name in parents:
+            node = node.get(name) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.setdefault(last, value)
     return whole
 
 

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from plainloop.config.build import arguments_of
 from plainloop.config.check.check import Checked
 from plainloop.config.check.meta_model import ModelSummary
 from plainloop.config.durations import Clock, clock_of, train_batch_size
 from plainloop.config.parts import base_lr_of, lr_scaling_of, schedule_of
 from plainloop.config.targets import locate
-from plainloop.system import storage
+from plainloop.errors import BadConfig, BadData
+from plainloop.run_dir.config_file import read_config
+from plainloop.run_dir.status import read_summary
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _WIDTH, _HEIGHT = 60, 6  # characters of the drawn schedule
@@ -182,7 +182,10 @@ def _evaluation(config: Mapping[str, Any], clock: Clock) -> Lines:
 def _time(config: Mapping[str, Any], clock: Clock, model: ModelSummary, folder: Path | None) -> Lines:
     """Each step as long as in the newest run beside it that had the same model, images and batch."""
     for path in sorted(folder.parent.glob("*/summary.json"), reverse=True)[:_RUNS] if folder else ():
-        summary, saved = storage.read_json(path) or {}, yaml.safe_load((path.parent / "config.yaml").read_text())
+        try:
+            summary, saved = read_summary(path.parent) or {}, read_config(path.parent)
+        except (BadConfig, BadData):
+            continue
         both = [(c["facts"]["image_shape"], train_batch_size(c), c["trainer"]["precision"]) for c in (saved, config)]
         if summary.get("parameters") == model.parameters and both[0] == both[1] and summary.get("seconds"):
             seconds = summary["seconds"] / max(1, summary["steps"]) * clock.total_steps

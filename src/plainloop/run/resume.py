@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from plainloop.distributed import collectives
 from plainloop.errors import BadConfig
 from plainloop.run import data_files
 from plainloop.run_dir.checkpoints import Checkpoints
+from plainloop.run_dir.config_file import read_config
 from plainloop.run_dir.journal import Journal
 from plainloop.run_dir.rewind import go_back, require_step
 from plainloop.run_dir.status import command_to_continue
@@ -58,9 +60,9 @@ def settle_config(config: Mapping[str, Any], journal: Journal, *, step: int) -> 
     path, kept = journal.folder / "config.yaml", plain(config) | {"resume_step": None}  # it is for this start only
     if "allow_changed" in kept["data"]:
         kept["data"]["allow_changed"] = False  # it is for this start only
-    if path.exists():
-        saved = with_later_keys(yaml.safe_load(path.read_text()))
-        now = kept | ({"init_from": saved["init_from"]} if step else {})  # its weights are in the checkpoint
+    if os.path.lexists(path):
+        saved = with_later_keys(read_config(journal.folder))
+        now = kept | ({"init_from": saved.get("init_from")} if step else {})  # its weights are in the checkpoint
         found = compare.differences(saved, now)
         total = clock_of(config).total_steps
         if step > total:

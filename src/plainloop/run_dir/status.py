@@ -15,6 +15,7 @@ from typing import Any, Literal, get_type_hints
 
 from plainloop.errors import CannotWrite, Locked
 from plainloop.system import lock, storage
+from plainloop.system.json_rows import wrong_value
 from plainloop.system.secrets import redact
 
 # PREEMPTED will be continued. LOST is never written: a reader finds a run that says RUNNING and is not there any more.
@@ -48,6 +49,12 @@ class Status:
 
 KINDS = get_type_hints(Status)
 ATTEMPT_KINDS = {**KINDS, "started": float, "ended": float}  # of a line of attempts.jsonl
+SUMMARY_KINDS = {"best": dict | None, "final": dict, "steps": int, "seconds": float, "images_per_s": float | None}
+BEST_KINDS = {
+    "metric": str,
+    "value": float | None,
+    "step": int,
+}  # of best in summary.json, and of checkpoints/best.json
 
 
 def read_status(folder: Path, *, stale_after: float = STALE_S) -> Status:
@@ -75,6 +82,15 @@ def read_status(folder: Path, *, stale_after: float = STALE_S) -> Status:
 def read_attempts(folder: Path) -> list[dict[str, Any]]:
     """The lines of attempts.jsonl: the starts and ends. Raises BadData."""
     return storage.read_lines(folder / "attempts.jsonl", ATTEMPT_KINDS, required=("attempt",))
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """summary.json; None where there is none, or a torn one. Raises BadData."""
+    path = folder / "summary.json"
+    row = storage.read_json(path, SUMMARY_KINDS)
+    if row and row.get("best") and (wrong := wrong_value(row["best"], BEST_KINDS, tuple(BEST_KINDS))):
+        raise storage.not_a_runs(path, f"in best, {wrong}")
+    return row
 
 
 def write_end(

@@ -21,13 +21,12 @@ def require_plain_folder(folder: Path) -> None:
     for entry in entries:
         path = Path(entry.path)
         if entry.is_symlink():
-            wrong = (
-                "" if path.resolve().is_relative_to(folder.resolve()) else f"leads out of it, to {os.readlink(path)}"
-            )
+            inside = path.resolve().is_relative_to(folder.resolve())
+            wrong = "" if inside else f"is a link that leads out of it, to {os.readlink(path)}"
         else:
             wrong = "" if entry.is_file() or entry.is_dir() else "is neither a file nor a folder"
         if wrong:
             raise CannotWrite(
-                f"{folder} is not used: {entry.name} in it {wrong}",
-                hint=f"remove it, if you know why it is there: rm {shlex.quote(str(path))}",
+                f"nothing is written in {folder}: {entry.name} in it {wrong}",
+                hint=f"look at it, and remove it: rm {shlex.quote(str(path))}",
             )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
-LARGEST = 2**53  # of numbers: up to here each whole number is exact in JSON, and a time has a date
+LARGEST = 2**53  # of whole numbers; up to here each is exact in JSON
 
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 _NAMES |= {dict: "an object", list: "a list"}
@@ -52,9 +53,9 @@ def _is_kind(value: Any, kind: Any) -> bool:
         return value in get_args(kind)
     if isinstance(kind, UnionType):
         return any(_is_kind(value, one) for one in get_args(kind))
-    if kind is float and type(value) is int:
+    if kind in (int, float) and type(value) is int:
         return abs(value) <= LARGEST
-    return type(value) is kind and (kind not in (int, float) or abs(value) <= LARGEST)
+    return type(value) is kind and (kind is not float or math.isfinite(value))
 
 
 def _name(kind: Any) -> str:

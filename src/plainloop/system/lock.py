@@ -188,7 +188,11 @@ def _take_lease(folder: Path, claim: bytes) -> None:
 
 def _locked(folder: Path) -> Locked:
     who = _holder(folder)
-    since = time.strftime(" since %Y-%m-%d %H:%M:%S", time.localtime(who["since"])) if "since" in who else ""
+    since = (
+        time.strftime(" since %Y-%m-%d %H:%M:%S", time.localtime(who["since"]))
+        if 0 < who.get("since", 0) < 2**33
+        else ""
+    )
     job = f" (Slurm job {who['slurm_job']})" if who.get("slurm_job") else ""
     name = f"pid {who.get('pid', '?')} on {who.get('host', 'a host that has not said its name')}{job}{since}"
     stop = f"stop it with: scancel {who['slurm_job']}" if job else f"stop it with: kill {who.get('pid', '<pid>')}"

@@ -65,7 +65,7 @@ def a_monitor_says_which_is_better(context: CheckContext) -> Findings:
     for group in ("trainer.early_stop", "checkpoint"):
         monitor, mode = context.get(f"{group}.monitor"), context.get(f"{group}.mode")
         if monitor is not None and mode is None:
-            instead = f"{group}.mode={'min' if 'loss' in monitor else 'max'}"
+            instead = f"{group}.mode={'min' if 'loss' in str(monitor) else 'max'}"
             what = f"must be given with {group}.monitor={monitor}"
             yield Finding(f"{group}.mode", what, "null", "max or min: which is better", instead)
 

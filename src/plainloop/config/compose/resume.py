@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.default_element import GroupDefault
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -19,12 +19,13 @@ from plainloop.config.explain.problems import InvalidConfig, Problem, invalid_ru
 from plainloop.config.explain.wrong_options import by
 from plainloop.config.nodes import leaves, resolve
 from plainloop.config.settings import with_later_keys
+from plainloop.errors import BadConfig, BadData
+from plainloop.run_dir.config_file import read_config, read_yaml
 from plainloop.run_dir.status import read_status
 
 # What no run keeps: it is given anew at each start.
 _OF_THE_START = ("resume", "resume_step", "check", "plugins")
 _CHECKPOINT = re.compile(r"step_(\d+)\.pt")
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def split_resume(text: str | None) -> tuple[str | None, int | None]:
@@ -51,15 +52,11 @@ def split_resume(text: str | None) -> tuple[str | None, int | None]:
 
 
 def saved_config(folder: Path) -> dict[str, Any]:
-    """The config that a run was started with. Raises InvalidConfig when the folder is no run's."""
-    path = folder / "config.yaml"
-    if not path.is_file():
+    """The config that a run was started with. Raises InvalidConfig when the folder is no run's, BadConfig, BadData."""
+    if not os.path.lexists(folder / "config.yaml"):
         what = "has no config.yaml: it is no run directory" if folder.is_dir() else "does not exist"
         raise _wrong(str(folder), f"{folder} {'is no folder' if folder.is_file() else what}")
-    found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    if not isinstance(found, dict):
-        raise _wrong(str(folder), f"{path} holds no config")
-    return with_later_keys(found)
+    return with_later_keys(read_config(folder))
 
 
 def merge_saved_config(folder: Path, overrides: Sequence[str], composer: Composer) -> Composed:
@@ -97,10 +94,11 @@ def _choices(folder: Path, saved: Mapping[str, Any], composer: Composer) -> list
     """The options that the run was started with, as overrides: which keys there are follows from them."""
     path = folder / ".hydra" / "hydra.yaml"
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)["hydra"]["runtime"]["choices"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        found = _at(read_yaml(path), "hydra.runtime.choices")
+    except (OSError, ValueError, BadData):
         return []
-    choices = {group: option for group, option in found.items() if _at(saved, f"{group}._target_")}
+    items = found.items() if isinstance(found, Mapping) else ()
+    choices = {group: option for group, option in items if _at(saved, f"{group}._target_")}
     return [f"{group}={option}" for group, option in choices.items() if option in composer.groups.get(group, ())]
 
 
@@ -157,20 +155,17 @@ def is_finished(folder: Path, config: Mapping[str, Any] | DictConfig) -> bool:
         return False
     saved = saved_config(folder)
     now: Any = resolve(config, saved.get("facts") or {}).config if isinstance(config, DictConfig) else config
-    return _same(saved, {**now, "init_from": saved["init_from"]})  # the weights that it began with count no more
+    return _same(saved, {**now, "init_from": saved.get("init_from")})  # the weights that it began with count no more
 
 
 def newest_unfinished(runs: Path, config: Mapping[str, Any]) -> Path | None:
     """The latest folder below `runs` that was started with this config and is not done; None when there is none."""
     for path in sorted(runs.glob("*/config.yaml"), key=lambda path: path.parent.name, reverse=True):
-        if read_status(path.parent).state == "DONE":
-            continue
         try:
-            saved = saved_config(path.parent)
-        except (InvalidConfig, yaml.YAMLError):
-            continue  # torn at its very start: nothing of it can be continued
-        if _same(saved, config):
-            return path.parent
+            if read_status(path.parent).state != "DONE" and _same(saved_config(path.parent), config):
+                return path.parent
+        except (BadConfig, BadData):
+            continue  # torn at its very start, or no run's: nothing of it can be continued
     return None
 
 

@@ -1,0 +1,77 @@
+"""config.yaml of a run, which may come from somebody else: values only, and nothing in it is followed. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from plainloop.errors import BadConfig
+from plainloop.system import storage
+
+GROUPS = ("task", "data", "model", "augment", "optimizer", "scheduler", "trainer", "checkpoint", "logger", "facts")
+FACTS = ("num_train", "num_val", "class_names", "image_shape", "mean", "std")
+MOST_BYTES, MOST_VALUES, DEEPEST = 4_000_000, 300_000, 50  # 20,000 classes have 1 MB and 100,000 values
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config that a run was started with. Raises BadConfig, and BadData where it is no file."""
+    path = folder / "config.yaml"
+    try:
+        config = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise _unusable(path, str(error).partition("\n")[0]) from error
+    missing = [group for group in GROUPS if not isinstance(config.get(group), dict)]
+    if missing := missing or [f"facts.{name}" for name in FACTS if name not in config["facts"]]:
+        raise _unusable(path, f"it is not whole, or no run's: {', '.join(missing)} missing")
+    if wrong := _wrong_value(config):
+        raise _unusable(path, wrong)
+    return config
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a file of YAML. Raises ValueError, OSError and BadData.
+
+    A few lines of aliases can stand for a billion values, and libyaml's loader ends the process where values lie very
+    deep in one another; so the file is looked through before it is loaded.
+    """
+    data = storage.read_whole(path, most=MOST_BYTES)
+    depth = 0
+    try:
+        for number, event in enumerate(yaml.parse(data, Loader=_Loader)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(
+                    f"line {event.start_mark.line + 1}: *{event.anchor} is an alias, and no run writes one"
+                )
+            if depth > DEEPEST or number > MOST_VALUES:
+                raise ValueError("it holds more than any run writes")
+        found = yaml.load(data, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else "it is no text in UTF-8"
+        raise ValueError(where) from error
+    if not isinstance(found, dict):
+        raise ValueError("it holds no keys")
+    return found
+
+
+def _wrong_value(node: Any, place: str = "") -> str:
+    """What is wrong with the first value that no run saves; "" for none."""
+    if isinstance(node, dict):
+        odd = next((f"{place.lstrip('.') or 'it'} has the key {key!r}" for key in node if not isinstance(key, str)), "")
+        return odd or next(filter(None, (_wrong_value(item, f"{place}.{key}") for key, item in node.items())), "")
+    if isinstance(node, list):
+        return next(filter(None, (_wrong_value(item, place) for item in node)), "")
+    if isinstance(node, str) and "${" in node:
+        return f"{place.lstrip('.')} holds ${{...}}, and a run saves values only"
+    plain = node is None or isinstance(node, str | int | float)
+    return "" if plain else f"{place.lstrip('.')} is no value that a run saves"
+
+
+def _unusable(path: Path, why: str) -> BadConfig:
+    hint = f"put the file back as the run wrote it, or begin a new run from its weights: init_from={path.parent}"
+    return BadConfig(f"{path} cannot be used: {why}", hint=hint)
