@@ -12,6 +12,7 @@ import pytest
 # Before torch is imported, and inherited by every process that a test starts.
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asking for a GPU must not keep this process from forking
 # This tree's code in those processes, too, wherever plainloop may be installed.
 SRC = str(Path(__file__).parent.parent / "src")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SRC, os.environ.get("PYTHONPATH")]))

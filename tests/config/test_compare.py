@@ -44,6 +44,7 @@ ACCEPTED = (
     "checkpoint.every_minutes=0.001",
     "checkpoint.keep_last=3",
     "trainer.accumulate=2",
+    "device=cpu",
     "logger=csv",
     "data.num_workers=1",
     "trainer.duration=14st",

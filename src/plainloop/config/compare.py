@@ -19,7 +19,11 @@ SAFE = (
     *("name", "check", "resume", "resume_step", "plugins*", "logger.*", "trainer.devices*"),
     *("checkpoint.keep_last", "checkpoint.save_best", "checkpoint.every_minutes"),
     *("trainer.log_every", "trainer.save_every", "trainer.max_skips", "trainer.timeout_s", "trainer.tuned.*"),
-    *("threads", "trainer.accumulate"),  # the same samples, rounded in another order; with BatchNorm other statistics
+    *(
+        "threads",
+        "device",
+        "trainer.accumulate",
+    ),  # the same samples, rounded in another order; with BatchNorm other statistics
 )
 # They follow from which files the data set has; data.allow_changed=true accepts other files.
 FILE_FACTS = ("facts.num_train", "facts.num_val", "facts.class_counts", "facts.files_hash")

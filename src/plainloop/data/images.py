@@ -39,7 +39,10 @@ class LabelledImages:
     val: Mapping[str, Any] = field(default_factory=dict)
     test: Mapping[str, Any] = field(default_factory=dict)
 
-    changes_no_result: ClassVar[tuple[str, ...]] = ("root", "download", "*num_workers", "*batch_size_per_device")
+    changes_no_result: ClassVar[tuple[str, ...]] = (
+        *("root", "download", "device"),
+        *("*num_workers", "*batch_size_per_device"),
+    )
 
     def __post_init__(self) -> None:
         shared = Loader(self.batch_size, self.num_workers, self.prefetch)
