@@ -29,6 +29,7 @@ from plainloop.config.compose import command as command_line
 from plainloop.config.compose import resume as resuming
 from plainloop.config.compose.command import Command
 from plainloop.config.compose.composer import Composer
+from plainloop.config.compose.job_environment import set_secrets
 from plainloop.config.compose.origin import Origin
 from plainloop.config.explain.problems import InvalidConfig, Problem, invalid_run, printable
 from plainloop.config.explain.suggest import as_override
@@ -161,6 +162,7 @@ def train_as_hydra_job(composer: Composer, config: DictConfig, checked: Checked,
         config.hydra.mode = RunMode.RUN
         if (folder / ".hydra").exists():
             config.hydra.output_subdir = None
+    set_secrets(config.hydra)
     require_plain_folder(folder)
     storage.make_folder(folder)  # Hydra would, and end with a traceback where it cannot
     callbacks = Callbacks(config)

@@ -19,6 +19,7 @@ from hydra.types import HydraContext
 from omegaconf import OmegaConf, open_dict, read_write
 
 from plainloop.config.compose.composer import Composer
+from plainloop.config.compose.job_environment import set_secrets
 from plainloop.errors import Locked, Preempted, RunError
 from plainloop.run_dir.status import command_to_continue
 from plainloop.sweep import outcome, table
@@ -64,6 +65,7 @@ def start(sweep: Sweep, composer: Composer, typed: Sequence[str]) -> int:
     with running(root):
         context.callbacks.on_multirun_start(config=master, config_name=composer.config_name)
         configure_log(master.hydra.hydra_logging, master.hydra.verbose)
+        set_secrets(master.hydra)
         storage.write_whole(root / "multirun.yaml", OmegaConf.to_yaml(master).encode())
         if sweep.jobs:
             task.jobs = assign_numbers(root, task.jobs)

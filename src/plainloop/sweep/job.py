@@ -17,6 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
+from plainloop.config.compose.job_environment import set_secrets
 from plainloop.errors import Preempted, RunError
 from plainloop.sweep import outcome
 
@@ -137,6 +138,7 @@ def run_as_hydra_job(job: Job, sweep: Path, *, quiet: bool) -> int:
     """The run's exit code. Hydra makes the folder, `.hydra/` and the log; `quiet` keeps the log off the screen."""
     setup_globals()  # a new process has not called it
     config = job.composed(sweep)
+    set_secrets(config.hydra)
     if quiet:
         with read_write(config.hydra):
             root = config.hydra.job_logging.get("root")

@@ -7,8 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# "token" alone is a secret; models have tokens too, and these are names of theirs (timm, tokenizers).
-_SECRET = re.compile(r"api[_-]?key|access[_-]?key|private[_-]?key|credential|token|secret|passw", re.IGNORECASE)
+# "token" alone is a secret; models have tokens too, and these are names of theirs (timm, tokenizers). Where a short
+# word is part of many names (image_key, two_pass, OLDPWD), it counts as variables are written, or behind what logs in.
+_SECRET = re.compile(
+    r"(?i:api[_-]?key|access[_-]?key|private[_-]?key|kaggle_key|credential|token|secret|passw|passphrase|authorization)"
+    r"|(?:^|\W)[A-Z0-9_]+_(?:KEY|PASS)$|(?i:[_-]pwd$|(?:db|user|root|admin|smtp|mail|ftp|pg|proxy|ssh|sudo)_?pass$)"
+)
 _MODEL_TOKENS = re.compile(
     r"(?:num|max|min|reg|cls|class|dist|mask|pad|sep|prefix|use|has|no|return|extra|register|special|pos)_(?:\w+_)?tokens?"
     r"|token_(?:mixers?|dim|length|mask|size|type|pool|label|id)\w*|\w*tokens_(?:norm|per_\w+)|tokeniz\w+"
@@ -18,12 +22,19 @@ _MODEL_TOKENS = re.compile(
 
 _SHORTEST = 8  # characters; replacing shorter values of the environment would change ordinary words
 
-_USERINFO = re.compile(r"(?<=://)[^/\s@\"']+(?=@)")
-_ASSIGNED = re.compile(r"(?<![\w.-])([\w.-]+)([\"']?\s*[=:]\s*[\"']?)(?!\*\*\*)([^\s\"',;&}\])]+)")
-_AUTHORIZATION = re.compile(r"(?<=\bBearer )\S+|(?<=\bBasic )\S+", re.IGNORECASE)
+_VALUE = r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|\[[^\]\n]*\]|(?:[^\s\"',;&}\])]|,(?=[^\s\"']))+"
+_ASSIGNED = re.compile(rf"(?<![\w.-])([\w.-]+)([\"']?\s*[=:]\s*)(?!\"?'?\*\*\*)({_VALUE})")
+_QUOTED_WHOLE = re.compile(r"(?<=')(\+*[\w.-]+)(=)(?!\"?\*\*\*)([^'\"\n]+)(?=')")  # 'password=a b', as shells write it
+_FLAG = re.compile(rf"(?<![\w-])(--[\w-]+)(\s+)(?!\"?'?\*\*\*|-)({_VALUE})")
+_IN_QUERY = re.compile(r"([?&][\w-]*sig(?:nature)?)(=)([^&\s\"']+)", re.IGNORECASE)
+_USERINFO = re.compile(r"(?<=://)[^/\s\"']+(?=@)|(?<![\w.:/@-])[A-Za-z][\w.-]*:[^\s/\"']{1,200}(?=@[A-Za-z])")
+_AUTHORIZATION = re.compile(
+    r"(?<=\bBearer )\S+|(?<=\bBasic )\S+|(?<=\bauthorization:)[^\"'\n]+|(?<=\bauthorization=)[^\"'\n]+", re.IGNORECASE
+)
 # What GitHub, GitLab, Hugging Face, OpenAI, AWS, Slack and W&B prefix theirs with; and W&B's older form.
 _KNOWN = re.compile(
-    r"\b(?:gh[pousr]_|github_pat_|glpat-|hf_|sk-|AKIA|xox[abp]-|wandb_v1_)[\w-]{12,}|(?<=key )[0-9a-f]{40}\b",
+    r"\b(?:gh[pousr]_|github_pat_|glpat-|hf_|sk-|AKIA|xox[abp]-|wandb_v1_)[\w-]{12,}|(?<=key )[0-9a-f]{40}\b"
+    r"|\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?",  # a JSON Web Token
 )
 
 
@@ -50,19 +61,35 @@ def redact(text: str) -> str:
     text = _USERINFO.sub("***", text)
     text = _AUTHORIZATION.sub("***", text)
     text = _KNOWN.sub("***", text)
-    return _ASSIGNED.sub(lambda found: f"{found[1]}{found[2]}***" if looks_secret(found[1]) else found[0], text)
+    text = _IN_QUERY.sub(r"\1\2***", text)
+    for pattern in (_QUOTED_WHOLE, _FLAG, _ASSIGNED):
+        text = pattern.sub(lambda found: _hidden(found) if looks_secret(found[1]) else found[0], text)
+    return text
+
+
+def _hidden(found: re.Match[str]) -> str:
+    quote = found[3][0] if found[3][0] in "\"'" else ""  # so that JSON stays JSON
+    return f"{found[1]}{found[2]}{quote}***{quote}"
 
 
 def redact_tree(value: Any) -> Any:
     """The same for every string in a config or summary, keys included; what a secret name holds becomes ***."""
     if isinstance(value, Mapping):
         return {
-            redact(str(key)): "***" if looks_secret(str(key)) and isinstance(item, str | int) else redact_tree(item)
+            redact(str(key)): _hide(item) if looks_secret(str(key)) else redact_tree(item)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
         return [redact_tree(item) for item in value]
     return redact(value) if isinstance(value, str) else value
+
+
+def _hide(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _hide(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hide(item) for item in value]
+    return value if value is None or isinstance(value, float) else "***"
 
 
 def _values_of_environment() -> list[str]:
