@@ -61,11 +61,15 @@ class DecodedImages(LabelledImages):
         part = stratified_part(found["train"].labels, at_most=self.max_train_samples)
         return found | {"train": found["train"].rows(part)}
 
+    def readable(self, split: Split) -> "Images":
+        """What the workers read. Collective."""
+        return self.images[split]
+
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
         from plainloop.data.loading.sampler import Shard, order_of
         from plainloop.data.loading.workers import TrainKeys
 
-        images = self.images["train"].augmented(self.sample_transforms, seed)
+        images = self.readable("train").augmented(self.sample_transforms, seed)
         order = order_of(images.labels, sampler=self.sampler, repeats=self.repeats)
         keys = TrainKeys(start, stop, order=order, batch_size=self.batch_size, seed=seed, shard=Shard.here())
         return self._batches(images, keys, "train")
@@ -78,7 +82,7 @@ class DecodedImages(LabelledImages):
                 f"this data set has no {split} split; it has {' and '.join(self.images)}",
                 hint=self.how_to_get_a_test_split,
             )
-        images, shard = self.images[split], Shard.here()
+        images, shard = self.readable(split), Shard.here()
         among = slice_of_train(len(images), self.train_eval_samples) if split == "train" else range(len(images))
         rows = eval_rows(len(among), rank_batch=self.loaders[split].eval_batch(shard.world_size), shard=shard)
         return self._batches(images, [[(0, int(among[position])) for position in row] for row in rows], split)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from plainloop.contracts import Facts, Split
-from plainloop.data.decoded import IMAGENET_MEAN, IMAGENET_STD, DecodedImages
+from plainloop.data.cached import CachedImageFiles
+from plainloop.data.decoded import IMAGENET_MEAN, IMAGENET_STD
 from plainloop.data.loading.labels import list_labelled
 from plainloop.data.loading.listing import Listings, list_splits
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True, eq=False)
-class ImageFolder(DecodedImages):
+class ImageFolder(CachedImageFiles):
     """`root` has train/, val/ and perhaps test/ with class folders, or class folders alone; then each class is split.
 
     Args:
@@ -29,12 +30,11 @@ class ImageFolder(DecodedImages):
     """
 
     root: str
-    cache: Literal["none"] = "none"
     labels: str | None = None
     val_fraction: float = 0.2
     allow_changed: bool = False
 
-    changes_no_result: ClassVar = (*DecodedImages.changes_no_result, "allow_changed")
+    changes_no_result: ClassVar = (*CachedImageFiles.changes_no_result, "allow_changed")
     how_to_get_a_test_split: ClassVar = "make test/ in data.root"
 
     def __post_init__(self) -> None:
@@ -48,6 +48,7 @@ class ImageFolder(DecodedImages):
     def known(self) -> Facts:
         mean, std = self.statistics(IMAGENET_MEAN, IMAGENET_STD)
         found, shape = self.listings(), (3, self.image_size, self.image_size)
+        self.require_room_for_cache()
         counts, names = found.class_counts, found.train.class_names
         return Facts(sum(counts), found.num_val, names, shape, mean, std, counts, found.files_hash())
 

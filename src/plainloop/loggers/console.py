@@ -7,12 +7,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from plainloop.loggers.numbers import amount, digits, duration, score
 from plainloop.loggers.screen import ignore_closed_screen, is_terminal
 from plainloop.loggers.terminal import Bar
+from plainloop.system.progress import progress_shown_by
 
 log = logging.getLogger("plainloop")
 
@@ -52,9 +54,12 @@ class Console:
         self._shown: dict[str, float] = {}
         self._step = 0
         self._evaluation = ("", 0)  # split, batches done
+        self._work = ("", 0.0, 0)  # what is being done, when it began, how many were done then
+        self._screen = ExitStack()
 
     def __enter__(self) -> Console:
         ignore_closed_screen()
+        self._screen.enter_context(progress_shown_by(self.working))
         if is_terminal():
             self._bar = Bar(self._total)
             atexit.register(self.finish)  # shows the cursor again, however the process ends
@@ -81,6 +86,22 @@ class Console:
             total = f"/{max(done, math.ceil(self._num_val / rows))}" if split == "val" and self._num_val else ""
             self._show(self._step, f"evaluating {split} {done}{total}", now)
 
+    def working(self, label: str, done: int, total: int) -> None:
+        """To be called by what takes long before or between steps; see `system.progress`."""
+        now = self._clock()
+        if label != self._work[0]:
+            self._work = label, now, done
+        _, began, first = self._work
+        if now < self._redraw_at and done < total:
+            return
+        self._redraw_at = now + REDRAW_S
+        left = [f"left {duration((total - done) * (now - began) / (done - first))}"] if done > first else []
+        if self._bar:
+            self._bar.move(done, label, [f"{done}/{total}", *left], total=total)
+        elif now - self._line_at >= SILENCE_S:
+            self._line_at = now
+            log.info("  ".join([f"{label} {done}/{total}", *left]))
+
     def log(self, step: int, scalars: Mapping[str, float], *, best: bool = False) -> None:
         """`best` marks an evaluation better than all before it."""
         now = self._clock()
@@ -100,6 +121,7 @@ class Console:
 
     def finish(self) -> None:
         """Removes the bar. May be called twice; it must be called before a failure is printed, which the bar hides."""
+        self._screen.close()
         if self._bar:
             self._bar.close()
             self._bar = None
@@ -116,7 +138,7 @@ class Console:
             if pace:
                 shown.setdefault("time/images_per_s", pace * self._batch_size)
             fields = [f"{step}/{self._total}", *left, *bar_fields(shown, monitor=self.monitor)]
-            self._bar.move(step, label, fields)
+            self._bar.move(step, label, fields, total=self._total)
         elif now - self._line_at >= SILENCE_S:
             self._line_at = now
             log.info("  ".join([self._place(step), label, *(left if label == TRAINING else ())]))

@@ -37,13 +37,15 @@ class Bar:
             handler.setStream(sys.stdout)  # rich has replaced it by one that prints above the bar
             handler.addFilter(_is_no_row)
 
-    def move(self, step: int, label: str, fields: Sequence[str]) -> None:
-        """Draws the bar at `step` with what is being done, and as many of `fields`, in order, as there is room for."""
+    def move(self, step: int, label: str, fields: Sequence[str], *, total: int) -> None:
+        """Draws the bar at `step` of `total`: what is being done, and as many of `fields`, in order, as have room."""
         room = self._progress.console.width - SHORTEST_BAR - len(label) - 3
         while len(fields) > 1 and len("  ".join(fields)) > room:
             fields = fields[:-1]
         with contextlib.suppress(OSError):  # the terminal was closed; the run goes on
-            self._progress.update(self._task, completed=step, label=label, text="  ".join(fields), refresh=True)
+            self._progress.update(
+                self._task, completed=step, total=total, label=label, text="  ".join(fields), refresh=True
+            )
 
     def keep(self, line: str, *, bold: bool) -> None:
         """Prints a line that stays, above the bar."""

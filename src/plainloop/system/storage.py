@@ -219,7 +219,7 @@ def cannot_write(path: Path, size: int, error: OSError) -> CannotWrite:
             f"cannot write {path}: {error.strerror or error} ({name})",
             hint=f"look for room and rights in {path.parent}",
         )
-    free = _free_space(path.parent)
+    free = free_space(path.parent)
     what = "disk full" if error.errno == errno.ENOSPC else "disk quota used up"
     room = "" if free is None else f", {readable_size(free)} free"
     message = f"{what}: {readable_size(size)} needed{room} at {path.parent} ({name})"
@@ -227,12 +227,12 @@ def cannot_write(path: Path, size: int, error: OSError) -> CannotWrite:
 
 
 def _need_space(folder: Path, size: int) -> None:
-    free = _free_space(folder)
+    free = free_space(folder)
     if free is not None and free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _free_space(folder: Path) -> int | None:
+def free_space(folder: Path) -> int | None:
     """Bytes that we may use; None where the file system does not say."""
     try:
         found = retry_interrupted(os.statvfs, folder)

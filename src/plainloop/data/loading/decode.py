@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,9 @@ from torchvision.transforms.v2 import functional as F
 
 from plainloop.data.loading.jpeg import decode_jpeg
 from plainloop.errors import BadData
+
+# Decides the pixels; a cache that another version has written is not used.
+VERSION = f"simplejpeg {version('simplejpeg')}, Pillow {version('pillow')}"
 
 # What Pillow raises for files that are cut off, altered or hostile.
 DAMAGED = (
@@ -35,10 +38,9 @@ def decode(path: Path) -> Tensor:
     16-bit greys are scaled to bytes. Raises BadData for a damaged file.
     """
     try:
-        content = path.read_bytes()
-        if (ordinary := decode_jpeg(content)) is not None:
+        if (ordinary := decode_jpeg(path.read_bytes())) is not None:
             return ordinary
-        with Image.open(io.BytesIO(content)) as opened:
+        with Image.open(path) as opened:
             image = to_rgb(ImageOps.exif_transpose(opened))
     except DAMAGED as error:
         raise BadData(
@@ -55,6 +57,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # or else Pillow warns; the alpha channel goes in the next line
     return image.convert("RGB")
+
+
+def decode_at_most(path: Path, *, shorter_side: int) -> Tensor:
+    """(3, H, W) uint8, resized if its shorter side is longer than so many pixels. Raises BadData for a damaged file."""
+    image = decode(path)
+    return F.resize(image, [shorter_side], antialias=True) if min(image.shape[1:]) > shorter_side else image
 
 
 def resize_and_crop(image: Tensor, *, image_size: int, crop_fraction: float) -> Tensor:

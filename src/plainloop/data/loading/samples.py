@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plainloop.contracts import Sample, SampleTransform, Split
-from plainloop.data.loading.decode import decode, resize_and_crop
+from plainloop.data.cache.build import Content
+from plainloop.data.cache.file import CachedImages
+from plainloop.data.loading.decode import VERSION, decode, decode_at_most, resize_and_crop
 from plainloop.data.loading.listing import Listing, Listings
 from plainloop.data.loading.stratify import stratified_split
 from plainloop.data.loading.workers import Key
@@ -32,6 +35,7 @@ class Images:
     crop_fraction: float
     sample_transforms: tuple[SampleTransform, ...] = ()
     seed: int = 0
+    cached: CachedImages | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,8 +46,17 @@ class Images:
     def augmented(self, sample_transforms: Sequence[SampleTransform], seed: int) -> Images:
         return replace(self, sample_transforms=tuple(sample_transforms), seed=seed)
 
+    def content(self, name: str, *, shorter_side: int) -> Content:
+        """What a cache of this split holds."""
+        read = partial(decode_at_most, shorter_side=shorter_side)
+        about = {"decoded by": VERSION, "shorter side": shorter_side}
+        files = [os.fsdecode(path) for path in self.paths]
+        return Content(name, self.folder, files, read, about, shorter_side)
+
     def decoded(self, index: int) -> Tensor:
-        """(3, H, W) uint8. Raises BadData."""
+        """(3, H, W) uint8, from the cache if there is one. Raises BadData."""
+        if self.cached is not None:
+            return self.cached[index]
         return decode(self.folder / os.fsdecode(self.paths[index]))
 
     def __getitem__(self, key: Key) -> Sample | RunError:

@@ -7,7 +7,7 @@ import logging
 import multiprocessing
 import signal
 import warnings
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Generator, Iterator, Sequence, Set
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -58,13 +58,16 @@ def batches(
     loader: Loader,
     timeout: float,
     pin_memory: bool,
-) -> Iterator[Batch]:
+    num_ranks: int | None = None,
+) -> Generator[Batch]:
     """One batch for each list of keys, in their order whatever the number of workers; closing it ends the workers.
+
+    num_ranks: how many processes of this machine do the same; None is all ranks.
 
     Raises RunError when a sample cannot be read, a worker dies, or a batch takes longer than `timeout` seconds.
     """
     processes = loader.processes()
-    warn_of_too_many(processes)
+    warn_of_too_many(processes, ranks.on_this_machine() if num_ranks is None else num_ranks)
     before = set(multiprocessing.active_children())
     with signals_blocked(NOT_FOR_WORKERS), warnings.catch_warnings():  # workers inherit it, until they ignore signals
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # torch's, which counts one rank only
@@ -97,8 +100,7 @@ def batches(
 
 
 @functools.cache  # once, not for each loader
-def warn_of_too_many(processes: int) -> None:
-    ranks_here = ranks.on_this_machine()
+def warn_of_too_many(processes: int, ranks_here: int) -> None:
     if processes * ranks_here > num_cpus():
         log.warning(
             "data.num_workers=%d, for each of %d ranks on this machine, is more than the %d CPUs that they may use; "

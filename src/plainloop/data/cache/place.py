@@ -1,0 +1,128 @@
+"""Where a cache lies, under which name, and whether there is room for it. No torch here."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+from plainloop.data.loading.download import cache_folder
+from plainloop.data.loading.listing import Listings
+from plainloop.errors import BadData
+from plainloop.system.storage import readable_size
+
+Kind = Literal["none", "ram", "disk"]
+
+SUFFIX = ".cache"
+LOOKED_AT = 200  # images whose size is read for the estimate
+
+
+@dataclass(frozen=True)
+class Place:
+    """The settings data.cache, data.cache_dir and data.cache_gb."""
+
+    kind: Kind
+    folder: Path
+    limit: int  # bytes: of all caches in the folder, or in memory
+
+    def file(self, name: str, key: str) -> Path:
+        return self.folder / f"{name}-{key}{SUFFIX}"
+
+
+def place_of(kind: Kind, folder: str | None, gigabytes: float) -> Place:
+    own = cache_folder() / "images" if folder is None else Path(folder).expanduser().absolute()
+    return Place(kind, own, int(gigabytes * 1e9))
+
+
+def key_of(folder: Path, files: Sequence[str], about: Mapping[str, Any]) -> str:
+    """Changes with a file's name, size or time of change, and with what is made of the files."""
+    digest = blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=8)
+    for name in files:
+        try:
+            found = os.stat(folder / name)
+            digest.update(f"{found.st_size} {found.st_mtime_ns} ".encode())
+        except OSError:
+            pass  # its content is read later, which says what is wrong
+        digest.update(os.fsencode(name) + b"\n")
+    return digest.hexdigest()
+
+
+def estimated_bytes(files: Sequence[Path], shorter_side: int) -> int:
+    """What all images take once their shorter side is at most so long, by the sizes of some of them."""
+    from PIL import Image
+
+    sizes = []
+    for path in files[:: max(1, len(files) // LOOKED_AT)]:
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            continue  # a damaged file; decoding it says so
+        sizes.append(3 * width * height * min(1.0, shorter_side / min(width, height)) ** 2)
+    return math.ceil(len(files) * sum(sizes) / max(1, len(sizes)))
+
+
+_estimates: dict[tuple[str, str, int], int] = {}  # the check asks for it several times
+
+
+def estimate_of(listings: Listings, shorter_side: int) -> int:
+    """Bytes for training and validation images."""
+    key = str(listings.root), listings.files_hash(), shorter_side
+    if key not in _estimates:
+        parts = [part for split, part in listings.splits.items() if split != "test"]
+        files = [[part.folder / path for path in part.paths] for part in parts]
+        _estimates[key] = sum(estimated_bytes(paths, shorter_side) for paths in files)
+    return _estimates[key]
+
+
+def require_room(place: Place, num_bytes: int, *, others: int = 0) -> None:
+    """Refuses a cache of about so many bytes that breaks data.cache_gb or does not fit into memory. Raises BadData.
+
+    others: bytes of the other caches in the folder.
+    """
+    if num_bytes + others > place.limit:
+        beside = f", beside {readable_size(others)} of other caches in {place.folder}" if others else ""
+        remove = f"; or delete caches that are not needed any more, see: ls -lt {place.folder}" if others else ""
+        raise BadData(
+            f"data.cache={place.kind} needs about {readable_size(num_bytes)}{beside}; "
+            f"data.cache_gb={place.limit / 1e9:g} allows less",
+            hint=f"type data.cache_gb={math.ceil((num_bytes + others) / 1e9 * 1.05)}, a smaller data.cache_size, "
+            f"or data.cache=none{remove}",
+        )
+    free = memory_free() if place.kind == "ram" else None
+    if free is not None and num_bytes > free:
+        raise BadData(
+            f"data.cache=ram needs about {readable_size(num_bytes)}, and {readable_size(free)} of memory are free",
+            hint="type data.cache=disk, or a smaller data.cache_size",
+        )
+
+
+def bytes_of_others(place: Place, ours: Path) -> int:
+    """What the other caches in the folder take, unfinished ones too."""
+    if not place.folder.is_dir():
+        return 0
+    entries = [entry for entry in os.scandir(place.folder) if SUFFIX in entry.name and ours.stem not in entry.name]
+    return sum(entry.stat().st_blocks * 512 for entry in entries)
+
+
+def memory_free(root: Path = Path("/")) -> int | None:
+    """Bytes that this process may still take, by the machine and by its cgroups; None where the system says nothing."""
+    meminfo, groups = root / "proc/meminfo", root / "proc/self/cgroup"
+    if not meminfo.is_file():
+        return None
+    free = next(int(line.split()[1]) * 1024 for line in meminfo.read_text().splitlines() if "MemAvailable" in line)
+    own = next((line[3:] for line in groups.read_text().splitlines() if line.startswith("0::")), "/")
+    folder = root / "sys/fs/cgroup" / own.strip("/")
+    for group in (folder, *folder.parents):
+        if (group / "memory.max").is_file() and (limit := (group / "memory.max").read_text().strip()) != "max":
+            # Pages of files that nobody has used for a while are given back first.
+            unused = next(
+                line.split()[1] for line in (group / "memory.stat").open() if line.startswith("inactive_file")
+            )
+            free = min(free, int(limit) - int((group / "memory.current").read_text()) + int(unused))
+    return free
