@@ -1,9 +1,11 @@
-"""Sweeps as their files would be after so many jobs, made in milliseconds with what real runs write."""
+"""Sweeps as their files would be after so many jobs, made in milliseconds with what real runs write; and commands."""
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +14,22 @@ from typing import Any
 from plainloop.sweep import index
 from plainloop.sweep.index import Entry
 from plainloop.system import lock
+from tests.harness.children import Child
+from tests.harness.configs import ROOT
 
+TINY = ("trainer.duration=12st", "trainer.log_every=4", "trainer.eval_every=6st", "trainer.save_every=6st")
 DEAD = {"pid": 2**22 - 3, "pid_start": "1"}  # no process has this number
+
+
+def run(folder: Path, *arguments: str, script: str = "train.py") -> tuple[int, str]:
+    """The exit code and the output of a command, in a fork of this process, which has torch imported already."""
+
+    def typed() -> None:
+        sys.argv = [str(ROOT / script), *arguments]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+    ended = Child(typed, cwd=folder).wait()
+    return ended.code, ended.err + ended.out
 
 
 def status(state: str, **more: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import resource
-import runpy
 import signal
 import subprocess
 import sys
@@ -23,11 +22,10 @@ from plainloop.config.compose.composer import Composer
 from plainloop.sweep import outcome
 from plainloop.sweep.check import check_sweep
 from plainloop.sweep.numbering import assign_numbers
-from tests.harness.children import Child, wait_for
+from tests.harness.children import wait_for
 from tests.harness.configs import ROOT
-from tests.harness.sweeps import status
+from tests.harness.sweeps import TINY, run, status
 
-TINY = ("trainer.duration=12st", "trainer.log_every=4", "trainer.eval_every=6st", "trainer.save_every=6st")
 LONG = ("trainer.duration=300st", "trainer.log_every=2", "trainer.eval_every=150st", "trainer.save_every=50st")
 
 
@@ -40,17 +38,6 @@ def start(folder: Path, *arguments: str, script: str = "train.py") -> subprocess
         text=True,
         start_new_session=True,
     )
-
-
-def run(folder: Path, *arguments: str, script: str = "train.py") -> tuple[int, str]:
-    """The same in a fork of this process, which has torch imported already."""
-
-    def typed() -> None:
-        sys.argv = [str(ROOT / script), *arguments]
-        runpy.run_path(sys.argv[0], run_name="__main__")
-
-    ended = Child(typed, cwd=folder).wait()
-    return ended.code, ended.err + ended.out
 
 
 def states(sweep: Path) -> dict[int, str]:

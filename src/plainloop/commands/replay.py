@@ -18,8 +18,10 @@ from torch.utils.hooks import RemovableHandle
 
 from plainloop.config.build import settings
 from plainloop.config.durations import Clock, clock_of
+from plainloop.config.explain.problems import printable
 from plainloop.config.parts import build_model, build_state, make_part
 from plainloop.config.settings import TrainerSettings, with_later_keys
+from plainloop.config.targets import is_no_plugin
 from plainloop.contracts import Batch
 from plainloop.distributed import process_group
 from plainloop.errors import BadConfig, RunError, Unresumable
@@ -72,6 +74,8 @@ def replay(folder: Path, step: int, *, plugins: Sequence[str] = ()) -> Findings:
     path = folder / "config.yaml"
     if not path.is_file():
         raise BadConfig(f"{folder} has no config.yaml: it is no run directory")
+    if wrong := [name for name in plugins if is_no_plugin(name)]:
+        raise BadConfig(f"--plugins {' '.join(wrong)}: no package of your own", hint="leave it out")
     config = with_later_keys(read_config(folder)) | {"plugins": list(plugins)}
     clock = clock_of(config)
     if not 1 <= step <= clock.total_steps:
@@ -204,7 +208,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         findings = replay(options.folder, options.step, plugins=options.plugins)
     except RunError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{printable(str(error))}\n" + (f"next: {error.hint}\n" if error.hint else ""))
         return error.code
     sys.stdout.writelines(f"{line}\n" for line in findings.lines())
     return 0

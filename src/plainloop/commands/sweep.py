@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections import deque
@@ -13,6 +14,8 @@ from plainloop.errors import BadConfig, RunError
 from plainloop.sweep import collect, index, outcome, table
 from plainloop.sweep.outcome import BAD, Row
 from plainloop.sweep.slurm import submitted
+from plainloop.sweep.table import printable
+from plainloop.system import storage
 
 EXAMPLES = """examples:
   python scripts/sweep.py status outputs/train/2026-01-31_12-00-00-000000
@@ -30,7 +33,8 @@ def main(arguments: Sequence[str]) -> int:
         _check_sweep(options.sweep, [word for word in getattr(options, "job", ()) if isinstance(word, int)])
         code: int = options.do(options)
     except RunError as error:
-        sys.stderr.write(f"{error}\n" + (f"next: {error.hint}\n" if error.hint else ""))
+        text = f"{error}\n" + (f"next: {error.hint}" if error.hint else "")
+        sys.stderr.write("".join(f"{printable(line)}\n" for line in text.splitlines()))
         return error.code
     except KeyboardInterrupt:
         return 130
@@ -80,9 +84,9 @@ def logs(options: argparse.Namespace) -> int:
         if options.failed and row.state not in BAD:
             continue
         for file in _logs_of(row, options.sweep):
-            sys.stdout.write(f"==> job {row.number}  {row.state}  {file}\n")
-            for line in _tail(file, options.lines):
-                sys.stdout.write(f"{table.printable(line)}\n")
+            sys.stdout.write(f"==> job {row.number}  {row.state}  {printable(str(file))}\n")
+            for line in _tail(file, options.lines, options.sweep):
+                sys.stdout.write(f"{printable(line)}\n")
     return 0
 
 
@@ -172,11 +176,17 @@ STATES = ("PENDING", "RUNNING", "PREEMPTED", "FAILED", "CANCELLED", "DONE", "LOS
 
 
 def _logs_of(row: Row, sweep: Path) -> list[Path]:
-    files = sorted(row.folder.glob("*.log"))
+    files = sorted(row.folder.glob("*.log")) if index.stays_inside(row.folder, sweep) else []
     slurm_log = submitted.logs(sweep).get(row.number)
-    return [*files, slurm_log] if slurm_log and slurm_log.is_file() else files
+    return [*files, slurm_log] if slurm_log else files
 
 
-def _tail(file: Path, lines: int) -> list[str]:
-    with file.open(encoding="utf-8", errors="replace") as text:
-        return [line.rstrip("\n") for line in deque(text, maxlen=lines)]
+def _tail(file: Path, lines: int, sweep: Path) -> list[str]:
+    """Or why there is nothing to read: a sweep's files can name any file of this machine."""
+    if not index.stays_inside(file, sweep):
+        return ["(it is not shown, because it lies outside of the sweep)"]
+    try:
+        with open(storage.open_file(file, os.O_RDONLY), encoding="utf-8", errors="replace") as text:
+            return [line.rstrip("\n") for line in deque(text, maxlen=lines)]
+    except OSError as error:
+        return [f"(cannot be read: {error.strerror})"]

@@ -186,7 +186,7 @@ class _JobChecks:
         # The sweep has one folder, also when its name contains a key that is swept.
         root = Path(str((self._master or config).hydra.sweep.dir))
         subdir = str(config.hydra.sweep.subdir)
-        problems = composed.problems or self._folder_problems(number, subdir, root)
+        problems = composed.problems or self._folder_problems(number, subdir)
         launcher = OmegaConf.to_container(config.hydra.launcher)
         checked = check(
             config,
@@ -205,10 +205,10 @@ class _JobChecks:
         self.checked.append(checked)
         return job
 
-    def _folder_problems(self, number: int, subdir: str, root: Path) -> list[Problem]:
-        """No folder may lead out of the sweep's, and no two jobs may share one."""
+    def _folder_problems(self, number: int, subdir: str) -> list[Problem]:
+        """No name may lead out of the sweep's folder, and no two jobs may share one. Links are refused at the start."""
         expected = "a folder below hydra.sweep.dir, of letters, digits and =,._-+"
-        what, got = folder_problem(subdir, root), repr(subdir)
+        what, got = folder_problem(subdir), repr(subdir)
         twin = self._numbers.setdefault(subdir, number)
         if not what and twin != number:
             what, got, expected = f"is the folder of job {twin} too", subdir, "one folder per job"

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plainloop.config.explain.problems import printable
+from plainloop.run_dir.status import read_summary
 from plainloop.sweep.outcome import Row
 from plainloop.system import storage
 from plainloop.system.secrets import redact
@@ -52,7 +54,7 @@ def as_json(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _result(row: Row) -> dict[str, Any]:
-    summary = storage.read_json(row.folder / "summary.json") or {} if row.state == "DONE" else {}
+    summary = read_summary(row.folder) or {} if row.state == "DONE" else {}
     given = {key.lstrip("+~"): value for key, _, value in (redact(text).partition("=") for text in row.overrides)}
     best = row.best or {}
     return {
@@ -64,18 +66,23 @@ def _result(row: Row) -> dict[str, Any]:
         "best_metric": best.get("metric"),
         "best": best.get("value"),
         "best_step": best.get("step"),
-        **(summary.get("final") or {}),
+        **{key: _number(value) for key, value in summary.get("final", {}).items()},
         "minutes": round(row.minutes, 2),
-        **{key: summary.get(key) for key in _FROM_SUMMARY},
+        **{key: _number(summary.get(key)) for key in _FROM_SUMMARY},
         "why": redact(row.why),
         "folder": str(row.folder),
         "hash": row.hash,
     }
 
 
+def _number(value: Any) -> Any:
+    return value if isinstance(value, int | float) else None
+
+
 def _as_text(value: Any) -> Any:
-    """Adds an apostrophe to text that a spreadsheet would run as a formula: it begins with = + - @ or white space."""
-    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
+    """Escapes control characters, and adds an apostrophe to text that a spreadsheet would run as a formula."""
+    value = printable(value) if isinstance(value, str) else value
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@")):
         return value
     try:
         float(value)

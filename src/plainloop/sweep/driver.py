@@ -27,6 +27,7 @@ from plainloop.sweep.check import Sweep, check_proposed
 from plainloop.sweep.job import Job, Launched, SweepTask
 from plainloop.sweep.numbering import assign_numbers, num_other_jobs, sweep_folder
 from plainloop.system import lock, storage
+from plainloop.system.folders import require_plain_folder
 
 log = logging.getLogger("plainloop")
 
@@ -171,8 +172,9 @@ def sweep_command(verb: str, root: Path, *more: str) -> str:
 
 @contextmanager
 def running(root: Path) -> Iterator[None]:
-    """One process at a time starts jobs of a sweep. Raises Locked."""
+    """One process at a time starts jobs of a sweep. Raises Locked, and CannotWrite for links that lead out of it."""
     storage.make_folder(root)
+    require_plain_folder(root)
     try:
         with lock.holding(root):
             yield

@@ -17,6 +17,7 @@ from typing import Any
 from plainloop.config import compare
 from plainloop.config.settings import later_keys
 from plainloop.system import storage
+from plainloop.system.json_rows import wrong_value
 
 FILE = "jobs.jsonl"
 
@@ -24,6 +25,7 @@ FILE = "jobs.jsonl"
 _NOT_OF_THE_JOB = ("resume", "check", "facts")
 _COUNTED_EARLIER = ("data.download", "trainer.accumulate")  # in the hashes of older sweeps, which must not change
 
+_KINDS = {"number": int, "overrides": list, "folder": str, "hash": str}
 _SAFE_NAME = re.compile(r"[\w.=,+@%:()\[\]{} -]+")  # letters of any script; no control characters, no shell quoting
 _LONGEST = 200  # bytes; file systems end at 255, and temporary names need some of them
 _FILES_OF_THE_SWEEP = (FILE, "slurm.jsonl", "multirun.yaml", "run.lock", "run.lease", "results.csv", "results.json")
@@ -67,15 +69,16 @@ def read(sweep: Path) -> list[Entry]:
 
 
 def num_broken_lines(sweep: Path) -> int:
-    lines = [line for line in (sweep / FILE).read_bytes().splitlines() if line.strip()]
+    lines = [line for line in storage.read_whole(sweep / FILE).splitlines() if line.strip()]
     return len(lines) - len(_entries(sweep))
 
 
 def _entries(sweep: Path) -> list[Entry]:
     return [
-        Entry(int(row["number"]), tuple(row["overrides"]), str(row["folder"]), str(row["hash"]))
+        Entry(row["number"], tuple(row["overrides"]), row["folder"], row["hash"])
         for row in storage.read_lines(sweep / FILE)
-        if {"number", "overrides", "folder", "hash"} <= row.keys() and not folder_problem(str(row["folder"]))
+        if not wrong_value(row, _KINDS, tuple(_KINDS)) and not folder_problem(row["folder"])
+        if all(isinstance(text, str) for text in row["overrides"])
     ]
 
 

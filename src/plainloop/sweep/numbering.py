@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from plainloop.sweep import index, outcome
 from plainloop.sweep.index import Entry
 from plainloop.sweep.job import Job
 from plainloop.system import storage
+from plainloop.system.folders import require_plain_folder
 
 log = logging.getLogger("plainloop")
 
@@ -57,11 +58,13 @@ def assign_numbers(root: Path, checked: Sequence[Job]) -> list[Job]:
     for job, entry in zip(checked, recognize(known, checked), strict=True):
         if entry is None:
             subdir = job.subdir if number == job.number else _subdir(job, number)
-            _refuse_folder(job, subdir, root, taken)
+            refuse_folder(subdir, root, job.overrides, taken)
             entry = Entry(number, job.overrides, subdir, job.hash)
             number += 1
             taken.add(subdir)
             new.append(entry)
+        else:
+            refuse_folder(entry.folder, root, job.overrides)
         jobs.append(replace(job, number=entry.number, folder=root / entry.folder, subdir=entry.folder))
     for job in jobs:
         if job.number in {entry.number for entry in new}:
@@ -101,13 +104,16 @@ def _subdir(job: Job, number: int) -> str:
     return str(config.hydra.sweep.subdir)
 
 
-def _refuse_folder(job: Job, subdir: str, root: Path, taken: set[str]) -> None:
+def refuse_folder(subdir: str, root: Path, overrides: Sequence[str], taken: Collection[str] = ()) -> None:
+    """Raises InvalidConfig for a job's folder that is another job's or leads out of the sweep, and CannotWrite for one
+    that holds links out of it."""
     shared = any(one == subdir or one.startswith(f"{subdir}/") or subdir.startswith(f"{one}/") for one in taken)
     problem = index.folder_problem(subdir, root) or ("is the folder of another job of this sweep" if shared else "")
     if problem:
         fix = "hydra.sweep.subdir='${hydra.job.num}'"
         found = Problem("hydra.sweep.subdir", problem, repr(subdir), "one folder per job", instead=fix)
-        raise invalid_run([found], job.overrides)
+        raise invalid_run([found], overrides)
+    require_plain_folder(root / subdir)
 
 
 def _write_config(job: Job) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from plainloop.errors import Preempted, RunError
-from plainloop.run_dir.status import Status, read_status
+from plainloop.run_dir.status import BEST_KINDS, Status, read_attempts, read_status, read_summary
 from plainloop.sweep import index
 from plainloop.sweep.slurm import outcome as slurm
 from plainloop.system import storage
+from plainloop.system.folders import require_plain_folder
 
 BAD = ("FAILED", "LOST")
+UNREADABLE = "unreadable"  # the reason of a job whose files are not what a run writes
 KILLED = 137  # 128 + SIGKILL, the most frequent cause of LOST
 
 
@@ -64,9 +66,11 @@ class Failure:
 
 
 def rows(sweep: Path) -> list[Row]:
-    """All jobs of a sweep by number; [] where there is no sweep."""
+    """All jobs of a sweep by number; [] where there is no sweep. A row says what is wrong with its job's files."""
     entries = index.read(sweep)
-    statuses = slurm.statuses(sweep, {entry.number: read_status(sweep / entry.folder) for entry in entries})
+    written = {entry.number: _status(sweep / entry.folder, sweep) for entry in entries}
+    readable = {number: status for number, status in written.items() if status.reason != UNREADABLE}
+    statuses = written | slurm.statuses(sweep, readable)
     return [
         row(sweep / entry.folder, entry.number, entry.overrides, hash=entry.hash, status=statuses[entry.number])
         for entry in entries
@@ -74,11 +78,28 @@ def rows(sweep: Path) -> list[Row]:
 
 
 def row(folder: Path, number: int, overrides: tuple[str, ...], *, hash: str = "", status: Status | None = None) -> Row:
-    status = status or read_status(folder)
-    best = (storage.read_json(folder / "summary.json") or {}).get("best") if status.state == "DONE" else None
-    if best is None and status.state != "PENDING":
-        best = storage.read_json(folder / "checkpoints" / "best.json")
-    return Row(number, overrides, folder, hash, status, best, _minutes(folder, status))
+    status = status or _status(folder, folder.parent)
+    best, minutes = None, 0.0
+    if status.reason != UNREADABLE:
+        try:
+            best = (read_summary(folder) or {}).get("best") if status.state == "DONE" else None
+            if best is None and status.state != "PENDING":
+                best = storage.read_json(folder / "checkpoints" / "best.json", BEST_KINDS, required=tuple(BEST_KINDS))
+            minutes = _minutes(folder, status)
+        except RunError as error:
+            status = Status("FAILED", UNREADABLE, str(error))
+    return Row(number, overrides, folder, hash, status, best, minutes)
+
+
+def _status(folder: Path, root: Path) -> Status:
+    """What the files of a job say. Nothing is read outside of the sweep."""
+    try:
+        if not index.stays_inside(folder, root):
+            return Status("FAILED", UNREADABLE, f"its folder leads out of the sweep, to {folder.resolve()}")
+        require_plain_folder(folder)
+        return read_status(folder)
+    except (RunError, OSError) as error:
+        return Status("FAILED", UNREADABLE, str(error))
 
 
 def shown_best(row: Row) -> str:
@@ -118,7 +139,7 @@ def varying(rows: Sequence[Row]) -> dict[int, str]:
 
 def _minutes(folder: Path, status: Status) -> float:
     """The time of all attempts. One that has no end counts to its last heartbeat, or to now while it runs."""
-    lines = storage.read_lines(folder / "attempts.jsonl")
+    lines = read_attempts(folder)
     ends = {row["attempt"]: row["ended"] for row in lines if "ended" in row}
     seconds = 0.0
     for row in (row for row in lines if "started" in row):

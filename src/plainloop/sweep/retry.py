@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -22,9 +21,11 @@ from plainloop.config.compose.origin import Origin
 from plainloop.config.compose.resume import has_checkpoints, merge_saved_config
 from plainloop.config.explain.problems import BadJob, InvalidConfig, invalid_run, invalid_sweep
 from plainloop.errors import BadConfig, Unresumable
+from plainloop.run_dir.config_file import read_yaml
 from plainloop.run_dir.status import as_hydra_word
 from plainloop.sweep import driver, index, outcome
 from plainloop.sweep.job import Job, SweepTask
+from plainloop.sweep.numbering import refuse_folder
 from plainloop.sweep.outcome import BAD, Row
 from plainloop.sweep.slurm import launching
 from plainloop.system import lock, storage
@@ -93,8 +94,8 @@ def launcher_words(sweep: Path, composer: Composer, typed: Sequence[str]) -> lis
     """
     path = sweep / "multirun.yaml"
     try:
-        saved = {**yaml.safe_load(storage.read_whole(path, most=storage.MOST_JSON))["hydra"]["launcher"]}
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        saved = {**read_yaml(path)["hydra"]["launcher"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
         message = f"{path} cannot be read: {error}"
         raise Unresumable(message, hint="type the sweep's command again") from error
     option = _OUR_LAUNCHERS.get(str(saved.get("_target_")).removeprefix("hydra_plugins.plainloop_launchers."))
@@ -106,7 +107,8 @@ def launcher_words(sweep: Path, composer: Composer, typed: Sequence[str]) -> lis
         if name not in now or name == "_target_" or key in given or value == now[name]:
             continue
         is_plain = isinstance(value, str | int | float | None) and "${" not in str(value)
-        (words if is_plain and key not in driver.TYPED_ANEW else refused).append(f"{key}={as_hydra_word(value)}")
+        word = f"{'++' if isinstance(value, dict) else ''}{key}={as_hydra_word(value)}"
+        (words if is_plain and key not in driver.TYPED_ANEW else refused).append(word.replace("\\${", "${"))
     if option and refused:
         raise BadConfig(
             f"{path} has values that run commands or name places: {shlex.join(refused)}",
@@ -119,10 +121,11 @@ def launcher_words(sweep: Path, composer: Composer, typed: Sequence[str]) -> lis
 def cancel(sweep: Path, numbers: Sequence[int] = ()) -> list[str]:
     """Stops a sweep; what was done, in lines. Running jobs save first. Raises BadConfig and SlurmError."""
     if launching.was_submitted(sweep):
-        folders = {e.number: sweep / e.folder for e in index.read(sweep) if not numbers or e.number in numbers}
+        known = [entry for entry in index.read(sweep) if not numbers or entry.number in numbers]
+        folders = {e.number: sweep / e.folder for e in known if index.stays_inside(sweep / e.folder, sweep)}
         cancelled = launching.cancel(sweep, folders)
         lines = [f"job {number}: Slurm job {slurm_job} cancelled" for number, slurm_job in cancelled.items()]
-        return lines or ["nothing to cancel"]
+        return lines or [f"nothing to cancel: no job in Slurm's queue was submitted from {sweep.resolve()}"]
     if numbers:
         raise BadConfig("jobs of a local sweep are cancelled together", hint="leave the numbers out")
     holder = storage.read_json(sweep / "run.lock") or {}
@@ -150,6 +153,7 @@ def _checked_jobs(rows: Sequence[Row], sweep: Path, words: Sequence[str], compos
     jobs, bad, cache = list[Job](), list[BadJob](), CheckCache()
     for row in rows:
         try:
+            refuse_folder(str(row.folder.relative_to(sweep)), sweep, row.overrides)
             composed = merge_saved_config(row.folder, words, composer)
             config = composed.config
             if config is None:

@@ -37,7 +37,7 @@ def cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
             printable(texts[row.number]),
             row.state,
             f"{row.status.step}/{row.status.total}" if row.status.total else "",
-            shown_best(row),
+            printable(shown_best(row)),
             f"{row.minutes:.1f}" if row.minutes else "",
             printable(row.why),
         )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from plainloop.sweep.job import Job, leave_quietly
+from plainloop.system import storage
 from plainloop.system.processes import num_cpus
 from plainloop.system.signals import SIGNALS, signals_collected
 
@@ -118,7 +119,7 @@ def _share_threads(num_jobs: int, num_processes: int) -> None:
 def _print_into(job: Job) -> None:
     """Sends all output to the job's log file, also that of C code which crashes."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(job.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = storage.open_file(job.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for target in (1, 2):
         os.dup2(descriptor, target)
     os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +12,7 @@ from plainloop.errors import Preempted, RunError
 from plainloop.run_dir.status import Status
 from plainloop.sweep.slurm import client, submitted
 from plainloop.sweep.slurm.client import SlurmState
+from plainloop.system import storage
 
 # Slurm's states of a run that could not write its own end -> the reason in one word.
 _FAILED = {
@@ -78,8 +80,8 @@ def merged_status(written: Status, seen: SlurmState, *, job: str) -> Status:
 def memory_ran_out(log: Path) -> bool:
     """Whether Slurm says so in the job's log: not every site's accounting knows."""
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _LAST_BYTES))
+        with open(storage.open_file(log, os.O_RDONLY), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _LAST_BYTES))
             return _MEMORY.search(file.read()) is not None
     except OSError:
         return False
