@@ -16,6 +16,8 @@ from tests.harness.commands import COMPOSER, ROOT, passed
 
 CONF = ROOT / "conf"
 GROUPS = {group: options for group, options in COMPOSER.groups.items() if not group.startswith("hydra")}
+# Options that go together: a model of masks needs data with masks.
+MASKS = ("task=segmentation", "data=digit_scenes", "model=tiny_seg")
 CHOICES = [f"{group}={option}" for group, options in GROUPS.items() for option in options if group != "local"]
 
 
@@ -31,11 +33,25 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def is_of_masks(choice: str) -> bool:
+    file = CONF / f"{choice.replace('=', '/')}.yaml"
+    kinds = r"_target_: plainloop\.(models\.(encoder_decoder|pp_liteseg|tiny_seg)|data\.masks)\."
+    return choice in MASKS or re.search(kinds, file.read_text()) is not None
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_option_composes_and_passes(choice: str, photographs: Path) -> None:
     typed = [choice, "data=image_folder"] if choice.startswith("model=") else [choice]
+    if is_of_masks(choice):
+        typed = [
+            *(["data.image_size=128"] if choice == "model=pan" else []),
+            *(option for option in MASKS if option.split("=")[0] != choice.split("=")[0]),
+            choice,
+        ]
     data = COMPOSER.compose(COMPOSER.as_names(typed)).data
     typed += [f"data.root={photographs}"] if OmegaConf.is_missing(data, "root") else []
+    # What a model says to type, as in its file.
+    typed += ["task.aux_weights=[1,1]"] if choice == "model=pp_liteseg" else []
     # Of published sets that may be fetched the facts are known without their files.
     typed += ["data.download=true"] if "download" in data else []
     checked = passed(*typed)

@@ -358,3 +358,19 @@ def test_initial_weights_that_are_not_there_are_told(tmp_path: Path, name: str, 
     assert what in found.what
     assert str(tmp_path / name) in found.what
     assert found.instead
+
+
+@pytest.mark.parametrize(
+    ("typed", "what"),
+    [
+        (["data=digit_scenes"], "reads 'label' of each batch, and the data give image, mask, index"),
+        (["task=segmentation", "model=tiny_seg"], "reads 'mask' of each batch, and the data give image, label, index"),
+    ],
+)
+def test_a_task_that_the_data_do_not_fit_is_found(typed: list[str], what: str) -> None:
+    assert problems(*typed)["task"].what == what
+
+
+def test_auxiliary_heads_that_nobody_counts_are_found_with_the_line_to_type() -> None:
+    found = problems("task=segmentation", "data=digit_scenes", "model=pp_liteseg", "model.encoder_name=stdc1")
+    assert found["model"].instead == "task.aux_weights=[1,1]"

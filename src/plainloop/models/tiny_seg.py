@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,16 +28,17 @@ class TinySeg(nn.Module):
         self.down = nn.ModuleList()
         for before, after in zip((in_chans, *widths), widths):
             self.down.append(nn.Sequential(conv_bn_relu(before, after, stride=2), conv_bn_relu(after, after)))
-        self.side = nn.ModuleList(nn.Conv2d(width, widths[-1], 1) for width in widths[:-1])
-        self.up = nn.ModuleList(conv_bn_relu(widths[-1], widths[-1]) for _ in widths[:-1])
-        self.head = nn.Conv2d(widths[-1], num_classes, 1)
+        self.side = nn.ModuleList(nn.Conv2d(width, width, 1) for width in widths[:-1])
+        self.up = nn.ModuleList(conv_bn_relu(below, above) for above, below in pairwise(widths))
+        self.head = conv_bn_relu(width, width)
+        self.logits = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         features = []
         for stage in self.down:
             image = stage(image)
             features.append(image)
-        x = features[-1]
-        for feature, side, up in zip(features[-2::-1], reversed(self.side), reversed(self.up), strict=True):
-            x = up(F.interpolate(x, feature.shape[-2:], mode="nearest") + side(feature))
-        return self.head(x)
+        x = features.pop()
+        for feature, side, up in zip(reversed(features), reversed(self.side), reversed(self.up), strict=True):
+            x = F.interpolate(up(x), feature.shape[-2:], mode="nearest") + side(feature)
+        return self.logits(self.head(x))

@@ -17,7 +17,9 @@ _OF_THE_MACHINE = (ImportError, OSError)  # says nothing of a value
 _OF_VALUES = (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, AttributeError, RuntimeError)
 REFUSALS = (*_OF_VALUES, *_OF_THE_MACHINE, RunError)
 
-_ADVICE = re.compile(r"\btype (\w+(?:\.\w+)*=(?:[^\s,;<{}]|\$\{[\w.]+\})+)")  # what our own messages tell to type
+_ADVICE = re.compile(
+    r"\btype (\w+(?:\.\w+)*=(?:\[[\w.,]*\]|[^\s,;<{}]|\$\{[\w.]+\})+)"
+)  # what our own messages tell to type
 
 
 def finding_from_error(error: BaseException, node: Mapping[str, Any], path: str, context: CheckContext) -> Finding:

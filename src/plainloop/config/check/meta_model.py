@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -92,6 +93,13 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
         task = None
     if batch is None or task is None:
         return ModelSummary(), None
+    with contextlib.suppress(*REFUSALS):  # what else it refuses, the forward pass says
+        try:
+            task.weight(batch)
+        except KeyError as missing:
+            what = f"reads {missing} of each batch, and the data give {', '.join(batch)}"
+            target = context.config["data"]["_target_"]
+            return ModelSummary(), Finding("task", what, expected=f"a task for {target}, or other data")
 
     def count(_module: Any, _inputs: Any, output: Any) -> None:
         elements.append(output.numel() if isinstance(output, torch.Tensor) else 0)

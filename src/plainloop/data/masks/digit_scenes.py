@@ -1,0 +1,98 @@
+"""Handwritten digits on photographs, both from scikit-learn: embedded images with masks, for segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plainloop.contracts import Batch, Facts, Split
+from plainloop.data.digits import Digits
+from plainloop.data.masks.example import mask_batch, refuse_class_balanced
+from plainloop.data.small_set import SmallSet
+from plainloop.errors import BadData
+
+if TYPE_CHECKING:
+    from plainloop.data.masks.scenes import Bytes, Sources
+
+PHOTOGRAPHS = ("china.jpg", "flower.jpg")
+CUT = {"train": (0, 400), "val": (440, 640)}  # columns of each photograph, of 640
+CLASSES = ("background", *"0123456789")
+
+
+@dataclass(kw_only=True, eq=False)
+class DigitScenes(SmallSet):
+    """Made at the start of a run, the same for every seed; held on the device.
+
+    Real pixels in an artificial arrangement: 1,797 digits of 8 x 8, enlarged, on parts of two photographs. Training and
+    validation have neither digits nor places of the photographs in common.
+
+    Args:
+        num_train, num_val: scenes to make.
+        image_size: pixels, of a side.
+    """
+
+    num_train: int = 1600
+    num_val: int = 400
+    image_size: int = 96
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_class_balanced(self.sampler)
+        for key, least in (("num_train", 1), ("num_val", 1), ("image_size", 32)):
+            if getattr(self, key) < least:
+                raise ValueError(f"data.{key}={getattr(self, key)} must be at least {least}")
+
+    def known(self) -> Facts:
+        mean, std = self.statistics((0.40,) * 3, (0.29,) * 3)
+        return Facts(self.num_train, self.num_val, CLASSES, (3, self.image_size, self.image_size), mean, std)
+
+    @classmethod
+    def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:
+        return mask_batch(facts, batch_size)
+
+    def read(self) -> Mapping[Split, Batch]:
+        import numpy as np
+        import torch
+
+        from plainloop.data.masks.scenes import make_scene
+        from plainloop.system.rng import SPLIT, fold
+
+        splits: dict[Split, Batch] = {}
+        counts: dict[Split, int] = {"train": self.num_train, "val": self.num_val}
+        for number, (split, count) in enumerate(counts.items()):
+            sources = self.sources(split)
+            images = np.empty((count, self.image_size, self.image_size, 3), np.uint8)
+            masks = np.empty(images.shape[:3], np.int64)
+            for i in range(count):
+                scene = make_scene(sources, self.image_size, np.random.default_rng(fold(SPLIT, 2, number, i)))
+                images[i], masks[i] = scene.image, scene.mask
+            image = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+            splits[split] = {"image": image, "mask": torch.from_numpy(masks)}
+        return splits
+
+    @staticmethod
+    def sources(split: Split) -> Sources:
+        from plainloop.data.masks.scenes import Sources
+
+        digits = Digits(batch_size=1).read()[split]
+        first, last = CUT[split]
+        glyphs = (digits["image"][:, 0].float() / 255).numpy()
+        return Sources(glyphs, digits["label"].numpy(), [photograph(name)[:, first:last] for name in PHOTOGRAPHS])
+
+
+def photograph(name: str) -> Bytes:
+    import numpy as np
+    from PIL import Image
+
+    package = find_spec("sklearn")
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        path = Path(folder) / "datasets" / "images" / name
+        if path.exists():
+            with Image.open(path) as opened:
+                return np.asarray(opened.convert("RGB"))
+    raise BadData(
+        "data=digit_scenes: scikit-learn, which brings its pictures, is not installed", hint="type: make setup"
+    )
