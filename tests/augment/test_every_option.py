@@ -17,7 +17,7 @@ from plainloop.system import rng
 from tests.augment.batches import CPU
 from tests.harness import inject
 from tests.harness.commands import ROOT, passed
-from tests.harness.runs import SMALL, differences, remains, train
+from tests.harness.runs import SMALL, differences, lines, remains, train
 
 OPTIONS = sorted(path.stem for path in (ROOT / "conf/augment").glob("*.yaml"))
 NOT_RANDOM = ("first_batch", "none")
@@ -132,3 +132,12 @@ def test_bits_are_equal_after_a_kill(names, tmp_path: Path):
     ended = train(pieces[1], *run)
     assert ended.code == 0, ended.err
     assert differences(remains(pieces[0] / "run"), remains(pieces[1] / "run")) == []
+
+
+@pytest.mark.parametrize("more", [(), ("task.loss=bce",), ("task.class_weights=balanced",)], ids=str)
+@pytest.mark.parametrize("name", MIXING)
+def test_mixed_labels_train_with_every_loss_and_the_accuracy_is_that_of_unmixed_images(name, more, tmp_path: Path):
+    ended = train(tmp_path, *SMALL, f"augment={name}", "trainer.duration=2ep", "hydra.run.dir=run", *more)
+    assert ended.code == 0, ended.err
+    *_, row = lines(tmp_path / "run/metrics.jsonl")
+    assert "train/top1" not in row and 0 <= row["train_eval/top1"] <= 1 and row["train/loss"] > 0
