@@ -21,6 +21,7 @@ from plainloop.system.processes import num_cpus
 from tests.harness.tensors import equal
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+FAKE = {"name": "FakeData", "arguments": {"size": 4, "image_size": [3, 2, 2]}}
 FOLDERS = {"train/cat": 9, "train/dog": 8, "val/cat": 4, "val/dog": 3, "test/cat": 1, "test/dog": 1}
 DRAWS = tuple(
     as_augmentation(transform).sample
@@ -210,12 +211,12 @@ def test_workers_leave_signals_to_the_trainer(root):
     assert equal(batches + list(stream), list(source(root).train_batches(0, 9, seed=1)))
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"])
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder", "torchvision"])
 def test_every_yaml_gives_its_source_the_statistics_that_it_has_by_itself(name, root):
     node = yaml.safe_load((CONF / f"data/{name}.yaml").read_text())
     module, _, kind = node["_target_"].rpartition(".")
     facts = getattr(__import__(module, fromlist=[kind]), kind).facts
-    told = {"digits": {}, "image_folder": {"root": str(root)}}.get(name, {"download": True})
+    told = {"digits": {}, "image_folder": {"root": str(root)}, "torchvision": FAKE}.get(name, {"download": True})
     told |= {"classes": node["classes"]} if "classes" in node else {}
     assert facts(**told, mean=node["mean"], std=node["std"]) == facts(**told)
 

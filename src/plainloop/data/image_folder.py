@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from plainloop.contracts import Facts, Split
 from plainloop.data.cached import CachedImageFiles
@@ -35,15 +35,8 @@ class ImageFolder(CachedImageFiles):
     allow_changed: bool = False
 
     changes_no_result: ClassVar = (*CachedImageFiles.changes_no_result, "allow_changed")
+    split_keys: ClassVar = ("labels",)
     how_to_get_a_test_split: ClassVar = "make test/ in data.root"
-
-    def __post_init__(self) -> None:
-        self.label_files: dict[Split, str | None] = {"train": self.labels}
-        for split in cast(tuple[Split, ...], ("train", "val", "test")):
-            own = dict(getattr(self, split))
-            self.label_files[split] = own.pop("labels", self.label_files.get(split))
-            setattr(self, split, own)
-        super().__post_init__()
 
     def known(self) -> Facts:
         mean, std = self.statistics(IMAGENET_MEAN, IMAGENET_STD)
@@ -53,8 +46,10 @@ class ImageFolder(CachedImageFiles):
         return Facts(sum(counts), found.num_val, names, shape, mean, std, counts, found.files_hash())
 
     def listings(self) -> Listings:
-        if any(self.label_files.values()):
-            return list_labelled(self.root, self.label_files, val_fraction=self.val_fraction)
+        files = {split: own["labels"] for split, own in self.of_split.items()}
+        files["train"] = files["train"] or self.labels
+        if any(files.values()):
+            return list_labelled(self.root, files, val_fraction=self.val_fraction)
         return list_splits(self.root, val_fraction=self.val_fraction)
 
     @classmethod

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from plainloop.contracts import Batch, Facts
+from plainloop.contracts import Batch, Facts, Split
 from plainloop.data.loaders import Loader, eval_splits, loaders
 
 
@@ -44,9 +44,16 @@ class LabelledImages:
         *("*num_workers", "*batch_size_per_device"),
     )
 
+    split_keys: ClassVar[tuple[str, ...]] = ()  # keys of train, val and test that a subclass adds to the loader's
+
     def __post_init__(self) -> None:
-        shared = Loader(self.batch_size, self.num_workers, self.prefetch)
-        self.loaders = loaders(shared, train=self.train, val=self.val, test=self.test)
+        given: dict[Split, dict[str, Any]] = {
+            "train": dict(self.train),
+            "val": dict(self.val),
+            "test": dict(self.test),
+        }
+        self.of_split = {split: {key: own.pop(key, None) for key in self.split_keys} for split, own in given.items()}
+        self.loaders = loaders(Loader(self.batch_size, self.num_workers, self.prefetch), **given)
         self.batch_size = self.loaders["train"].batch_size
         self.eval_splits = eval_splits(self.train_eval_samples)
 

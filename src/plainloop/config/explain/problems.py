@@ -10,7 +10,8 @@ from plainloop.config.settings import annotation_of
 from plainloop.errors import BadConfig
 from plainloop.system.secrets import redact
 
-EVERYWHERE = "data.batch_size_per_device="  # an override that is always accepted, though no YAML file holds its key
+# Overrides that are always accepted, though no YAML file holds their keys.
+EVERYWHERE = ("data.batch_size_per_device=", "data.arguments.", "data.arguments=")
 
 _MAX_NAMES = 24  # of valid keys in one line: more would push the problem itself off the screen
 

@@ -1,0 +1,189 @@
+"""The classification sets of torchvision.datasets, by their own names and arguments; decoded by worker processes."""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import functools
+import inspect
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from plainloop.contracts import Facts, Split
+from plainloop.data.decoded import IMAGENET_MEAN, IMAGENET_STD, DecodedImages
+from plainloop.data.loading.download import cache_folder
+from plainloop.data.loading.stratify import num_held_out
+from plainloop.errors import BadData
+
+if TYPE_CHECKING:
+    from plainloop.data.loading.samples import Images
+    from plainloop.data.torchvision_items import Labelled
+
+_TRAIN, _VAL, _TEST = ("train", "train-standard", "trainval"), ("val", "valid"), ("test",)
+_DEFAULTS: dict[Split, tuple[str, ...]] = {"train": _TRAIN, "val": (*_VAL, *_TEST), "test": _TEST}
+
+
+@dataclass(kw_only=True, eq=False)
+class Torchvision(DecodedImages):
+    """`torchvision.datasets.<name>`, read from files that it has, or has downloaded. All images become RGB.
+
+    Its `train` split is trained on, its `val` split validated on; where it has none, its `test` split; a set of one
+    part is split by `val_fraction`. `train.split`, `val.split` and `test.split` choose others, or `none`.
+
+    Args:
+        root: the folder that torchvision's class takes. None: the user's cache.
+        download: lets torchvision download what is missing, when the config is checked.
+        arguments: others of its class, as partition of DTD.
+        val_fraction: the share of each class to validate on where that is taken out of the training images.
+
+    Raises BadData when torchvision cannot read the set.
+    """
+
+    name: str
+    root: str | None = None
+    download: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    val_fraction: float = 0.2
+
+    split_keys: ClassVar = ("split",)
+
+    def known(self) -> Facts:
+        mean, std = self.statistics(IMAGENET_MEAN, IMAGENET_STD)
+        parts = self.parts()
+        train, names = parts["train"], parts["train"].class_names
+        counts = [0] * len(names)
+        for label in train.labels.tolist():
+            counts[label] += 1
+        num_val = len(parts["val"].labels) if "val" in parts else 0
+        if "val" not in parts:
+            held_out = [num_held_out(count, self.val_fraction) for count in counts]
+            counts, num_val = [count - out for count, out in zip(counts, held_out, strict=True)], sum(held_out)
+        shape = (3, self.image_size, self.image_size)
+        return Facts(sum(counts), num_val, names, shape, mean, std, tuple(counts))
+
+    def parts(self) -> dict[Split, Labelled]:
+        """The set's own splits. Downloads them if asked to."""
+        return {split: self._read(split, own) for split, own in self.own_splits().items()}
+
+    def _read(self, split: Split, own: Mapping[str, Any]) -> Labelled:
+        from plainloop.data.torchvision_items import read
+
+        base = cache_folder() if self.root is None else Path(self.root).expanduser()
+        arguments = {**self.arguments, **own}
+        spelled = ", ".join(f"{key}={value}" for key, value in own.items())
+        if self.download and "download" in parameters_of(self.name):
+            with one_at_a_time(base):
+                return read(self.name, base, json.dumps(arguments), spelled, download=True)
+        return read(self.name, base, json.dumps(arguments), spelled)
+
+    def own_splits(self) -> dict[Split, dict[str, Any]]:
+        """The arguments with which its class gives each split. Raises BadData for splits that it has not."""
+        argument, names = splits_of(self.name)
+        asked = {split: own["split"] or "auto" for split, own in self.of_split.items()}
+        for split, name in asked.items():
+            if name not in ("auto", "none", *names) or (split, name) == ("train", "none"):
+                has = f"its splits are {', '.join(names)}" if names else "it has one part"
+                instead = first(_DEFAULTS[split], names) if names else "auto"
+                raise BadData(f"data.{split}.split={name}: {has}", hint=f"data.{split}.split={instead}")
+        train = first(_TRAIN, names) if asked["train"] == "auto" else asked["train"]
+        left = [name for name in names if name != train and not (train == "trainval" and name in _VAL)]
+        val = first(_DEFAULTS["val"], left) if asked["val"] == "auto" else asked["val"]
+        test = first(_TEST, [name for name in left if name != val]) if asked["test"] == "auto" else asked["test"]
+        chosen: dict[Split, str] = {"train": train, "val": val, "test": test}
+        if not names:
+            return {"train": {}}
+        return {
+            split: {argument: name == "train" if argument == "train" else name}
+            for split, name in chosen.items()
+            if name != "none"
+        }
+
+    @classmethod
+    def plan_lines(cls, **arguments: Any) -> list[str]:
+        source = cls(**arguments)
+        own, parts = source.own_splits(), source.parts()
+        where = [f"{split} is {part.spelled or 'the whole set'} ({len(part.labels)})" for split, part in parts.items()]
+        line = f"torchvision.datasets.{source.name}: {', '.join(where)}"
+        if "val" not in own:
+            line += f", val takes {source.val_fraction:g} of each class of train"
+        return [line, *super().plan_lines(**arguments)]
+
+    def all_images(self) -> dict[Split, Images]:
+        from plainloop.data.loading.stratify import stratified_split
+        from plainloop.data.torchvision_items import Items
+
+        images: dict[Split, Images] = {
+            split: Items.of(part, self.name, image_size=self.image_size, crop_fraction=self.crop_fraction)
+            for split, part in self.parts().items()
+        }
+        if "val" not in images:
+            whole = images["train"]
+            kept, held_out = stratified_split(whole.labels, fraction=self.val_fraction)
+            images |= {"train": whole.rows(kept), "val": whole.rows(held_out)}
+        return images
+
+
+def first(wanted: Sequence[str], names: Sequence[str]) -> str:
+    """
+    >>> first(("val", "test"), ["train", "test"]), first(("val",), ["train"])
+    ('test', 'none')
+    """
+    return next((name for name in wanted if name in names), "none")
+
+
+def class_of(name: str) -> Any:
+    """Raises BadData where torchvision has no such set."""
+    from torchvision import datasets
+
+    if name not in datasets.__all__:
+        near = difflib.get_close_matches(name.lower(), [known.lower() for known in datasets.__all__], n=1, cutoff=0.5)
+        meant = [known for known in datasets.__all__ if known.lower() in near]
+        raise BadData(
+            f"data.name={name}: torchvision.datasets has no {name}",
+            hint=f"data.name={meant[0]}" if meant else "data.name=<a class of torchvision.datasets, as Flowers102>",
+        )
+    return getattr(datasets, name)
+
+
+@functools.cache
+def parameters_of(name: str) -> frozenset[str]:
+    """What its class takes, with what it passes on to the class that it extends."""
+    found: set[str] = set()
+    for kind in class_of(name).__mro__:
+        parameters = inspect.signature(kind.__init__).parameters.values()
+        found |= {parameter.name for parameter in parameters}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return frozenset(found)
+
+
+@functools.cache
+def splits_of(name: str) -> tuple[str, tuple[str, ...]]:
+    """The argument that chooses a split, and its values: ("split", ("train", "val")), or ("train", ("train", "test")).
+
+    torchvision names the values in the error for a wrong one, before it looks for files.
+    """
+    taken = parameters_of(name)
+    if "split" in taken:
+        try:
+            class_of(name)(os.devnull, split="?")
+        except (ValueError, RuntimeError, OSError, TypeError) as error:
+            names = tuple(re.findall(r"'([\w+-]+)'", str(error).partition("Valid values are")[2]))
+        if set(names) & set(_TRAIN):
+            return "split", names
+    return ("train", ("train", "test")) if "train" in taken else ("", ())
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Waits while another process on this machine, such as another rank, downloads into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".download.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,158 @@
+"""What torchvision's sets hold: labels without decoding, and images as the workers of other sources read them."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from plainloop.data.loading.decode import DAMAGED, decode, to_rgb
+from plainloop.data.loading.samples import Images
+from plainloop.data.torchvision import class_of, parameters_of
+from plainloop.errors import BadData
+
+_LABELS = ("targets", "labels", "_labels", "y")  # attributes of its classes that hold one label for each image
+_PAIRS = ("samples", "_samples")  # ... that hold (image or path, label)
+_OURS = {"self", "root", "download", "loader", "transform", "target_transform", "transforms", "args", "kwargs", "train"}
+_AGAIN = "delete the set's folder, and let it be downloaded with data.download=true"
+_NAMES = ("classes", "categories", "all_categories")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One split of a set, opened."""
+
+    dataset: Any
+    spelled: str  # the arguments that give the split
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=4)  # the check, the plan and the run ask for the same splits
+def read(name: str, root: Path, arguments: str, spelled: str, *, download: bool = False) -> Labelled:
+    """Opens a split. `arguments` as JSON. Raises BadData."""
+    dataset = _open(name, root, json.loads(arguments), download=download)
+    try:
+        labels = _labels_of(name, dataset)
+    except DAMAGED as error:
+        raise BadData(f"the labels of {name} cannot be read ({type(error).__name__}: {error})", hint=_AGAIN) from error
+    return Labelled(dataset, spelled, labels, _class_names(dataset, int(labels.max()) + 1))
+
+
+def _open(name: str, root: Path, arguments: dict[str, Any], *, download: bool) -> Any:
+    taken, given = parameters_of(name), dict(arguments)
+    if "root" in taken:
+        given["root"] = str(root)
+    if "download" in taken:
+        given["download"] = download
+    if "loader" in taken:
+        given["loader"] = read_file
+    try:
+        return class_of(name)(**given)
+    except TypeError as error:
+        own = ", ".join(sorted(taken - _OURS)) or "none"
+        raise BadData(
+            f"{name} does not take data.arguments={json.dumps(arguments)}: {error}",
+            hint=f"data.arguments.<one of its own: {own}>=..." if own != "none" else "data.arguments={}",
+        ) from error
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = str(error).partition(". You can use")[0].replace("\n", " ")
+        ways = [f"data.root=<the folder that torchvision.datasets.{name} takes>"]
+        ways += ["data.download=true"] if "download" in taken and not download else []
+        raise BadData(f"{name} is not read from data.root={root}: {reason}", hint=", or ".join(ways)) from error
+
+
+def read_file(path: str | Path) -> Tensor:
+    return decode(Path(path))
+
+
+def _nothing(_: str | Path) -> None:
+    """No image, where labels alone are asked for."""
+
+
+def _labels_of(name: str, dataset: Any) -> NDArray[np.int64]:
+    """(N,). What the set holds as labels is compared with what some of its samples give; else all samples are read."""
+    number = len(dataset)
+    found = [getattr(dataset, attribute) for attribute in _LABELS if hasattr(dataset, attribute)]
+    found += [[pair[1] for pair in getattr(dataset, attribute)] for attribute in _PAIRS if hasattr(dataset, attribute)]
+    with _not_decoding(dataset):
+        some = range(0, number, max(1, number // 8))
+        given = _as_labels([dataset[position][1] for position in some], len(some))
+        for labels in (_as_labels(values, number) for values in found):
+            if labels is not None and given is not None and np.array_equal(labels[some], given):
+                return labels
+        first, *others = [dataset[position][1] for position in range(number)] or [None]
+    labels = _as_labels([first, *others], number)
+    if labels is None:
+        raise BadData(
+            f"{name} has not one class number for each image; its first label is {first!r:.80}",
+            hint="data.name=<a classification set>, or other data.arguments",
+        )
+    return labels
+
+
+@contextmanager
+def _not_decoding(dataset: Any) -> Iterator[None]:
+    """Inside the block, a set that lets us choose what loads its images loads none."""
+    if getattr(dataset, "loader", None) is not read_file:
+        yield
+        return
+    dataset.loader = _nothing
+    try:
+        yield
+    finally:
+        dataset.loader = read_file
+
+
+def _as_labels(values: Sequence[Any], number: int) -> NDArray[np.int64] | None:
+    """(number,) of class numbers; None where the values are something else."""
+    try:
+        labels = np.asarray(values)
+    except ValueError:  # of different lengths
+        return None
+    fits = labels.shape == (number,) and labels.dtype.kind in "iu" and number > 0 and labels.min() >= 0
+    return labels.astype(np.int64) if fits else None
+
+
+def _class_names(dataset: Any, at_least: int) -> tuple[str, ...]:
+    """The set's own names, of several for a class the first; numbers where it has none. No two are alike."""
+    found = next((getattr(dataset, attribute) for attribute in _NAMES if getattr(dataset, attribute, None)), ())
+    names = [str(name[0]) if isinstance(name, tuple | list) else str(name) for name in found]
+    names += map(str, range(len(names), at_least))
+    counts = Counter(names)
+    return tuple(f"{name} ({number})" if counts[name] > 1 else name for number, name in enumerate(names))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items(Images):
+    """One split of a set; `paths` are names for messages that end with the position in the set."""
+
+    dataset: Any
+
+    @classmethod
+    def of(cls, part: Labelled, name: str, *, image_size: int, crop_fraction: float) -> Items:
+        prefix = part.spelled.partition("=")[2] or "image"
+        paths = np.array([f"{prefix}/{position}".encode() for position in range(len(part.labels))])
+        return cls(Path(name), paths, part.labels, image_size, crop_fraction, dataset=part.dataset)
+
+    def decoded(self, index: int) -> Tensor:
+        name = self.paths[index].decode()
+        try:
+            image = self.dataset[int(name.rpartition("/")[2])][0]
+            if isinstance(image, Image.Image):
+                image = torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
+        except DAMAGED as error:
+            what = f"image {name} of {self.folder} cannot be read ({type(error).__name__}: {error})"
+            raise BadData(what, hint=_AGAIN) from error
+        return image
