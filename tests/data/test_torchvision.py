@@ -11,8 +11,8 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.transforms import v2
 
+from plainloop.data.loading.torchvision_sets import Items
 from plainloop.data.torchvision import Torchvision
-from plainloop.data.torchvision_items import Items
 from plainloop.errors import BadData
 from tests.harness.tensors import equal
 

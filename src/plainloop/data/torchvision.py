@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import fcntl
-import functools
-import inspect
 import json
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,10 +18,14 @@ from plainloop.errors import BadData
 
 if TYPE_CHECKING:
     from plainloop.data.loading.samples import Images
-    from plainloop.data.torchvision_items import Labelled
+    from plainloop.data.loading.torchvision_sets import Labelled
 
-_TRAIN, _VAL, _TEST = ("train", "train-standard", "trainval"), ("val", "valid"), ("test",)
-_DEFAULTS: dict[Split, tuple[str, ...]] = {"train": _TRAIN, "val": (*_VAL, *_TEST), "test": _TEST}
+_VAL = ("val", "valid")
+_DEFAULTS: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "train-standard", "trainval"),
+    "val": (*_VAL, "test"),
+    "test": ("test",),
+}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -72,7 +71,7 @@ class Torchvision(DecodedImages):
         return {split: self._read(split, own) for split, own in self.own_splits().items()}
 
     def _read(self, split: Split, own: Mapping[str, Any]) -> Labelled:
-        from plainloop.data.torchvision_items import read
+        from plainloop.data.loading.torchvision_sets import parameters_of, read
 
         base = cache_folder() if self.root is None else Path(self.root).expanduser()
         arguments = {**self.arguments, **own}
@@ -84,6 +83,8 @@ class Torchvision(DecodedImages):
 
     def own_splits(self) -> dict[Split, dict[str, Any]]:
         """The arguments with which its class gives each split. Raises BadData for splits that it has not."""
+        from plainloop.data.loading.torchvision_sets import splits_of
+
         argument, names = splits_of(self.name)
         asked = {split: own["split"] or "auto" for split, own in self.of_split.items()}
         for split, name in asked.items():
@@ -91,10 +92,14 @@ class Torchvision(DecodedImages):
                 has = f"its splits are {', '.join(names)}" if names else "it has one part"
                 instead = first(_DEFAULTS[split], names) if names else "auto"
                 raise BadData(f"data.{split}.split={name}: {has}", hint=f"data.{split}.split={instead}")
-        train = first(_TRAIN, names) if asked["train"] == "auto" else asked["train"]
+        train = first(_DEFAULTS["train"], names) if asked["train"] == "auto" else asked["train"]
         left = [name for name in names if name != train and not (train == "trainval" and name in _VAL)]
         val = first(_DEFAULTS["val"], left) if asked["val"] == "auto" else asked["val"]
-        test = first(_TEST, [name for name in left if name != val]) if asked["test"] == "auto" else asked["test"]
+        test = (
+            first(_DEFAULTS["test"], [name for name in left if name != val])
+            if asked["test"] == "auto"
+            else asked["test"]
+        )
         chosen: dict[Split, str] = {"train": train, "val": val, "test": test}
         if not names:
             return {"train": {}}
@@ -116,7 +121,7 @@ class Torchvision(DecodedImages):
 
     def all_images(self) -> dict[Split, Images]:
         from plainloop.data.loading.stratify import stratified_split
-        from plainloop.data.torchvision_items import Items
+        from plainloop.data.loading.torchvision_sets import Items
 
         images: dict[Split, Images] = {
             split: Items.of(part, self.name, image_size=self.image_size, crop_fraction=self.crop_fraction)
@@ -135,49 +140,6 @@ def first(wanted: Sequence[str], names: Sequence[str]) -> str:
     ('test', 'none')
     """
     return next((name for name in wanted if name in names), "none")
-
-
-def class_of(name: str) -> Any:
-    """Raises BadData where torchvision has no such set."""
-    from torchvision import datasets
-
-    if name not in datasets.__all__:
-        near = difflib.get_close_matches(name.lower(), [known.lower() for known in datasets.__all__], n=1, cutoff=0.5)
-        meant = [known for known in datasets.__all__ if known.lower() in near]
-        raise BadData(
-            f"data.name={name}: torchvision.datasets has no {name}",
-            hint=f"data.name={meant[0]}" if meant else "data.name=<a class of torchvision.datasets, as Flowers102>",
-        )
-    return getattr(datasets, name)
-
-
-@functools.cache
-def parameters_of(name: str) -> frozenset[str]:
-    """What its class takes, with what it passes on to the class that it extends."""
-    found: set[str] = set()
-    for kind in class_of(name).__mro__:
-        parameters = inspect.signature(kind.__init__).parameters.values()
-        found |= {parameter.name for parameter in parameters}
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            break
-    return frozenset(found)
-
-
-@functools.cache
-def splits_of(name: str) -> tuple[str, tuple[str, ...]]:
-    """The argument that chooses a split, and its values: ("split", ("train", "val")), or ("train", ("train", "test")).
-
-    torchvision names the values in the error for a wrong one, before it looks for files.
-    """
-    taken = parameters_of(name)
-    if "split" in taken:
-        try:
-            class_of(name)(os.devnull, split="?")
-        except (ValueError, RuntimeError, OSError, TypeError) as error:
-            names = tuple(re.findall(r"'([\w+-]+)'", str(error).partition("Valid values are")[2]))
-        if set(names) & set(_TRAIN):
-            return "split", names
-    return ("train", ("train", "test")) if "train" in taken else ("", ())
 
 
 @contextmanager

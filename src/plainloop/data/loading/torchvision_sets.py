@@ -1,9 +1,13 @@
-"""What torchvision's sets hold: labels without decoding, and images as the workers of other sources read them."""
+"""What torchvision's sets take and hold: arguments, labels without decoding, images as other sources' workers read them."""
 
 from __future__ import annotations
 
+import difflib
 import functools
+import inspect
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +23,6 @@ from torch import Tensor
 
 from plainloop.data.loading.decode import DAMAGED, decode, to_rgb
 from plainloop.data.loading.samples import Images
-from plainloop.data.torchvision import class_of, parameters_of
 from plainloop.errors import BadData
 
 _LABELS = ("targets", "labels", "_labels", "y")  # attributes of its classes that hold one label for each image
@@ -37,6 +40,49 @@ class Labelled:
     spelled: str  # the arguments that give the split
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
+
+
+def class_of(name: str) -> Any:
+    """Raises BadData where torchvision has no such set."""
+    from torchvision import datasets
+
+    if name not in datasets.__all__:
+        near = difflib.get_close_matches(name.lower(), [known.lower() for known in datasets.__all__], n=1, cutoff=0.5)
+        meant = [known for known in datasets.__all__ if known.lower() in near]
+        raise BadData(
+            f"data.name={name}: torchvision.datasets has no {name}",
+            hint=f"data.name={meant[0]}" if meant else "data.name=<a class of torchvision.datasets, as Flowers102>",
+        )
+    return getattr(datasets, name)
+
+
+@functools.cache
+def parameters_of(name: str) -> frozenset[str]:
+    """What its class takes, with what it passes on to the class that it extends."""
+    found: set[str] = set()
+    for kind in class_of(name).__mro__:
+        parameters = inspect.signature(kind.__init__).parameters.values()
+        found |= {parameter.name for parameter in parameters}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return frozenset(found)
+
+
+@functools.cache
+def splits_of(name: str) -> tuple[str, tuple[str, ...]]:
+    """The argument that chooses a split, and its values: ("split", ("train", "val")), or ("train", ("train", "test")).
+
+    torchvision names the values in the error for a wrong one, before it looks for files.
+    """
+    taken = parameters_of(name)
+    if "split" in taken:
+        try:
+            class_of(name)(os.devnull, split="?")
+        except (ValueError, RuntimeError, OSError, TypeError) as error:
+            names = tuple(re.findall(r"'([\w+-]+)'", str(error).partition("Valid values are")[2]))
+        if any(name.startswith("train") for name in names):
+            return "split", names
+    return ("train", ("train", "test")) if "train" in taken else ("", ())
 
 
 @functools.lru_cache(maxsize=4)  # the check, the plan and the run ask for the same splits
