@@ -1,4 +1,4 @@
-"""What torchvision's sets take and hold: arguments, labels without decoding, images as other sources' workers read them."""
+"""What torchvision's sets take and hold: their arguments, labels without decoding, images read as other files are."""
 
 from __future__ import annotations
 
