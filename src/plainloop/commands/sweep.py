@@ -23,6 +23,7 @@ EXAMPLES = """examples:
   python scripts/sweep.py logs --failed <sweep dir>
   python scripts/sweep.py collect <sweep dir>
   python scripts/sweep.py retry <sweep dir>
+  python scripts/sweep.py retry <sweep dir> 3 5 'plugins=[my_package]'
 """
 
 
@@ -169,7 +170,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _number_or_override(word: str) -> int | str:
-    return word if "=" in word else int(word)
+    if "=" in word or word.isdecimal():
+        return int(word) if word.isdecimal() else word
+    raise argparse.ArgumentTypeError(f"{word!r} is no number of a job, and no override such as plugins=[my_package]")
 
 
 STATES = ("PENDING", "RUNNING", "PREEMPTED", "FAILED", "CANCELLED", "DONE", "LOST")
