@@ -6,7 +6,7 @@ part may also have stand at the end. Nothing here imports torch, so that a confi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NewType, Protocol
@@ -177,6 +177,18 @@ class WorksInWorkers(Protocol):
 
     def sample(self, sample: Sample) -> Sample:
         """A `SampleTransform`: image (C, H, W) uint8 of any size, and what else the sample has."""
+        ...
+
+
+class SkipsSamples(Protocol):
+    """A data source that can go on without samples which it cannot read."""
+
+    def take_skipped(self) -> list[dict[str, Any]]:
+        """What this rank has skipped since the last call: {"split", "index", "why"}."""
+        ...
+
+    def require_few_skipped(self, skipped: Sequence[Mapping[str, Any]]) -> None:
+        """Takes what all ranks have skipped. Raises BadData, on all ranks alike, when it is too much by now."""
         ...
 
 

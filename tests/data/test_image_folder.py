@@ -138,9 +138,10 @@ def test_transforms_that_leave_the_size_open_are_followed_by_resize_and_crop(roo
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_damaged_file_ends_the_stream_with_its_path_and_no_traceback(root, num_workers):
     (root / "train/dog/003.png").write_bytes(b"no image")
-    with pytest.raises(BadData, match=r"train/dog/003.png cannot be decoded") as caught:
+    with pytest.raises(BadData, match=r"train/dog/003.png cannot be decoded .*; it is sample 12$") as caught:
         list(source(root, num_workers=num_workers).train_batches(0, 4, seed=0))
     assert "Traceback" not in str(caught.value)
+    assert "data.on_bad_image=skip" in caught.value.hint
 
 
 def test_a_transform_that_gives_floats_is_told_to_leave_that(root):

@@ -83,6 +83,7 @@ class CachedImageFiles(DecodedImages):
         if split not in self._caches:
             from plainloop.data.cache.build import cached
 
-            content = images.content(f"{self.listings().root.absolute().name}-{split}", shorter_side=self.cached_side)
+            name, keep_bad = f"{self.listings().root.absolute().name}-{split}", self.on_bad_image == "skip"
+            content = images.content(name, shorter_side=self.cached_side, keep_bad=keep_bad)
             self._caches[split] = cached(content, self.place, loader=self.loaders[split], timeout=self.timeout)
         return replace(images, cached=self._caches[split])

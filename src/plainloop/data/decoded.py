@@ -3,7 +3,8 @@
 This module has no `from __future__ import annotations`: the check reads these types in the signatures of subclasses.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -28,6 +29,9 @@ class DecodedImages(LabelledImages):
         image_size: pixels, of the square that the model sees.
         crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction and cuts out the centre;
             so does training, unless `sample_transforms` have given the image its size.
+        on_bad_image: `raise` ends the run; `skip` trains on another image of its class instead, and leaves it out of
+            evaluations.
+        max_bad_fraction: of the images of a split; the run ends when more of them cannot be read, rounded up.
         sample_transforms: sample -> sample, the image (3, H, W) uint8 of any size; for training only, in order.
     """
 
@@ -35,9 +39,15 @@ class DecodedImages(LabelledImages):
     timeout: float = 300
     image_size: int = 224
     crop_fraction: float = 0.875
+    on_bad_image: Literal["raise", "skip"] = "raise"
+    max_bad_fraction: float = 0.01
     sample_transforms: Sequence[SampleTransform] = ()
 
-    changes_no_result: ClassVar = (*LabelledImages.changes_no_result, "timeout", "*prefetch")
+    # A run that has met a bad image has ended; so what to do about one can be said afterwards.
+    changes_no_result: ClassVar = (
+        *(*LabelledImages.changes_no_result, "timeout", "*prefetch"),
+        *("on_bad_image", "max_bad_fraction"),
+    )
     how_to_get_a_test_split: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
@@ -48,6 +58,10 @@ class DecodedImages(LabelledImages):
             raise ValueError(f"data.crop_fraction={self.crop_fraction} must be above 0 and at most 1, such as 0.875")
         if self.timeout <= 0:
             raise ValueError(f"data.timeout={self.timeout} must be above 0 seconds")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"data.max_bad_fraction={self.max_bad_fraction} must lie between 0 and 1, such as 0.01")
+        self._skipped: list[dict[str, Any]] = []
+        self._bad: dict[Split, set[int]] = {}
 
     def all_images(self) -> "dict[Split, Images]":
         """The splits whole, before `max_train_samples`."""
@@ -70,6 +84,8 @@ class DecodedImages(LabelledImages):
         from plainloop.data.loading.workers import TrainKeys
 
         images = self.readable("train").augmented(self.sample_transforms, seed)
+        if self.on_bad_image == "skip":
+            images = images.without_bad_images("replace")
         order = order_of(images.labels, sampler=self.sampler, repeats=self.repeats)
         keys = TrainKeys(start, stop, order=order, batch_size=self.batch_size, seed=seed, shard=Shard.here())
         return self._batches(images, keys, "train")
@@ -83,6 +99,8 @@ class DecodedImages(LabelledImages):
                 hint=self.how_to_get_a_test_split,
             )
         images, shard = self.readable(split), Shard.here()
+        if self.on_bad_image == "skip":
+            images = images.without_bad_images("leave_out")
         among = slice_of_train(len(images), self.train_eval_samples) if split == "train" else range(len(images))
         rows = eval_rows(len(among), rank_batch=self.loaders[split].eval_batch(shard.world_size), shard=shard)
         return self._batches(images, [[(0, int(among[position])) for position in row] for row in rows], split)
@@ -91,5 +109,25 @@ class DecodedImages(LabelledImages):
         from plainloop.data.loading.workers import batches
         from plainloop.distributed.process_group import pick_device
 
-        pin_memory = pick_device(self.device).type == "cuda"
-        return batches(images, keys, loader=self.loaders[split], timeout=self.timeout, pin_memory=pin_memory)
+        def on_skip(index: int, why: str) -> None:
+            self._skipped.append({"split": split, "index": index, "why": why})
+
+        pin_memory, loader = pick_device(self.device).type == "cuda", self.loaders[split]
+        return batches(images, keys, loader=loader, timeout=self.timeout, pin_memory=pin_memory, on_skip=on_skip)
+
+    def take_skipped(self) -> list[dict[str, Any]]:
+        skipped, self._skipped = self._skipped, []
+        return skipped
+
+    def require_few_skipped(self, skipped: Sequence[Mapping[str, Any]]) -> None:
+        for row in skipped:
+            self._bad.setdefault(row["split"], set()).add(row["index"])
+        for split, bad in self._bad.items():
+            total = len(self.images[split])
+            if len(bad) > math.ceil(self.max_bad_fraction * total):
+                raise BadData(
+                    f"{len(bad)} of the {total} images of {split} that were read so far cannot be decoded, more than "
+                    f"data.max_bad_fraction={self.max_bad_fraction}",
+                    hint="events.jsonl names them: mend or delete them, or go on with "
+                    f"data.max_bad_fraction={min(1.0, 2 * len(bad) / total):.2g}",
+                )

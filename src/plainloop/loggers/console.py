@@ -6,7 +6,7 @@ import atexit
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -206,5 +206,18 @@ def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
     best = summary.get("best")
     if best and best.get("value") is not None:
         lines.append(f"best {best['metric']} {score(best['value'])} after step {best['step']}")
+    lines += skipped_lines(**summary.get("bad_images") or {})
     here = Path.cwd()
     return [*lines, f"run: {folder.relative_to(here) if folder.is_relative_to(here) else folder}"]
+
+
+def skipped_lines(number: int = 0, first: Sequence[str] = ()) -> list[str]:
+    """What is wrong with the images that were skipped.
+
+    >>> skipped_lines(2, ["a.png cannot be decoded (why)"])
+    ['2 bad images were skipped:', '  a.png cannot be decoded (why)', '  and 1 more in events.jsonl']
+    """
+    if not number:
+        return []
+    more = [f"  and {number - len(first)} more in events.jsonl"] if number > len(first) else []
+    return [f"{number} bad images were skipped:", *(f"  {why}" for why in first), *more]

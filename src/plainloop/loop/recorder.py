@@ -22,6 +22,10 @@ class Recorder(Protocol):
 
     def save(self, state: TrainState, windows: list[Any], *, best: bool, required: bool) -> None: ...
 
+    def skipped(self, step: int, samples: list[dict[str, Any]]) -> None:
+        """Writes down samples that could not be read: their split, index, and why; each one once."""
+        ...
+
     def bad_step(self, step: int, *, lr: float, samples: list[int], skipped: bool) -> str:
         """Writes down a step with a bad number; the command that replays it."""
         ...

@@ -20,6 +20,7 @@ from plainloop.loop.monitor import Monitor
 from plainloop.loop.normalize import to_device
 from plainloop.loop.optim import clip_, momentum_at, set_rate
 from plainloop.loop.recorder import Recorder
+from plainloop.loop.skipped import report_skipped
 from plainloop.loop.state import TrainState, means
 from plainloop.loop.stopwatch import Stopwatch, closing_workers
 from plainloop.system import rng
@@ -114,6 +115,7 @@ class Trainer:
 
     def log_evaluate_save(self, state: TrainState, watch: Stopwatch, decision: Decision) -> None:
         """Logs, evaluates and saves what is due after this step. Raises Preempted when asked to stop."""
+        report_skipped(self.data, self.recorder, state.step)
         best = self.is_log_step(state.step) and self.log_and_evaluate(state, watch)
         ended = self.has_ended(state)
         required = decision.stop or ended
@@ -207,6 +209,7 @@ class Trainer:
 
     def save(self, state: TrainState, *, best: bool = False, required: bool = False) -> None:
         """Puts the whole state on disk. Collective; only rank 0 writes. Only a required save may fail the run."""
+        report_skipped(self.data, self.recorder, state.step)
         collectives.share_buffers(state.model)
         windows = collectives.gather(state.window.rows)
         self.recorder.save(state, windows, best=best, required=required)

@@ -51,6 +51,10 @@ class Recorder:
         self.total, self.metric = total_steps, metric
         self.environment = environment()
         self.summary: dict[str, Any] = {}
+        kinds = {"kind": str, "why": str, "split": str, "index": int}
+        events = storage.read_lines(self.folder / "events.jsonl", kinds)
+        self.bad_images: dict[tuple[str, int], str] = {}  # (split, index) of each that was skipped, and why
+        self.bad_images |= {(e["split"], e["index"]): e["why"] for e in events if e.get("kind") == "bad_image"}
         self._open = ExitStack()
 
     def __enter__(self) -> Recorder:
@@ -123,6 +127,18 @@ class Recorder:
             log.warning("%s; training goes on, the checkpoint before stays", error)
             self.journal.event("save_failed", step=state.step, why=str(error))
 
+    def skipped(self, step: int, samples: list[dict[str, Any]]) -> None:
+        new = []
+        for sample in samples:
+            place = sample["split"], sample["index"]
+            if place not in self.bad_images:
+                self.bad_images[place] = sample["why"]
+                self.journal.event("bad_image", step=step, **sample)
+                new.append(sample["why"])
+        if new:
+            more = f", and {len(new) - 1} more images: see events.jsonl" if len(new) > 1 else ""
+            log.warning("skipped: %s%s", new[0], more)
+
     def bad_step(self, step: int, *, lr: float, samples: list[int], skipped: bool) -> str:
         self.journal.event("skipped" if skipped else "nonfinite", step=step, lr=lr, samples=samples)
         plugins = f" --plugins {shlex.join(self.config['plugins'])}" if self.config["plugins"] else ""
@@ -174,6 +190,7 @@ class Recorder:
             step=self.state.step,
             stopped_early=self.state.stopped_early,
             environment=self.environment,
+            bad_images=list(self.bad_images.values()),
         )
 
 
@@ -196,6 +213,8 @@ class Silent:
     def row(self, step: int, scalars: dict[str, float], *, best: bool) -> None: ...
 
     def save(self, state: TrainState, windows: list[Any], *, best: bool, required: bool) -> None: ...
+
+    def skipped(self, step: int, samples: list[dict[str, Any]]) -> None: ...
 
     def bad_step(self, step: int, *, lr: float, samples: list[int], skipped: bool) -> str:
         return ""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from plainloop.loggers.jsonl import read_rows
+
+SHOWN = 10  # bad images
 
 
 def summarize(
@@ -20,10 +22,12 @@ def summarize(
     step: int,
     stopped_early: str,
     environment: Mapping[str, Any],
+    bad_images: Sequence[str],
 ) -> dict[str, Any]:
     """Reads metrics.jsonl, so that all attempts count. Seconds and images/s are of training alone.
 
     `best` is {metric, value, step}, or None where nothing was evaluated; `stopped_early` says why, or is "".
+    `bad_images` says what is wrong with each image that was skipped.
     """
     rows = read_rows(folder / "metrics.jsonl")
     final: dict[str, Any] = {}
@@ -49,4 +53,5 @@ def summarize(
         "image_size": list(facts["image_shape"][1:]),
         "git": (environment.get("git") or {}).get("commit"),
         "versions": environment.get("versions"),
+        **({"bad_images": {"number": len(bad_images), "first": bad_images[:SHOWN]}} if bad_images else {}),
     }

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 # Streams: the first part of every key, so that equal positions in different roles draw different numbers.
-INIT, ORDER, SAMPLE, STEP, EVAL, SPLIT, SHARED = range(7)
+INIT, ORDER, SAMPLE, STEP, EVAL, SPLIT, SHARED, REPLACE = range(8)
 
 _shared: dict[torch.device, torch.Generator] = {}
 _seeded: set[torch.device] = set()  # those whose shared generator has been seeded in this step

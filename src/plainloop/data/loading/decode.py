@@ -19,6 +19,8 @@ from plainloop.errors import BadData
 # Decides the pixels; a cache that another version has written is not used.
 VERSION = f"simplejpeg {version('simplejpeg')}, Pillow {version('pillow')}"
 
+MEND = "mend or delete this file; or go on without images that cannot be read: data.on_bad_image=skip"
+
 # What Pillow raises for files that are cut off, altered or hostile.
 DAMAGED = (
     OSError,
@@ -43,10 +45,7 @@ def decode(path: Path) -> Tensor:
         with Image.open(path) as opened:
             image = to_rgb(ImageOps.exif_transpose(opened))
     except DAMAGED as error:
-        raise BadData(
-            f"{path} cannot be decoded ({type(error).__name__}: {error})",
-            hint="mend this file; or delete it, and continue the run with data.allow_changed=true",
-        ) from error
+        raise BadData(f"{path} cannot be decoded ({type(error).__name__}: {error})", hint=MEND) from error
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from plainloop.data.cache.file import CachedImages
 from plainloop.data.loading.decode import VERSION, decode, decode_at_most, resize_and_crop
 from plainloop.data.loading.listing import Listing, Listings
 from plainloop.data.loading.stratify import stratified_split
-from plainloop.data.loading.workers import Key
+from plainloop.data.loading.workers import Key, Skipped
 from plainloop.errors import BadData, RunError
 from plainloop.system import rng
 
@@ -36,6 +37,7 @@ class Images:
     sample_transforms: tuple[SampleTransform, ...] = ()
     seed: int = 0
     cached: CachedImages | None = None
+    on_bad_image: Literal["raise", "replace", "leave_out"] = "raise"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,12 +48,15 @@ class Images:
     def augmented(self, sample_transforms: Sequence[SampleTransform], seed: int) -> Images:
         return replace(self, sample_transforms=tuple(sample_transforms), seed=seed)
 
-    def content(self, name: str, *, shorter_side: int) -> Content:
+    def content(self, name: str, *, shorter_side: int, keep_bad: bool) -> Content:
         """What a cache of this split holds."""
         read = partial(decode_at_most, shorter_side=shorter_side)
         about = {"decoded by": VERSION, "shorter side": shorter_side}
         files = [os.fsdecode(path) for path in self.paths]
-        return Content(name, self.folder, files, read, about, shorter_side)
+        return Content(name, self.folder, files, read, about, shorter_side, keep_bad)
+
+    def without_bad_images(self, way: Literal["replace", "leave_out"]) -> Images:
+        return replace(self, on_bad_image=way)
 
     def decoded(self, index: int) -> Tensor:
         """(3, H, W) uint8, from the cache if there is one. Raises BadData."""
@@ -59,17 +64,41 @@ class Images:
             return self.cached[index]
         return decode(self.folder / os.fsdecode(self.paths[index]))
 
-    def __getitem__(self, key: Key) -> Sample | RunError:
+    def __getitem__(self, key: Key) -> Sample | Skipped | RunError:
         """One sample; all that its transforms draw depends on (seed, epoch, index) alone."""
-        epoch, index = key
+        _, index = key
         try:
             image = self.decoded(index)
-            sample = {"image": image, "label": torch.tensor(int(self.labels[index])), "index": torch.tensor(index)}
-            if self.sample_transforms:
-                with rng.drawing_from(rng.fold(rng.SAMPLE, self.seed, epoch, index)):
-                    sample = transformed(sample, self.sample_transforms)
         except BadData as error:
-            return error
+            return self.without(key, error)
+        return self.sample(key, index, image)
+
+    def without(self, key: Key, error: BadData) -> Skipped | RunError:
+        """What is done about a sample that cannot be read: another of its class, drawn from (seed, epoch, index)."""
+        epoch, index = key
+        if self.on_bad_image == "leave_out":
+            return Skipped(index, str(error), None)
+        if self.on_bad_image == "raise":
+            return BadData(f"{error}; it is sample {index}", hint=error.hint)
+        others = np.flatnonzero(self.labels == self.labels[index])
+        for other in np.random.default_rng(rng.fold(rng.REPLACE, self.seed, epoch, index)).permutation(others).tolist():
+            try:
+                image = self.decoded(other)
+            except BadData:
+                continue
+            sample = self.sample(key, other, image)
+            return sample if isinstance(sample, RunError) else Skipped(index, str(error), sample)
+        return BadData(f"{error}, nor any other image of its class", hint="mend this file")
+
+    def sample(self, key: Key, index: int, image: Tensor) -> Sample | RunError:
+        """The image after its transforms, whose draws depend on `key`, with its label and index."""
+        sample = {"image": image, "label": torch.tensor(int(self.labels[index])), "index": torch.tensor(index)}
+        if self.sample_transforms:
+            try:
+                with rng.drawing_from(rng.fold(rng.SAMPLE, self.seed, *key)):
+                    sample = transformed(sample, self.sample_transforms)
+            except BadData as error:
+                return error
         image = sample["image"]
         if not self.sample_transforms or image.shape[-2:] != (self.image_size, self.image_size):
             image = resize_and_crop(image, image_size=self.image_size, crop_fraction=self.crop_fraction)

@@ -7,7 +7,8 @@ import logging
 import multiprocessing
 import signal
 import warnings
-from collections.abc import Generator, Iterator, Sequence, Set
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
+from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -29,10 +30,19 @@ log = logging.getLogger("plainloop")
 NOT_FOR_WORKERS = (*SIGNALS, signal.SIGUSR1)
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """A sample that could not be read, and the one in its place; None leaves it out."""
+
+    index: int
+    why: str
+    instead: Sample | None
+
+
 class Samples(Protocol):
     """What workers read. A failure that a user can repair is returned, not raised: it comes without a traceback."""
 
-    def __getitem__(self, key: Key) -> Sample | RunError: ...
+    def __getitem__(self, key: Key) -> Sample | Skipped | RunError: ...
 
 
 class TrainKeys(Sampler[list[Key]]):
@@ -59,10 +69,15 @@ def batches(
     timeout: float,
     pin_memory: bool,
     num_ranks: int | None = None,
+    on_skip: Callable[[int, str], None] = lambda index, why: None,
 ) -> Generator[Batch]:
     """One batch for each list of keys, in their order whatever the number of workers; closing it ends the workers.
 
-    num_ranks: how many processes of this machine do the same; None is all ranks.
+    A batch of which nothing could be read is left out.
+
+    Args:
+        num_ranks: how many processes of this machine do the same; None is all ranks.
+        on_skip: gets the index of each sample that was skipped, and why, before its batch is given.
 
     Raises RunError when a sample cannot be read, a worker dies, or a batch takes longer than `timeout` seconds.
     """
@@ -86,10 +101,14 @@ def batches(
         )
     workers = set(multiprocessing.active_children()) - before
     try:
-        while (batch := next_of(source, workers, timeout)) is not None:
-            if isinstance(batch, RunError):
-                raise batch
-            yield batch
+        while (collated := next_of(source, workers, timeout)) is not None:
+            if isinstance(collated, RunError):
+                raise collated
+            batch, skipped = collated
+            for index, why in skipped:
+                on_skip(index, why)
+            if batch:
+                yield batch
     finally:
         if processes:
             source._shutdown_workers()  # type: ignore[attr-defined]  # its __del__ would, but later
@@ -135,9 +154,14 @@ def has_ended(workers: Set[BaseProcess]) -> bool:
         return True
 
 
-def collate(samples: list[Sample | RunError]) -> Batch | RunError:
-    """The samples as a batch, or the first failure among them."""
-    return next((sample for sample in samples if isinstance(sample, RunError)), None) or default_collate(samples)
+def collate(samples: list[Sample | Skipped | RunError]) -> tuple[Batch, list[tuple[int, str]]] | RunError:
+    """The samples as a batch, and index and reason of those that were skipped; or the first failure among them."""
+    if failed := next((sample for sample in samples if isinstance(sample, RunError)), None):
+        return failed
+    skipped = [(sample.index, sample.why) for sample in samples if isinstance(sample, Skipped)]
+    found = [sample.instead if isinstance(sample, Skipped) else sample for sample in samples]
+    read = [sample for sample in found if sample is not None]
+    return default_collate(read) if read else {}, skipped
 
 
 def start_worker(worker: int) -> None:
