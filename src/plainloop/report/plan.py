@@ -147,7 +147,11 @@ def _model(config: Mapping[str, Any], ranks: int, model: ModelSummary) -> Lines:
     slots = _optimizer_slots(config)
     ema = model.parameters + model.buffers if trainer["ema_decay"] is not None else 0
     states = (model.parameters * (2 + slots) + model.buffers + ema) * 4
-    text = f"weights + gradients + {slots} optimizer states{' + EMA' if ema else ''} in fp32 = {_size(states)}"
+    text = f"weights + gradients + {slots} optimizer states{' + EMA' if ema else ''} in fp32"
+    if trainer["precision"] != "fp32":  # autocast's copies
+        states += 2 * model.parameters
+        text += f" + weights in {trainer['precision']}"
+    text += f" = {_size(states)}"
     if model.activations is not None:
         micro = math.ceil(train_batch_size(config) / (ranks * trainer["accumulate"]))
         width = 4 if trainer["precision"] == "fp32" else 2

@@ -17,6 +17,7 @@ from plainloop.config.targets import locate
 _TIMM_MODEL = "timm.create_model"
 # Only the run reads weights.
 _WEIGHTS = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "weights")
+_FLOAT32 = 4  # bytes
 _SAMPLES = 2  # of the example batch: BatchNorm refuses to learn from one
 
 
@@ -26,7 +27,7 @@ class ModelSummary:
 
     Args:
         macs: multiply-accumulate operations of one sample's forward pass.
-        activations: elements kept for one sample's backward pass, roughly.
+        activations: numbers kept for one sample's backward pass.
     """
 
     parameters: int | None = None
@@ -84,9 +85,10 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from plainloop.loop.kept import kept_for_backward
     from plainloop.loop.normalize import to_float
 
-    batch, outputs, elements = example_batch(context.config), [], []
+    batch, outputs = example_batch(context.config), []
     try:
         task = build(context.config["task"], context.clock, plugins=context.plugins)
     except REFUSALS:  # the dry run says it
@@ -101,14 +103,10 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
             target = context.config["data"]["_target_"]
             return ModelSummary(), Finding("task", what, expected=f"a task for {target}, or other data")
 
-    def count(_module: Any, _inputs: Any, output: Any) -> None:
-        elements.append(output.numel() if isinstance(output, torch.Tensor) else 0)
-
-    hooks = [m.register_forward_hook(count) for m in model.modules() if not list(m.children())]
-    hooks.append(model.register_forward_hook(lambda _module, _inputs, output: outputs.append(output)))
+    hook = model.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     flops = FlopCounterMode(display=False)
     try:
-        with torch.no_grad(), flops:
+        with torch.enable_grad(), flops, kept_for_backward(model) as kept:
             task.predict(model, to_float(batch))
     except REFUSALS as error:
         if _needs_values(error):
@@ -124,12 +122,11 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
             finding = replace(finding, instead=f"{plus}model.img_size={context.config['facts']['image_shape'][1]}")
         return ModelSummary(), finding
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
     if outputs and hasattr(task, "output_problem") and (problem := task.output_problem(outputs[-1], batch)):
         return ModelSummary(), finding_from_error(ValueError(problem), {}, "model", context)
     macs = flops.get_total_flops() // 2 // _SAMPLES
-    return ModelSummary(macs=macs, activations=sum(elements) // _SAMPLES), None
+    return ModelSummary(macs=macs, activations=kept.bytes // _FLOAT32 // _SAMPLES), None
 
 
 def _needs_values(error: Exception) -> bool:
