@@ -1,5 +1,6 @@
 """What a command line changes of a run that it goes on with."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import yaml
 
 from plainloop.config import compare
 from plainloop.config.check.check import check
+from plainloop.config.compose.composer import Composer
 from plainloop.config.compose.origin import Origin
 from plainloop.config.compose.resume import merge_saved_config, saved_config, split_resume
 from plainloop.config.explain.problems import InvalidConfig
 from plainloop.run.resume import plain
-from tests.harness.commands import CACHE, COMPOSER, passed
+from tests.harness.commands import CACHE, COMPOSER, ROOT, passed
 from tests.harness.pictures import write_pictures
 
 
@@ -87,3 +89,23 @@ def test_a_part_says_itself_which_of_its_arguments_change_no_result() -> None:
     harmless = ("data.root", "data.download", "data.num_workers", "logger.csv.x", "resume_step")
     assert [key for key in harmless if compare.changes_result(key, cifar)] == []
     assert compare.changes_result("data.mean", cifar) and compare.changes_result("data.download", {"data": {}})
+
+
+def test_plugins_are_those_of_conf_local_and_never_the_runs(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    local = tmp_path / "conf/local/default.yaml"
+    local.parent.mkdir(exist_ok=True)
+    local.write_text("# @package _global_\nplugins: [my_package]\n")
+    run = tmp_path / "local"  # a name that is not enough
+    run.mkdir()
+    (run / "config.yaml").write_text((folder / "config.yaml").read_text().replace("plugins: []", "plugins: [theirs]"))
+    composer = Composer(tmp_path / "conf")
+    config = merge_saved_config(run, [], composer).config
+    origin = Origin([], composer=composer, saved=run / "config.yaml")
+    assert config is not None and list(config.plugins) == ["my_package"]
+    assert str(origin.place_of("plugins")) == "conf/local/default.yaml:2"
+    assert check(config, origin=origin, cache=CACHE).config["plugins"] == ["my_package"]
+    local.unlink()
+    without = Origin([], composer=Composer(tmp_path / "conf"), saved=run / "config.yaml")
+    with pytest.raises(InvalidConfig, match="plugins: can be given on the command line or in conf/local only"):
+        check(config, origin=without, cache=CACHE)

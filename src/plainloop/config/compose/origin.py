@@ -62,10 +62,16 @@ class Origin:
 
     @cached_property
     def _places(self) -> dict[str, Place]:
+        if self.saved is None:
+            return self._of_conf()
         places: dict[str, Place] = {}
-        if self.saved is not None:
-            _add_places(self.saved, str(self.saved), "", places)
-        elif self._composer is not None:
+        _add_places(self.saved, str(self.saved), "", places)
+        places.pop("plugins", None)  # these are given anew at each start
+        return places | {key: place for key, place in self._of_conf().items() if key == "plugins"}
+
+    def _of_conf(self) -> dict[str, Place]:
+        places: dict[str, Place] = {}
+        if self._composer is not None:
             root = self._composer.conf_dir.parent
             folders = [Path(one.path) for one in self._composer.repository.get_sources() if one.scheme() == "file"]
             for default in self._composer.defaults(self.overrides):
