@@ -156,3 +156,36 @@ def test_watching_ends_when_nothing_runs_or_waits(tmp_path: Path, monkeypatch: p
     folder = sweep(tmp_path / "sweep", [(["seed=0"], status("DONE")), (["seed=1"], status("FAILED", reason="data"))])
     monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits"))
     assert main(["status", str(folder), "--watch", "60"]) == 0
+
+
+STRANGE = {
+    "state": ("status.json", {"state": {"a": 1}}, "state is an object, expected one of PENDING"),
+    "pid": ("status.json", status("RUNNING", pid="abc"), "pid is 'abc', expected a whole number"),
+    "best": ("summary.json", {"best": [1]}, "best is a list, expected an object or null"),
+    "metric": ("summary.json", {"best": {"metric": 1, "value": 0.5, "step": 1}}, "in best, metric is 1, expected text"),
+    "attempt": ("attempts.jsonl", {"started": 1.0}, "in line 1, attempt is missing"),
+    "heartbeat": ("status.json", status("FAILED", heartbeat=float("inf")), "heartbeat is inf, expected a number"),
+}
+
+
+def test_a_row_says_what_is_wrong_with_its_job_and_the_others_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = sweep(tmp_path / "sweep", [([f"seed={n}"], status("DONE")) for n in range(len(STRANGE) + 2)])
+    for number, (name, content, _) in enumerate(STRANGE.values()):
+        (folder / str(number) / name).write_text(json.dumps(content) + "\n")
+    nested, best = '{"a": ' + "[" * 100_000, {"metric": "a\x1b]0;x\x07b", "value": 0.5, "step": 1}
+    (folder / f"{len(STRANGE)}/status.json").write_text(nested)
+    (folder / f"{len(STRANGE) + 1}/summary.json").write_text(json.dumps({"best": best}))
+    with (folder / "jobs.jsonl").open("a") as file:
+        file.writelines(
+            f"{line}\n" for line in ('{"number": 1e400, "overrides": [], "folder": "9", "hash": ""}', nested)
+        )
+    for verb in ("status", "collect"):
+        assert main([verb, str(folder)]) == 0
+        said, told = capsys.readouterr()
+        assert "\x1b" not in said and told.startswith("warning: 2 lines of")
+        assert [row.state for row in outcome.rows(folder)] == ["FAILED"] * len(STRANGE) + ["RUNNING", "DONE"]
+        shown = " ".join(said.split())
+        assert [what for _, _, what in STRANGE.values() if what not in shown] == []
+        assert "a\\x1b]0;x\\x07b 0.5" in shown
