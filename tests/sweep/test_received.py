@@ -248,6 +248,7 @@ def test_what_runs_commands_or_chooses_folders_must_be_typed(
     composed = composer.compose_or_explain([*words, *typed])
     assert composed.config is not None and not composed.problems
     assert OmegaConf.to_container(composed.config.hydra.launcher)[key] == value[key]
+    assert launcher_words(sweep, composer, ["hydra/launcher=local"]) == []
 
 
 def test_cancel_unpickles_nothing(sweep: Path, canaries: Canaries, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +257,8 @@ def test_cancel_unpickles_nothing(sweep: Path, canaries: Canaries, monkeypatch: 
     code, said = run(sweep.parent, "cancel", "received", script=SWEEP)
     assert code == 70 and "squeue is not here: this machine has no Slurm commands" in said
     assert canaries.harm(sweep, said) == set()
+    code, said = run(sweep.parent, "status", "received", script=SWEEP)
+    assert code == 0 and "6 FAILED, 2 LOST" in said, said
 
 
 BROKEN: dict[str, tuple[str, Any, tuple[str, ...], str, str]] = {

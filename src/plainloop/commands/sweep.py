@@ -113,9 +113,13 @@ def again(options: argparse.Namespace) -> int:
     from plainloop.sweep.retry import retry
 
     typed = [word for word in options.job if isinstance(word, str)]
-    if other := [word for word in typed if not word.lstrip("+").startswith(("plugins=", "hydra.launcher."))]:
+    if other := [
+        word for word in typed if not word.lstrip("+").startswith(("plugins=", "hydra/launcher=", "hydra.launcher."))
+    ]:
         message = f"retry runs each job under its own config: {' '.join(other)} is not for it"
-        raise BadConfig(message, hint=f"leave it out; only these are typed here: {', '.join(TYPED_ANEW)}")
+        raise BadConfig(
+            message, hint=f"leave it out; only these are typed here: hydra/launcher, {', '.join(TYPED_ANEW)}"
+        )
     conf = Path(sys.argv[0]).absolute().parent.parent / "conf"
     register_launchers(conf)
     numbers = [word for word in options.job if isinstance(word, int)]

@@ -89,9 +89,11 @@ def choose(rows: Sequence[Row], numbers: Sequence[int] = (), *, lost: bool = Tru
 def launcher_words(sweep: Path, composer: Composer, typed: Sequence[str]) -> list[str]:
     """The saved launcher as overrides: its name if it is one of ours, and its plain values.
 
-    Raises BadConfig for values that run commands, choose folders or refer to others: a person must type those.
-    Raises Unresumable where none can be read.
+    Nothing is taken where another launcher is typed. Raises BadConfig for values that run commands, choose folders or
+    refer to others: a person must type those. Raises Unresumable where none can be read.
     """
+    if any(word.startswith("hydra/launcher=") for word in typed):
+        return []
     path = sweep / "multirun.yaml"
     try:
         saved = {**read_yaml(path)["hydra"]["launcher"]}

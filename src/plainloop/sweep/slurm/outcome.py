@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,9 +33,9 @@ _NO_LOG = "0:53"  # how Slurm ends a job whose log file cannot be made
 def statuses(sweep: Path, written: Mapping[int, Status]) -> dict[int, Status]:
     """The sweep's statuses, corrected by what Slurm knows of those that were submitted.
 
-    Raises SlurmError when Slurm cannot be asked.
+    On a machine without Slurm the files alone say it. Raises SlurmError when Slurm does not answer.
     """
-    submissions = submitted.read(sweep)
+    submissions = submitted.read(sweep) if shutil.which("squeue") else {}
     ids = {number: submissions[number] for number in written if number in submissions}
     ids = {number: job for number, job in ids.items() if written[number].state != "DONE"}
     seen = client.states(ids.values()) if ids else {}
