@@ -137,6 +137,20 @@ def test_weights_of_another_model_are_refused_and_nothing_is_changed(tmp_path: P
         load_weights(model, tmp_path / "w.pt")
 
 
+def test_quantized_weights_are_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+    model = tiny(0)
+    before, saved = copied(model), copied(tiny(1))
+    name = next(name for name, tensor in saved.items() if tensor.ndim == 4)
+    saved[name] = (saved[name] * 100).to(torch.int8)
+    safetensors.torch.save_file(saved, tmp_path / "quantized.safetensors")
+    with pytest.raises(ValueError, match=f"{name} is int8"):
+        load_weights(model, tmp_path / "quantized.safetensors")
+    assert equal(copied(model), before)
+    saved[name] = saved[name].half()
+    safetensors.torch.save_file(saved, tmp_path / "half.safetensors")
+    assert load_weights(model, tmp_path / "half.safetensors") == []
+
+
 def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -> None:
     torch.save({"state_dict": Payload(tmp_path / "ran")}, tmp_path / "w.pt")
     with pytest.raises(ValueError, match=r"w\.pt is damaged, or holds more than tensors and numbers"):

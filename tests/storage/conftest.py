@@ -46,7 +46,7 @@ class Disk:
         return os.strerror(number)
 
     def statvfs(self, path: Path) -> SimpleNamespace:
-        return SimpleNamespace(f_blocks=0)
+        return SimpleNamespace(f_blocks=0, f_files=0)
 
     def listdir(self, path: Path) -> list[str]:
         return list(self.names)

@@ -6,6 +6,7 @@ its pieces are called in our order: compose, check, then `run_job` or the sweepe
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -42,18 +43,21 @@ from plainloop.run_dir.journal import end_in_log_file
 from plainloop.run_dir.status import command_to_continue, read_summary
 from plainloop.sweep.check import check_sweep, unreadable
 from plainloop.system import storage
-from plainloop.system.folders import require_plain_folder
-from plainloop.system.processes import sleep_while_waiting
+from plainloop.system.folders import require_plain_folder, require_working_directory
+from plainloop.system.processes import flush_or_forget, open_closed_streams, sleep_while_waiting
 
 log = logging.getLogger("plainloop")
 
 
 def main(conf_dir: Path) -> None:
     """Does what the command line says. Ends with SystemExit with a code of `plainloop.errors` unless all is well."""
+    open_closed_streams()
+    logging.raiseExceptions = False  # no traceback for a line that the screen cannot take
     sys.argv[1:] = command_line.without_local_rank(sys.argv[1:])
     sleep_while_waiting()
     command = command_line.parse(sys.argv[1:])
     try:
+        require_working_directory()
         ranks.read_launcher_variables()
         code = answer_by_hydra(conf_dir) if command.information else start(command, conf_dir)
     except RunError as error:
@@ -67,6 +71,9 @@ def main(conf_dir: Path) -> None:
     except Exception as error:  # an error of ours keeps its traceback and has its own exit code
         traceback.print_exc()
         raise SystemExit(RunError.code) from error
+    finally:
+        flush_or_forget(sys.stdout)
+        flush_or_forget(sys.stderr)
     if code:
         raise SystemExit(code)
 
@@ -221,7 +228,10 @@ def answer_by_hydra(conf_dir: Path) -> int:
 def print_once(text: str, stream: TextIO | None = None) -> None:
     """A line that all ranks could print, from rank 0 alone."""
     if ranks.rank() == 0:
-        (stream or sys.stdout).write(f"{text}\n")
+        stream = stream or sys.stdout
+        with contextlib.suppress(OSError):
+            stream.write(f"{text}\n")
+        flush_or_forget(stream)
 
 
 def print_finished(folder: Path) -> int:

@@ -60,8 +60,8 @@ def from_exception(error: BaseException, *, rank: int) -> Failure:
 def write(folder: Path, failure: Failure, *, again: bool = False) -> None:
     """Writes the rank's failure file. The first one wins unless `again` replaces it."""
     path = folder / f"rank{failure.rank}.failed.json"
-    if again or not path.exists():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.parent.is_dir() and (again or not path.exists()):  # else the run directory was moved
+        folder.mkdir(mode=0o700, exist_ok=True)
         storage.write_json(path, asdict(failure))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from plainloop.distributed import failures, ranks
 from plainloop.errors import Preempted, RunError
 from plainloop.system import storage
-from plainloop.system.processes import end_with_parent
+from plainloop.system.processes import end_with_parent, flush_or_forget
 
 INTERRUPTED = 130  # as shells count it: 128 + SIGINT
 
@@ -36,8 +36,8 @@ def main(shared: Path) -> None:
             code = error.code
         finally:
             logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
+            flush_or_forget(sys.stdout)
+            flush_or_forget(sys.stderr)
             os._exit(code)  # without cleaning up: backends and threads of libraries may wait for ranks that are gone
 
 

@@ -100,27 +100,28 @@ class Journal:
     ) -> None:
         self.folder = folder
         self.why_done = {"reason": "", "message": ""}  # of a run that ends before its last step
-        self._plugins = ",".join(plugins)
+        self._plugins = plugins
         self._flock = flock
         self._row: dict[str, Any] = {}
         self._last_heartbeat = -HEARTBEAT_S
         self._warned = False
         self._before: dict[str, Any] = {}
         self._begun = False
+        self._held: lock.Held | None = None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the run's lock; from here on the status is RUNNING. Raises Locked and CannotWrite."""
         storage.make_folder(self.folder)
         _remove_write_permission_of_others(self.folder)
-        with lock.holding(self.folder, flock=self._flock):
+        with lock.holding(self.folder, flock=self._flock) as self._held:
             for unfinished in self.folder.glob(".*.tmp"):
                 unfinished.unlink(missing_ok=True)
             before = self._before = storage.read_json(self.folder / "status.json", KINDS) or {}
             rows = read_attempts(self.folder)
             self._row = {key: before[key] for key in ("step", "total", "checkpoint") if key in before}
             self._row |= {"state": "RUNNING", "reason": "starting", "message": "", "hint": "", "exit_code": None}
-            self._row |= {"plugins": self._plugins, **lock.this_process()}
+            self._row |= {"plugins": ",".join(self._plugins), **lock.this_process()}
             self._row["attempt"] = max((row["attempt"] for row in rows), default=0) + 1
             self._write_status()
             yield
@@ -170,6 +171,11 @@ class Journal:
                 log.warning("no heartbeat in status.json: %s", error)
             self._warned = True
 
+    def require_same_folder(self) -> None:
+        """Called before anything is written while the run trains. Raises CannotWrite where the folder was moved."""
+        if self._held:
+            self._held.require_same(lambda folder: command_to_continue(folder, plugins=self._plugins))
+
     def event(self, kind: str, **values: Any) -> None:
         """Adds a line to events.jsonl; where that fails it only warns."""
         try:
@@ -179,8 +185,9 @@ class Journal:
             log.warning("event %s %s is not on disk: %s", kind, values, error)
 
     def end(self, state: State, *, reason: str, **words: Any) -> None:
-        """Writes how this attempt ended; `words` are those of `write_end`. Raises nothing."""
-        write_end(self.folder, state, reason=reason, row=self._row, **words)
+        """Writes how this attempt ended, where the folder is now; `words` are those of `write_end`. Raises nothing."""
+        if folder := self._held.place() if self._held else self.folder:
+            write_end(folder, state, reason=reason, row=self._row, **words)
 
     def _write_status(self) -> None:
         self._last_heartbeat = time.monotonic()

@@ -74,6 +74,7 @@ class Recorder:
         try:
             with self._open:
                 if error is None:
+                    self.journal.require_same_folder()
                     self.write_last_weights()
                 self.summary = self.summarize()
                 if error is None:
@@ -93,6 +94,7 @@ class Recorder:
         self.console.evaluating(split, rows)
 
     def row(self, step: int, scalars: dict[str, float], *, best: bool) -> None:
+        self.journal.require_same_folder()
         for logger in (self.metrics, *self.loggers):
             logger.log(step, scalars)
         self.console.log(step, scalars, best=best)
@@ -108,6 +110,7 @@ class Recorder:
                 f"after step {state.step} some weights or averages are not finite; they were not saved",
                 hint=f"the last finite checkpoint is in {self.checkpoints.folder}",
             )
+        self.journal.require_same_folder()
         try:
             self.metrics.sync()  # so that no checkpoint is newer than its rows, even after a power cut
             if best:

@@ -75,6 +75,7 @@ def matching_weights(model: nn.Module, source: Path) -> tuple[Path, dict[str, Te
         new_head = sorted(heads)
     saved = {name: tensor for name, tensor in saved.items() if name not in new_head}
     check_names_and_shapes(path, saved, own, but=new_head)
+    check_types(path, saved, own)
     return path, saved, new_head
 
 
@@ -162,6 +163,18 @@ def check_names_and_shapes(
             f"init_from={path} holds the weights of another model: "
             + "; ".join(f"{len(names)} {what}: {listing(names)}" for what, names in found if names)
             + ". Choose the model that they were saved from (model=..., and its own keys)"
+        )
+
+
+def check_types(path: Path, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Quantized weights would be taken for weights, without a word and without their scale."""
+    both = [(name, tensor.dtype) for name, tensor in saved.items() if own[name].is_floating_point()]
+    if wrong := [
+        f"{name} is {str(dtype).removeprefix('torch.')}" for name, dtype in both if not dtype.is_floating_point
+    ]:
+        raise ValueError(
+            f"init_from={path} has no floating-point numbers where the model has them: {listing(wrong)}. "
+            "If they are quantized, save the weights from before, or turn them back with their scale"
         )
 
 

@@ -30,3 +30,13 @@ def require_plain_folder(folder: Path) -> None:
                 f"nothing is written in {folder}: {entry.name} in it {wrong}",
                 hint=f"look at it, and remove it: rm {shlex.quote(str(path))}",
             )
+
+
+def require_working_directory() -> None:
+    """Raises CannotWrite where the folder that this process was started in has been deleted."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise CannotWrite(
+            "the working directory is not there any more", hint='cd "$PWD", or cd to the clone'
+        ) from error

@@ -16,10 +16,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plainloop.errors import Locked
+from plainloop.errors import CannotWrite, Locked
 from plainloop.system import storage
 
 LEASE_S = 600.0  # a lease that is not renewed for so long is free; longer than any evaluation or compilation
@@ -107,12 +108,52 @@ def is_held(folder: Path) -> bool | None:
         os.close(descriptor)
 
 
+@dataclass(frozen=True)
+class Held:
+    """A lock that is held: the folder and its `run.lock`, both open, so that they are known wherever they go."""
+
+    folder: Path
+    opened: int
+    run_lock: int
+
+    def require_same(self, again: Callable[[Path], str]) -> None:
+        """Raises CannotWrite if the folder or its lock was moved or removed: another process may use that path now.
+
+        Args:
+            again: the command that continues in a folder.
+        """
+        if _is_open_as(self.opened, self.folder) and _is_open_as(self.run_lock, self.folder / "run.lock"):
+            return
+        now = self.now()
+        if now == self.folder:
+            what = f"{now}/run.lock was removed or replaced while this run trained, so another one may train there"
+            raise CannotWrite(what, hint=f"wait for that one if there is one, then: {again(now)}")
+        where, hint = (f"it is {now} now", again(now)) if now else ("it is gone", "start the run again")
+        raise CannotWrite(f"{self.folder} was moved or removed while this run trained: {where}", hint=hint)
+
+    def now(self) -> Path | None:
+        """Where the folder is now; None where it is gone, or the system (not Linux) does not say."""
+        if _is_open_as(self.opened, self.folder):
+            return self.folder
+        with contextlib.suppress(OSError):
+            path = Path(os.readlink(f"/proc/self/fd/{self.opened}"))
+            return path if _is_open_as(self.opened, path) else None
+        return None
+
+    def place(self) -> Path | None:
+        """Where the folder is now, if no other process can have taken its lock."""
+        now = self.now()
+        free = now and not os.path.lexists(now / "run.lock")
+        return now if now and (free or _is_open_as(self.run_lock, now / "run.lock")) else None
+
+
 @contextmanager
-def holding(folder: Path, *, flock: Callable[[int, int], None] = fcntl.flock) -> Iterator[None]:
+def holding(folder: Path, *, flock: Callable[[int, int], None] = fcntl.flock) -> Iterator[Held]:
     """Holds the lock inside the block. Raises Locked, which names the process that holds it, and CannotWrite."""
     path = folder / "run.lock"
     try:
         descriptor = storage.open_file(path, os.O_RDWR | os.O_CREAT)
+        opened = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise storage.cannot_write(path, 0, error) from error
     _held.add(descriptor)
@@ -125,13 +166,21 @@ def holding(folder: Path, *, flock: Callable[[int, int], None] = fcntl.flock) ->
         else:
             _take_lease(folder, claim)
             leased = True
-        yield
+        yield Held(folder, opened, descriptor)
     finally:
+        os.close(opened)
         if leased and _content(folder / "run.lease") == claim:
             os.unlink(folder / "run.lease")
         if descriptor in _held:
             _held.remove(descriptor)
             os.close(descriptor)
+
+
+def _is_open_as(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 def renew(folder: Path) -> None:

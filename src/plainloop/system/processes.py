@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TextIO
 
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
@@ -28,6 +29,23 @@ def cpus_per_rank() -> int:
     of this machine."""
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return int(given) if given.isdigit() else max(1, num_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def open_closed_streams() -> None:
+    """Makes a standard stream that was closed (`>&-`) one that nobody reads, before another file gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # for as long as the process lasts
+
+
+def flush_or_forget(stream: TextIO) -> None:
+    """Writes what the stream still holds; where that cannot be written (`>/dev/full`), it goes nowhere."""
+    try:
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def sleep_while_waiting() -> None:

@@ -219,6 +219,11 @@ def cannot_write(path: Path, size: int, error: OSError) -> CannotWrite:
             f"cannot write {path}: {error.strerror or error} ({name})",
             hint=f"look for room and rights in {path.parent}",
         )
+    with contextlib.suppress(OSError):
+        found = os.statvfs(path.parent)
+        if found.f_files and not found.f_favail:
+            message = f"no inodes left: the disk of {path.parent} can hold no more than {found.f_files} files ({name})"
+            return CannotWrite(message, hint="delete files there that nobody needs; df -i shows how many it can hold")
     free = free_space(path.parent)
     what = "disk full" if error.errno == errno.ENOSPC else "disk quota used up"
     room = "" if free is None else f", {readable_size(free)} free"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from plainloop.config.check.findings import Caution, CheckContext, Finding, Findings, Rule
@@ -15,6 +16,8 @@ from plainloop.system.gpus import first_visible
 # What torch calls x86 processors that compute bf16 by way of fp32, number by number.
 _WITHOUT_BF16 = ("DEFAULT", "NO AVX", "AVX2")
 _LONGEST = 255  # bytes of a file's name, on every file system that we know
+_LONGEST_PATH = 3900  # bytes; discarded/1/checkpoints/ and the temporary names of files come behind it
+_CLONE = Path(__file__).resolve().parents[4]
 
 
 def ranks_of(config: Mapping[str, Any], launcher: Mapping[str, Any] | None = None) -> int:
@@ -93,10 +96,30 @@ def folder_can_be_written(context: CheckContext) -> Findings:
         what = f"{above} {'cannot be written' if above.is_dir() else 'is no folder'}"
     elif any(len(os.fsencode(part)) > _LONGEST for part in context.folder.parts):
         what = f"has a part of more than {_LONGEST} bytes"
+    elif len(os.fsencode(context.folder.absolute())) > _LONGEST_PATH:
+        what = f"is longer than {_LONGEST_PATH} bytes, and its files need room in the system's 4096"
+    else:
+        what = _belongs_to(context, context.folder.resolve())
     if what:
         key = "hydra.sweep.dir" if context.is_typed("hydra.sweep.dir") else "hydra.run.dir"
         expected = "a folder that is yours, or one that can be made"
         yield Finding(key, what, str(context.folder), expected, f"{key}=<a folder of yours>")
+
+
+def _belongs_to(context: CheckContext, folder: Path) -> str:
+    """What a folder is that no run and no sweep may fill with its files; "" where they may."""
+    data = context.get("data.root")
+    root = Path(data).expanduser().resolve() if isinstance(data, str) else None
+    if folder == Path(folder.anchor):
+        return "is the whole file system"
+    if folder == _CLONE:
+        return "is the folder of the code"
+    if folder == root or (folder.parent == root and folder.is_dir() and not (folder / "run.lock").exists()):
+        return f"is the folder of the data, data.root={data}"
+    if folder.name == "checkpoints" and any(folder.glob("step_*")):
+        return f"holds the checkpoints of the run {folder.parent}"
+    is_sweep = context.is_typed("hydra.run.dir") and (folder / "jobs.jsonl").exists()
+    return "is the folder of a sweep" if is_sweep else ""
 
 
 HARDWARE: tuple[Rule, ...] = (devices_agree_with_the_launcher, device_is_there, precision_suits_the_device)

@@ -146,7 +146,10 @@ def _wrong(text: str | None, what: str) -> InvalidConfig:
 
 
 def has_checkpoints(folder: Path) -> bool:
-    return any((folder / "checkpoints").glob("step_*.pt"))
+    try:
+        return any((folder / "checkpoints").glob("step_*.pt"))
+    except OSError:  # the check tells what is wrong with such a folder
+        return False
 
 
 def is_finished(folder: Path, config: Mapping[str, Any] | DictConfig) -> bool:
