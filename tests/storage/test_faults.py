@@ -178,7 +178,7 @@ def test_a_full_disk_is_said_with_numbers(folder: Path) -> None:
             return getattr(os, name)
 
         def statvfs(self, path: Path) -> Any:
-            return type("Found", (), {"f_blocks": 9, "f_bavail": 300, "f_frsize": 1000})
+            return type("Found", (), {"f_blocks": 9, "f_bavail": 300, "f_frsize": 1000, "f_files": 0})
 
     with using(Full()), pytest.raises(CannotWrite, match=r"disk full: 1\.2 MB needed, 300\.0 kB free at .* \(ENOSPC\)"):
         storage.write_whole(folder / "file", bytes(1_200_000))
