@@ -104,7 +104,7 @@ def test_twelve_jobs_end_without_the_driver_and_retry_starts_the_failed_one_alon
 
     before = accounted()
     mended.touch()
-    answer = sweep("retry", folder)
+    answer = sweep("retry", folder, "plugins=[tests.slurm.parts]")
     assert answer.code == 0, answer.text
     assert accounted() == before + 1
     numbers = [row["number"] for row in storage.read_lines(folder / submitted.FILE)]

@@ -28,7 +28,7 @@ EXPECTED = {
     "memory": ("FAILED", "out_of_memory: Slurm says OUT_OF_MEMORY"),
     "limit": ("FAILED", "timeout: Slurm says TIMEOUT"),
     "node": ("FAILED", "node_fail: Slurm says NODE_FAIL"),
-    "interpreter": ("FAILED", "killed: exit code 127 before the run could say anything; its log says more"),
+    "interpreter": ("FAILED", "killed: exit code 127 before the run began; its log says more"),
     "unseen": ("FAILED", "killed: the node could not write the log"),
     "taken back": ("CANCELLED", "scancel"),
     "waits": ("PENDING", "JobHeldUser"),
@@ -91,7 +91,7 @@ def test_what_waits_is_not_retried_and_what_was_killed_is(jobs: dict[str, Job]) 
     before = accounted()
     assert "nothing to retry" in sweep("retry", jobs["waits"].folder).text
     assert accounted() == before
-    answer = sweep("retry", jobs["unseen"].folder)
+    answer = sweep("retry", jobs["unseen"].folder, "plugins=[tests.slurm.parts]")
     assert answer.code == 0, answer.text  # submitted, and not waited for
     wait_until("its way to accounting", lambda: accounted() == before + 1)
     (again,) = labs.jobs_of(jobs["unseen"].folder)
