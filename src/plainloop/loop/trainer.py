@@ -15,6 +15,7 @@ from plainloop.contracts import Augment, Batch, Data, Schedule, Split, Task
 from plainloop.distributed import collectives
 from plainloop.errors import BadData, NonFinite, Preempted
 from plainloop.loop.agreement import Agreement, Decision
+from plainloop.loop.augmented import augmented
 from plainloop.loop.micro_batches import fix_ddp_bucket_order, no_sync, shares_of, split
 from plainloop.loop.monitor import Monitor
 from plainloop.loop.normalize import to_device
@@ -81,15 +82,13 @@ class Trainer:
         if self.has_ended(state):
             return self.check_metric_was_ever_finite(state)
         model.train()
-        first, rank = state.step, collectives.rank()
+        first = state.step
+        draws: Any = {"seed": self.seed, "device": self.device, "torch_draws_alone": self.torch_draws_alone}
         batches = self.data.train_batches(first, self.steps, self.seed)
         with contextlib.closing(watch.fetching(batches)) as fetched:
             for batch in fetched:
-                rng.seed_step(self.seed, state.step, rank, self.device, torch_alone=self.torch_draws_alone)
                 set_rate(state.optimizer, self.schedule(state.step), momentum_at(self.schedule, state.step))
-                batch = self.prepare(to_device(batch, self.device))
-                for function in self.augment:
-                    batch = function(batch, state.step)
+                batch = augmented(batch, state.step, prepare=self.prepare, augment=self.augment, **draws)
                 batch = self.normalize(batch)
                 if state.step == first and collectives.world_size() > 2:  # a sum of two has one order
                     micro_batch = split(batch, self.accumulate)[0]

@@ -23,7 +23,8 @@ FILE = "jobs.jsonl"
 
 # Given anew at each start; the facts of the data are compared when the run is resumed.
 _NOT_OF_THE_JOB = ("resume", "check", "facts")
-_COUNTED_EARLIER = ("data.download", "trainer.accumulate")  # in the hashes of older sweeps, which must not change
+# In the hashes of older sweeps, which must not change.
+_COUNTED_EARLIER = ("data.device", "data.download", "device", "trainer.accumulate")
 
 _KINDS = {"number": int, "overrides": list, "folder": str, "hash": str}
 _SAFE_NAME = re.compile(r"[\w.=,+@%:()\[\]{} -]+")  # letters of any script; no control characters, no shell quoting

@@ -1,0 +1,92 @@
+"""What commands share that take overrides as train.py does: one config from them, checked, and errors told alike."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from plainloop.commands.train import compose_run, print_error, register_launchers
+from plainloop.config.check.check import Checked, check
+from plainloop.config.compose import command as command_line
+from plainloop.config.compose.composer import Composer
+from plainloop.config.compose.origin import Origin
+from plainloop.config.explain.problems import Problem
+from plainloop.errors import BadConfig, RunError
+from plainloop.loggers.screen import working
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+
+
+def parser_of(name: str, description: str, examples: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser whose --help shows examples; what it does not know stays for the overrides."""
+    shown = "\n".join(f"  python scripts/{name}.py {example}" for example in examples)
+    return argparse.ArgumentParser(
+        prog=f"{name}.py",
+        usage=f"python scripts/{name}.py [options] [overrides as train.py takes]",
+        description=description,
+        epilog=f"examples:\n{shown}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def answer(work: Callable[[], int]) -> int:
+    """The exit code of a command; prints what went wrong."""
+    try:
+        return work()
+    except RunError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        return print_error(error)
+    except KeyboardInterrupt:
+        return 130  # as shells count it: 128 + SIGINT
+    except Exception as error:  # an error of ours keeps its traceback and has its own exit code
+        traceback.print_exc()
+        raise SystemExit(RunError.code) from error
+
+
+def compose(overrides: Sequence[str]) -> tuple[DictConfig, Origin, list[Problem]]:
+    """The config of one run, where its keys come from, and what is wrong with the overrides. Raises InvalidConfig."""
+    command = command_line.parse(overrides)
+    if command.multirun:
+        raise BadConfig("-m is for train.py: this command takes one config")
+    register_launchers(CONF)
+    composer = Composer(CONF, config_name=command.config_name, extra_dir=command.config_dir)
+    config, origin, _, problems = compose_run(
+        replace(command, overrides=composer.as_names(command.overrides)), composer
+    )
+    return config, origin, problems
+
+
+def checked(overrides: Sequence[str]) -> Checked:
+    """The checked config of the run that `python train.py <overrides>` would begin. Raises InvalidConfig."""
+    config, origin, problems = compose(overrides)
+    with working("checking"):
+        found = check(config, origin=origin, known=problems)
+    for text in found.warnings:
+        sys.stderr.write(f"warning: {text}\n")
+    return found
+
+
+def take_word(name: str, overrides: list[str]) -> str | None:
+    """Takes `name=value` out of the overrides; the value that was given last, None where there is none."""
+    given = [text for text in overrides if text.partition("=")[0] == name]
+    overrides[:] = [text for text in overrides if text not in given]
+    return given[-1].partition("=")[2] if given else None
+
+
+def arguments_for(config: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    """The config with other values in its group `data`; those of each split, too."""
+    data = config["data"] | changed
+    for split in ("train", "val", "test"):
+        if isinstance(data.get(split), dict):
+            data[split] = data[split] | {key: value for key, value in changed.items() if key in data[split]}
+    return config | {"data": data}
