@@ -3,9 +3,8 @@
     python benchmarks/photographs.py /tmp/photographs             # once: makes 5,000 JPEGs
     python benchmarks/image_folder.py /tmp/photographs            # a table; --save writes it into benchmarks/results/
 
-All crop a random part to 224 x 224 pixels, mirror half of the images and normalize; with RandAugment, and without. Time
-is wall time, and the CPU time of the process and its workers, which other programs on the machine change less. Before
-each block the loader drops the batches that it had prepared, and after it the workers come to rest.
+All crop a random part to 224 x 224 pixels, mirror half of the images and normalize; with RandAugment, and without. Wall
+time, and the CPU time of the process and the contender's workers, which other programs on the machine change less.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -35,13 +34,13 @@ from torchvision.transforms import v2
 from plainloop.data.image_folder import IMAGENET_MEAN, IMAGENET_STD
 from plainloop.data.loading.decode import decode
 
-BATCH, WORKERS, SIZE = 64, 2, 224
+BATCH, WORKERS, SIZE = 32, 2, 224
 DROPPED = 2 * WORKERS + 2  # batches that a loader may have prepared, and a little more
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "torchvision", "timm", "pillow", "simplejpeg")
 CPU = torch.device("cpu")
 
-Batches = Iterator[torch.Tensor]
+Batches = Generator[torch.Tensor, None, None]
 PEERS = ("torchvision", "torchvision on tensors", "timm")
 
 
@@ -126,39 +125,43 @@ def contenders(root: Path, cache_dir: str) -> dict[str, Batches]:
     return found | {"decoding alone": decoding_on(root)}
 
 
-def block(batches: Batches, number: int) -> tuple[float, float]:
-    """Wall and CPU seconds per image."""
-    for _ in range(DROPPED):
+class Contender:
+    """A stream of batches, and the processes that read for it."""
+
+    def __init__(self, batches: Batches) -> None:
+        before = set(active_children())
         next(batches)
-    wall, cpu = time.perf_counter(), cpu_seconds()
-    for _ in range(number):
-        next(batches)
-    wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
-    time.sleep(0.1)
-    while -cpu_seconds() + (time.sleep(0.1) or cpu_seconds()) > 0.01:  # workers fill their queues
-        pass
-    return wall / number / BATCH, cpu / number / BATCH
+        self.batches, self.workers = batches, set(active_children()) - before
+
+    def block(self, number: int) -> tuple[float, float]:
+        """Wall and CPU seconds per image. What the stream had prepared goes first, so that nothing is for free."""
+        for _ in range(DROPPED):
+            next(self.batches)
+        wall, cpu = time.perf_counter(), self.cpu_seconds()
+        for _ in range(number):
+            next(self.batches)
+        wall, cpu = time.perf_counter() - wall, self.cpu_seconds() - cpu
+        return wall / number / BATCH, cpu / number / BATCH
+
+    def cpu_seconds(self) -> float:
+        """Of this process and of this stream's workers."""
+        ticks = 0
+        for worker in self.workers:
+            fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def cpu_seconds() -> float:
-    """Of this process and its workers, dead ones left out."""
-    ticks = 0
-    for child in active_children():
-        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
-
-
-def measure(found: dict[str, Batches], *, rounds: int, block_s: float) -> dict[str, list[tuple[float, float]]]:
+def measure(found: dict[str, Contender], *, rounds: int, block_s: float) -> dict[str, list[tuple[float, float]]]:
     names, times = list(found), {name: [] for name in found}
     numbers = {}
-    for name, batches in found.items():
-        seconds = block(batches, 6)[0]
-        numbers[name] = max(4, math.ceil(block_s / seconds / BATCH))
+    for name, contender in found.items():
+        seconds = contender.block(6)[0]
+        numbers[name] = max(6, math.ceil(block_s / seconds / BATCH))
     for number in range(rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            times[name].append(block(found[name], numbers[name]))
+            times[name].append(found[name].block(numbers[name]))
         print(f"\rround {number + 1}/{rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return times
@@ -189,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="the folder that photographs.py has written")
     parser.add_argument("--rounds", type=int, default=15, help="15 or more for a sound interval")
-    parser.add_argument("--block-seconds", type=float, default=1.5, help="least length of a block")
+    parser.add_argument("--block-seconds", type=float, default=1.0, help="least length of a block")
     parser.add_argument("--only", nargs="+", help="names of contenders")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/image_folder.md and .json")
     arguments = parser.parse_args()
@@ -198,10 +201,10 @@ def main() -> None:
     start, load = time.perf_counter(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as cache_dir:
         found = contenders(arguments.root, cache_dir)
-        found = {name: found[name] for name in arguments.only or found}
-        times = measure(found, rounds=arguments.rounds, block_s=arguments.block_seconds)
-        for batches in found.values():
-            batches.close()  # type: ignore[attr-defined]  # all are generators
+        taking_part = {name: Contender(found[name]) for name in arguments.only or found}
+        times = measure(taking_part, rounds=arguments.rounds, block_s=arguments.block_seconds)
+        for contender in taking_part.values():
+            contender.batches.close()
     command = f"python benchmarks/image_folder.py <folder> --rounds {arguments.rounds}"
     facts = {
         "machine": machine(CPU),

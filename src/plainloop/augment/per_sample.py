@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -13,6 +15,8 @@ from torchvision.transforms import v2
 from plainloop.augment import draws, spatial
 from plainloop.contracts import IGNORE, Augment, Batch, Sample
 from plainloop.system import rng
+
+POLICIES = (v2.AutoAugment, v2.RandAugment, v2.TrivialAugmentWide, v2.AugMix)  # many small operations on one image
 
 
 class PerSample:
@@ -44,13 +48,21 @@ class PerSample:
         return {name: torch.stack([sample[name] for sample in samples]) for name in batch}
 
 
+def transform_image(transform: Callable[[Any], Any], image: Tensor) -> Tensor:
+    """The image transformed; as Pillow's where that takes half the time of a tensor."""
+    if not isinstance(transform, POLICIES) or image.dtype != torch.uint8 or len(image) != 3:
+        return transform(image)
+    changed = transform(Image.fromarray(image.permute(1, 2, 0).numpy()))
+    return torch.from_numpy(np.array(changed)).permute(2, 0, 1)
+
+
 def transform_sample(transform: Callable[[Any], Any], sample: Sample) -> Sample:
     """The sample with its image transformed, and with what belongs to places in it moved by torchvision's v2.
 
     Whatever is filled in at the edges, masks get IGNORE there.
     """
     if not any(name in sample for name in spatial.SPATIAL):
-        return sample | {"image": transform(sample["image"])}
+        return sample | {"image": transform_image(transform, sample["image"])}
     if not isinstance(transform, v2.Transform):
         spatial.refuse(sample, f"{transform}")
     canvas = {"canvas_size": tuple(sample["image"].shape[-2:]), "clamping_mode": None, "format": "XYXY"}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 from plainloop.contracts import Split
-from plainloop.system.processes import num_cpus
+from plainloop.system.processes import cpus_of_rank
 
 INHERIT: Mapping[str, Any] = MappingProxyType({})  # a split with the shared settings
 
@@ -84,6 +83,5 @@ def check(loader: Loader, place: str) -> None:
 
 
 def workers_for_this_rank() -> int:
-    """Four, or this rank's share of the CPUs that the process may use if that is less."""
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return max(1, min(WORKERS_PER_GPU, num_cpus() // ranks_here))
+    """Four, or this rank's share of the CPUs if that is less."""
+    return min(WORKERS_PER_GPU, cpus_of_rank())

@@ -12,23 +12,41 @@ from typing import TextIO
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
 
-def num_cpus(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """The CPUs that this process may use: its affinity, and no more than a container's quota gives."""
+def num_cpus(root: Path = Path("/")) -> int:
+    """The CPUs that this process may use: its affinity, and at most what its cgroups and its Slurm job have here."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # version 2 of cgroups, and 1
-        paths = [cgroups / name for name in names]
+    files: list[tuple[Path, ...]] = [(group / "cpu.max",) for group in own_cgroups(root)]
+    files.append(tuple(root / "sys/fs/cgroup/cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")))  # version 1
+    for paths in files:
         if all(path.is_file() for path in paths):
             quota, period = " ".join(path.read_text() for path in paths).split()
             if quota not in ("max", "-1"):
                 count = min(count, max(1, int(quota) // int(period)))
-    return count
+    job = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return min(count, int(job)) if job.isdigit() else count
+
+
+def own_cgroups(root: Path = Path("/")) -> list[Path]:
+    """The folders of this process's cgroup and of those around it, as far as they can be seen (version 2)."""
+    top, names = root / "sys/fs/cgroup", root / "proc/self/cgroup"
+    lines = names.read_text().splitlines() if names.is_file() else []
+    own = top / next((line[3:] for line in lines if line.startswith("0::")), "/").strip("/")
+    return [group for group in (own, *own.parents) if group.is_relative_to(top)]
+
+
+def cpus_of_rank() -> int:
+    """This process's share of them: what Slurm gave the rank as a task of its own, or else an equal part."""
+    ranks_here, tasks = (os.environ.get(name, "1") for name in ("LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"))
+    own = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if own.isdigit() and ranks_here != "1" and tasks.partition("(")[0] == ranks_here:  # "4(x2)": on both nodes
+        return min(num_cpus(), int(own))
+    return max(1, num_cpus() // int(ranks_here))
 
 
 def cpus_per_rank() -> int:
-    """This process's share of the CPUs: OMP_NUM_THREADS where a person or a launcher has set it, else among the ranks
-    of this machine."""
+    """How many threads it may use: OMP_NUM_THREADS where a person or a launcher has set it, else one for each CPU."""
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    return int(given) if given.isdigit() else max(1, num_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return int(given) if given.isdigit() else cpus_of_rank()
 
 
 def open_closed_streams() -> None:

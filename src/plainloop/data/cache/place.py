@@ -14,6 +14,7 @@ from typing import Any, Literal
 from plainloop.data.loading.download import cache_folder
 from plainloop.data.loading.listing import Listings
 from plainloop.errors import BadData
+from plainloop.system.processes import own_cgroups
 from plainloop.system.storage import readable_size
 
 Kind = Literal["none", "ram", "disk"]
@@ -112,17 +113,13 @@ def bytes_of_others(place: Place, ours: Path) -> int:
 
 def memory_free(root: Path = Path("/")) -> int | None:
     """Bytes that this process may still take, by the machine and by its cgroups; None where the system says nothing."""
-    meminfo, groups = root / "proc/meminfo", root / "proc/self/cgroup"
+    meminfo = root / "proc/meminfo"
     if not meminfo.is_file():
         return None
     free = next(int(line.split()[1]) * 1024 for line in meminfo.read_text().splitlines() if "MemAvailable" in line)
-    own = next((line[3:] for line in groups.read_text().splitlines() if line.startswith("0::")), "/")
-    folder = root / "sys/fs/cgroup" / own.strip("/")
-    for group in (folder, *folder.parents):
+    for group in own_cgroups(root):
         if (group / "memory.max").is_file() and (limit := (group / "memory.max").read_text().strip()) != "max":
             # Pages of files that nobody has used for a while are given back first.
-            unused = next(
-                line.split()[1] for line in (group / "memory.stat").open() if line.startswith("inactive_file")
-            )
-            free = min(free, int(limit) - int((group / "memory.current").read_text()) + int(unused))
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            free = min(free, int(limit) - int((group / "memory.current").read_text()) + int(stat["inactive_file"]))
     return free

@@ -22,7 +22,7 @@ from plainloop.data.loading import sampler
 from plainloop.data.loading.sampler import Key
 from plainloop.distributed import ranks
 from plainloop.errors import RunError
-from plainloop.system.processes import end_with_parent, num_cpus
+from plainloop.system.processes import cpus_of_rank, end_with_parent, num_cpus
 from plainloop.system.signals import SIGNALS, signals_blocked
 
 log = logging.getLogger("plainloop")
@@ -120,11 +120,12 @@ def batches(
 
 @functools.cache  # once, not for each loader
 def warn_of_too_many(processes: int, ranks_here: int) -> None:
-    if processes * ranks_here > num_cpus():
+    granted = num_cpus() if ranks_here == 1 else cpus_of_rank() * ranks_here
+    if processes * ranks_here > granted:
         log.warning(
             "data.num_workers=%d, for each of %d ranks on this machine, is more than the %d CPUs that they may use; "
             "data.num_workers=auto takes %d",
-            *(processes, ranks_here, num_cpus(), workers_for_this_rank()),
+            *(processes, ranks_here, granted, workers_for_this_rank()),
         )
 
 
