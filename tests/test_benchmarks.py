@@ -40,6 +40,15 @@ def test_checkpoint_ends_with_the_share_of_a_run(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_image_folder_ends_with_ratios_to_torchvision(tmp_path):
+    assert "64 files" in run("photographs", str(tmp_path), "--count=64")
+    settings = ("--rounds=2", "--block-seconds=0.01", "--only", "ours from the cache", "torchvision")
+    printed = run("image_folder", str(tmp_path), *settings)
+    row = r" \| \d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\]" * 3
+    assert re.search(rf"\| ours from the cache{row} \|", printed)
+    assert re.search(rf"\| ours from the cache, compared with torchvision{row} \|", printed)
+
+
 def test_the_bare_loop_does_the_same_tensor_work():
     command = [sys.executable, "-c", SAME_WORK]
     done = subprocess.run(command, cwd=ROOT / "benchmarks", capture_output=True, text=True, timeout=300)

@@ -28,5 +28,5 @@ def write_photographs(root: Path, *, classes: int = 2, per_class: int = 6) -> Pa
         path = root / f"class_{number % classes}" / f"{number:03}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         name = ("china.jpg", "flower.jpg")[number % 2]
-        photograph((90 + 7 * number, 150 - 5 * number), name=name).save(path, quality=90)
+        photograph((90 + 7 * (number % 12), 150 - 5 * (number % 12)), name=name).save(path, quality=90)
     return root

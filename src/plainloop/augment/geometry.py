@@ -61,7 +61,11 @@ def flip(batch: Batch, *, dimension: int, p: float) -> Batch:
         mirrored[..., axis] = side - places[..., axis]
         return torch.where(flipped[:, 0], mirrored, places)
 
-    return spatial.moved(batch, lambda values: torch.where(flipped, values.flip(dimension), values), points)
+    def pixels(values: Tensor) -> Tensor:
+        mirrored = values.flip(dimension)
+        return torch.where(flipped, mirrored, values, out=mirrored)  # on a CPU, new memory costs more than the copy
+
+    return spatial.moved(batch, pixels, points)
 
 
 def random_rotation(
