@@ -47,6 +47,7 @@ test-slurm-all: setup  ## The same, and what takes minutes: 30 preemptions, a de
 ON_GPU = $(if $(PYTHON),,$(MAKE) setup && )site="$$($(or $(PYTHON),$(RUN)) benchmarks/gpu_ready.py --device $(DEVICE))" && \
 	PYTHONPATH="$(CURDIR)/src:$$site" $(or $(PYTHON),$(RUN))
 
+test-gpu: JOBS = $(if $(filter cpu,$(DEVICE)),2,4)
 test-gpu:  ## Runs the tests that need a CUDA device, under 5 minutes; PYTHON=python3 takes that Python with its own torch.
 	@$(ON_GPU) -m pytest -n $(JOBS) $(if $(filter cpu,$(DEVICE)),,-m gpu) tests/gpu $(ARGS)
 

@@ -21,13 +21,14 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from gpu_ready import floors
+
 ROOT = Path(__file__).resolve().parent.parent
 PACK = ROOT / ".gpu" / "pack"
 MOST_MIB = 60
-ROOTS = ("hydra-core", "hydra-submitit-launcher", "submitit", "omegaconf", "pyyaml", "rich", "safetensors", "timm")
-TOOLS = ("pytest", "pytest-xdist")
-# What each Python with torch and torchvision has, what is too large to carry, and what no GPU target imports.
-LEFT_OUT = {"torch", "torchvision", "numpy", "pillow", "scipy", "huggingface-hub", "colorama"}
+# What Pythons with torch mostly have and is too large to carry, and what the GPU targets do not import.
+LEFT_OUT = {"torch", "torchvision", "numpy", "pillow", "scipy", "scikit-learn", "huggingface-hub", "colorama"}
 FROM_SOURCE = ("antlr4-python3-runtime",)  # has no wheel on the package index; a pure Python one is built here
 GLIBC = range(5, 35)  # a wheel names the oldest glibc that it runs with, and pip matches the name exactly
 
@@ -44,7 +45,7 @@ def main() -> None:
     wheels = arguments.to / "wheels"
     wheels.mkdir(parents=True)
     pins = pins_of((ROOT / "requirements.lock").read_text())
-    names = closure([*ROOTS, *TOOLS, *arguments.also], left_out=LEFT_OUT - set(arguments.also))
+    names = closure([*floors(), *arguments.also], left_out=LEFT_OUT - set(arguments.also))
     fetch([f"{name}=={pins[name]}" for name in sorted(names)], wheels, python=arguments.python)
     if not arguments.no_data:
         copy_fashion_mnist(arguments.to / "fashion-mnist")

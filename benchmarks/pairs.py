@@ -53,11 +53,12 @@ def settle(device: torch.device) -> None:
 
 
 def rounds(
-    contenders: dict[str, Contender], *, pairs: int, block_s: float, warm_up: int = 3
+    contenders: dict[str, Contender], *, pairs: int, block_s: float, warm_up: int = 3, until: float = math.inf
 ) -> tuple[int, dict[str, list[float]]]:
     """The steps of a block, and the seconds per step of each contender in each round; the order changes every round.
 
-    All blocks have the same number of steps: as many as the fastest contender does in `block_s`.
+    All blocks have the same number of steps: as many as the fastest contender does in `block_s`. After the moment
+    `until` of time.monotonic() no further round begins, but two are measured in any case.
     """
     first = {name: run(warm_up) and run(warm_up) / warm_up for name, run in contenders.items()}
     steps = max(1, math.ceil(block_s / min(first.values())))
@@ -65,6 +66,8 @@ def rounds(
     names = list(contenders)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(pairs):
+        if number >= 2 and time.monotonic() > until:
+            break
         turn = number % len(names)
         order = names[turn:] + names[:turn]
         for name in order if number // len(names) % 2 == 0 else reversed(order):

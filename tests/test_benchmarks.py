@@ -108,3 +108,8 @@ def test_the_interval_is_the_sign_tests(n, low, high):
     """Ranks as in tables of the median's confidence interval, such as Conover's."""
     found = pairs.median(random.Random(0).sample(range(1, n + 1), n))
     assert (found.low, found.high, found.n) == (low, high, n)
+
+
+def test_rounds_end_when_time_is_up_but_never_before_two():
+    calm = pairs.rounds({"a": lambda steps: 1.0}, pairs=9, block_s=1.0, until=0.0)[1]
+    assert len(calm["a"]) == 2

@@ -142,7 +142,7 @@ def test_a_named_interpreter_that_is_too_old_is_refused(machine: FreshMachine) -
 @pytest.mark.parametrize(
     ("target", "runs"),
     [
-        ("test-gpu", "-m pytest -n 2 -m gpu tests/gpu -x"),
+        ("test-gpu", "-m pytest -n 4 -m gpu tests/gpu -x"),
         ("bench-gpu", "benchmarks/gpu.py --device cuda -x"),
         ("recipe-gpu", "benchmarks/gpu_recipes.py --device cuda -x"),
     ],

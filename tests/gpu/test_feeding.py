@@ -15,6 +15,8 @@ from tests.harness.runs import train
 WAYS: dict[str, tuple[str, ...]] = {
     "no workers": ("data.num_workers=0",),
     "two workers": ("data.num_workers=2",),
+    "a cache in memory": ("data.num_workers=1", "data.cache=ram"),
+    "a cache on disk": ("data.num_workers=1", "data.cache=disk", "data.cache_dir=cache"),
 }
 
 

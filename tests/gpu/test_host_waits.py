@@ -26,8 +26,11 @@ from plainloop.loop.state import EMA, TrainState
 from plainloop.loop.trainer import Trainer
 from plainloop.system import rng
 from plainloop.tasks.classification import Classification
+from tests.gpu import test_bits
 from tests.harness import inject
+from tests.harness.commands import passed
 from tests.harness.configs import ROOT, checked
+from tests.harness.gpu import FAST, command
 from tests.harness.nets import small_net
 from tests.harness.runs import train
 from tests.harness.tensors import HostWait, NoHostWaits
@@ -142,6 +145,7 @@ ON_CUDA: dict[str, tuple[str, ...]] = {
     ),
     "compile": ("trainer.compile=true",),
     "deterministic": ("trainer.deterministic=true", "augment=[crop_flip,random_erasing]"),
+    **FAST,
 }
 
 
@@ -160,6 +164,16 @@ def watched() -> None:
 
 RUN = ("augment=crop_flip", "data.batch_size=240", "trainer.duration=20st", "trainer.log_every=6")
 WARM = 6  # steps: constants are sent, kernels chosen and compiled
+
+
+def test_what_is_typed_for_cuda_is_right() -> None:
+    """On every machine: a GPU is at hand too seldom to find a misspelt key there."""
+    for typed in (*(RUN + more for more in ON_CUDA.values()), *(command("cuda", *more) for more in bits().values())):
+        passed(*typed, "device=cpu", "trainer.devices=1")
+
+
+def bits() -> dict[str, tuple[str, ...]]:
+    return {name: ("trainer.deterministic=true", *typed) for name, typed in test_bits.SETTINGS.items()}
 
 
 @pytest.mark.gpu

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.harness.gpu import command
+from tests.harness.gpu import FAST, command
 from tests.harness.runs import lines, train
 
 ONE = ("trainer.duration=1st", "trainer.log_every=1st", "trainer.save_every=never")
@@ -24,6 +24,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], float]] = {
     "agc": (("trainer.clip_agc=10",), 5e-3),
     "clipped": (("trainer.clip_norm=100", "trainer.clip_value=100"), 5e-3),
     "class weights": (("task.class_weights=balanced",), 0.2),
+    **{name: (typed, 5e-2) for name, typed in FAST.items()},
 }
 ON_CPU = ("bf16", "channels last", "accumulate")
 CASES = [

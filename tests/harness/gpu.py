@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from plainloop.loop import trainer
+from plainloop.loop import augmented
 from tests.harness import inject
 from tests.harness.children import Child
+from tests.harness.configs import ROOT
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 DEVICES = ["cpu", CUDA]
@@ -23,6 +24,7 @@ SIZE = {
     "cpu": ("model.width=4", "data.batch_size=240"),
     "cuda": ("model=resnet20", "data.batch_size=240"),
 }
+FAST = {"fast": ("trainer=fast",)} if (ROOT / "conf/trainer/fast.yaml").exists() else {}
 STEPS = ("trainer.duration=10st", "trainer.log_every=3", "trainer.save_every=2st", "scheduler=constant")
 
 
@@ -41,8 +43,8 @@ def in_fork(work: Callable[[], Any]) -> Any:
 
 
 def batches_written_to(path: Path) -> None:
-    """Has this process add a line for each batch that the loop puts on its device: a hash of what has arrived there."""
-    move = trainer.to_device
+    """Has this process add a line for each training batch: a hash of what has arrived on the device."""
+    move = augmented.to_device
 
     def recording(batch: Any, device: Any) -> Any:
         moved = move(batch, device)
@@ -53,7 +55,7 @@ def batches_written_to(path: Path) -> None:
             file.write(f"{digest.hexdigest()}\n")
         return moved
 
-    trainer.to_device = recording
+    augmented.to_device = recording
 
 
 def augmented_written_to(path: Path) -> None:

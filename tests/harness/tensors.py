@@ -64,5 +64,23 @@ class NoHostWaits(NoHostReads):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 
+class NotDeterministic(AssertionError):
+    pass
+
+
+class OnlyDeterministic(TorchDispatchMode):
+    """Fails for operations that torch refuses on CUDA under use_deterministic_algorithms, and computes elsewhere."""
+
+    REFUSED = ("histc", "kthvalue", "bincount", "grid_sampler_2d_backward", "_ctc_loss", "max_unpool2d")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        summed = name == "nll_loss2d_forward" and args[3] != 0  # 0: no reduction
+        floats = name == "cumsum" and args[0].is_floating_point()
+        if summed or floats or name in self.REFUSED:
+            raise NotDeterministic(f"not deterministic on CUDA: {func}")
+        return func(*args, **(kwargs or {}))
+
+
 def _target(kwargs: dict[str, Any]) -> set[torch.device]:
     return {kwargs["device"]} if kwargs.get("device") is not None else set()

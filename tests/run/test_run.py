@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from plainloop.distributed import collectives, process_group
-from plainloop.errors import BadConfig, OutOfMemory
+from plainloop.errors import BadConfig, OutOfMemory, RunError
 from plainloop.run import backend
 from plainloop.run.run import share_folder
 from tests.harness.ranks import on_ranks
@@ -77,6 +77,26 @@ def test_an_operation_without_a_deterministic_form_says_which_key_asks_for_it() 
             torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
     finally:
         backend.prepare(deterministic=False, detect_anomaly=False, cudnn_benchmark="auto")
+
+
+@pytest.mark.parametrize(
+    ("words", "what", "hint"),
+    [
+        (
+            "backend='inductor' raised:\nRuntimeError: Failed to find C compiler. Please specify via CC",
+            "trainer.compile=true needs a C compiler",
+            "trainer.compile=false",
+        ),
+        ("CUDA error: device-side assert triggered\nCUDA kernel errors might be", "device-side assert", "device=cpu"),
+    ],
+)
+def test_what_only_a_gpu_machine_says_gets_something_to_type(words: str, what: str, hint: str) -> None:
+    with (
+        pytest.raises(RunError, match=what) as error,
+        backend.errors_explained(accumulate=1, rank_batch=6, command="{}".format),
+    ):
+        raise RuntimeError(words)
+    assert hint in error.value.hint
 
 
 def test_two_ranks_on_one_gpu_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

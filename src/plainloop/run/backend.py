@@ -78,6 +78,15 @@ def errors_explained(*, accumulate: int, rank_batch: int, command: Callable[[str
             what = first_line.partition(", but you set")[0]
             hint = "another layer or augmentation, or a new run with trainer.deterministic=false"
             raise BadConfig(f"trainer.deterministic=true: {what}", hint=hint) from error
+        if "C compiler" in str(error) or "C++ compiler" in str(error):
+            raise BadConfig(
+                "trainer.compile=true needs a C compiler, and none was found",
+                hint="install gcc and g++, or name them in CC and CXX, or type trainer.compile=false",
+            ) from error
+        if "device-side assert" in first_line:  # raised by whatever waits for the device next
+            raise RunError(
+                first_line, hint="often a label out of range: the same command with device=cpu says where"
+            ) from error
         if "DataLoader worker" in first_line:  # torch raises it from a signal handler, wherever the main thread is
             raise RunError(first_line, hint="memory? fewer data.num_workers hold less of it") from error
         raise

@@ -15,8 +15,9 @@ from plainloop.contracts import IGNORE
 def cross_entropy(logits: Tensor, mask: Tensor, class_weights: Tensor | None, *, label_smoothing: float) -> Tensor:
     """The mean over pixels, each with the weight of its class."""
     settings = {"ignore_index": IGNORE, "label_smoothing": label_smoothing}
-    total = F.cross_entropy(logits, mask, class_weights, reduction="sum", **settings)  # type: ignore[arg-type]
-    return total / at_least_tiny(pixel_weights(mask, class_weights, logits.shape[1]).sum())
+    losses = F.cross_entropy(logits, mask, class_weights, reduction="none", **settings)  # type: ignore[arg-type]
+    # On CUDA torch's own sum is not deterministic.
+    return losses.sum() / at_least_tiny(pixel_weights(mask, class_weights, logits.shape[1]).sum())
 
 
 def dice(logits: Tensor, mask: Tensor, class_weights: Tensor | None) -> Tensor:
@@ -39,9 +40,9 @@ def lovasz(logits: Tensor, mask: Tensor, class_weights: Tensor | None) -> Tensor
     predicted = logits.softmax(1).transpose(0, 1).flatten(1)
     labelled = (mask != IGNORE).flatten()
     errors, order = ((target - predicted).abs() * labelled).sort(dim=1, descending=True)
-    hit = target.gather(1, order)
+    hit = target.gather(1, order).int()  # counted as integers: on CUDA cumsum of floats is not deterministic
     size = hit.sum(1, keepdim=True)
-    jaccard = 1 - (size - hit.cumsum(1)) / (size + (1 - hit).cumsum(1))
+    jaccard = 1 - (size - hit.cumsum(1)) / (size + (1 - hit).cumsum(1)).float()
     gradient = torch.cat([jaccard[:, :1], jaccard.diff(dim=1)], dim=1)
     losses, occurs = (errors * gradient).sum(1), size[:, 0] > 0
     return (losses * occurs).sum() / occurs.sum().clamp(min=1)
