@@ -14,6 +14,7 @@ from plainloop.augment import spatial
 from plainloop.augment.crop import RandomResizedCrop
 from plainloop.augment.geometry import horizontal_flip, pad_crop, random_rotation, vertical_flip
 from plainloop.augment.per_sample import PerSample, as_augmentation
+from plainloop.augment.scale_crop import RandomScaleCrop
 from plainloop.config.build import build
 from plainloop.config.durations import Clock
 from plainloop.contracts import IGNORE
@@ -91,8 +92,8 @@ def every_augmentation():
     return found
 
 
-REFUSING = {"pad_crop": ("boxes", "polygons")} | dict.fromkeys(
-    ("mixup", "cutmix", "mixup_or_cutmix", "AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix"),
+REFUSING = {"pad_crop": spatial.OUTLINES, "cutmix": ("instance_mask", *spatial.OUTLINES)} | dict.fromkeys(
+    ("mixup", "mixup_or_cutmix", "AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix"),
     spatial.SPATIAL,
 )
 
@@ -101,12 +102,12 @@ REFUSING = {"pad_crop": ("boxes", "polygons")} | dict.fromkeys(
 @pytest.mark.parametrize(("file", "node"), every_augmentation())
 def test_every_entry_fits_the_image_after_every_augmentation_or_is_refused(file, node, entry):
     augment = as_augmentation(build(node, Clock(1, 1)))
-    if file in ("color_jitter", "cutout", "random_erasing", "gridmask", "hide_and_seek", "gaussian_blur"):
+    kind = node["_target_"].rpartition(".")[2]
+    if kind in ("color_jitter", "cutout", "random_erasing", "gridmask", "hide_and_seek", "gaussian_blur"):
         augment = functools.partial(unmoved, augment)
     whole = with_rectangles()
     batch = {n: x for n, x in whole.items() if n not in spatial.SPATIAL or n == entry}
     rng.seed_step(0, 0, 0, CPU)
-    kind = node["_target_"].rpartition(".")[2]
     if entry in REFUSING.get(kind, ()):
         with pytest.raises(
             ValueError, match=rf"augment: .* cannot change {entry} as it changes the image; leave it out"
@@ -130,6 +131,7 @@ def unmoved(augment, batch, step):
         pytest.param(vertical_flip, id="vertical_flip"),
         pytest.param(functools.partial(random_rotation, degrees=90), id="random_rotation"),
         pytest.param(RandomResizedCrop(size=(40, 60), scale=(0.1, 0.5)), id="crop"),
+        pytest.param(RandomScaleCrop(size=(40, 60)), id="scale_crop"),
     ],
 )
 def test_all_entries_at_once_move_and_the_batch_that_came_in_stays(augment):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from plainloop.data.masks.digit_scenes import CLASSES, DigitScenes
+from plainloop.data.masks.digit_scenes import CLASSES, DigitScenes, sources_of
 from plainloop.data.masks.scenes import CONTRAST, make_scene
 from plainloop.tasks.iou import MeanIoU
 
@@ -15,11 +15,11 @@ NUM = 40
 
 @pytest.fixture(scope="module")
 def scenes() -> DigitScenes:
-    return DigitScenes(batch_size=8, num_train=NUM, num_val=NUM, device="cpu")
+    return DigitScenes(batch_size=8, num_train=NUM, num_val=NUM, num_digits=10, device="cpu")
 
 
 def test_scenes_are_the_same_in_every_process_and_whatever_their_number(scenes: DigitScenes) -> None:
-    fewer = DigitScenes(batch_size=8, num_train=3, num_val=2, device="cpu").read()
+    fewer = DigitScenes(batch_size=8, num_train=3, num_val=2, num_digits=10, device="cpu").read()
     for split, number in (("train", 3), ("val", 2)):
         for name in ("image", "mask"):
             assert torch.equal(fewer[split][name], scenes.memory.splits[split][name][:number])
@@ -28,7 +28,7 @@ def test_scenes_are_the_same_in_every_process_and_whatever_their_number(scenes: 
 
 
 def test_facts_agree_with_the_scenes(scenes: DigitScenes) -> None:
-    facts = DigitScenes.facts(num_train=NUM, num_val=NUM)
+    facts = DigitScenes.facts(num_train=NUM, num_val=NUM, num_digits=10)
     image, mask = scenes.memory.splits["train"].values()
     assert (facts.num_train, facts.num_val, facts.image_shape) == (NUM, NUM, tuple(image.shape[1:]))
     assert (image.dtype, mask.dtype, mask.shape) == (torch.uint8, torch.int64, (NUM, 96, 96))
@@ -40,7 +40,7 @@ def test_facts_agree_with_the_scenes(scenes: DigitScenes) -> None:
 
 
 def test_training_and_validation_share_neither_digits_nor_places() -> None:
-    train, val = (DigitScenes.sources(split) for split in ("train", "val"))
+    train, val = (sources_of(split, 10) for split in ("train", "val"))
     assert (len(train.glyphs), len(val.glyphs)) == (1438, 359)
     for photograph, other in zip(train.photographs, val.photographs):
         columns = {photograph[:, i].tobytes() for i in range(photograph.shape[1])}
@@ -48,7 +48,7 @@ def test_training_and_validation_share_neither_digits_nor_places() -> None:
 
 
 def test_each_digit_has_its_pixels_and_no_other() -> None:
-    sources = DigitScenes.sources("train")
+    sources = sources_of("train", 10)
     for seed in range(10):
         scene = make_scene(sources, 96, np.random.default_rng(seed))
         assert scene.pixels.sum(0).max() <= 1  # no digit lies on another
@@ -59,7 +59,7 @@ def test_each_digit_has_its_pixels_and_no_other() -> None:
 
 def test_a_distractor_is_seen_and_has_no_class() -> None:
     """On a black photograph all colours belong to objects; some of them have no class in the mask."""
-    sources = replace(DigitScenes.sources("train"), photographs=[np.zeros((200, 200, 3), np.uint8)])
+    sources = replace(sources_of("train", 10), photographs=[np.zeros((200, 200, 3), np.uint8)])
     for seed in range(10):
         scene = make_scene(sources, 96, np.random.default_rng(seed))
         coloured = scene.image.max(-1) > CONTRAST / 2
@@ -92,10 +92,17 @@ def test_thresholding_stays_below_0_4(scenes: DigitScenes) -> None:
     assert metrics.compute()["pixel_accuracy"] > 0.9  # the control: the metric knows what is right
 
 
+def test_fewer_digits_are_fewer_classes() -> None:
+    data = DigitScenes(batch_size=8, num_train=30, num_val=1, num_digits=3, device="cpu")
+    assert DigitScenes.facts(num_digits=3).class_names == ("background", "0", "1", "2")
+    assert data.memory.splits["train"]["mask"].unique().tolist() == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
         ({"num_train": 0}, r"data\.num_train=0 must be at least 1"),
+        ({"num_digits": 11}, r"data\.num_digits=11 must be at most 10"),
         ({"image_size": 8}, r"data\.image_size=8 must be at least 32"),
         ({"sampler": "class_balanced"}, r"an image with a mask has no single class; type data\.sampler=shuffled"),
     ],

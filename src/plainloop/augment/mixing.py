@@ -26,7 +26,8 @@ def mixup(
         p: share of the samples that are blended.
         until: off from this step on.
     """
-    check(batch, alpha, p)
+    spatial.refuse(batch, "mixup")
+    check(alpha, p)
     if has_ended(step, until):
         return batch
     kept = torch.where(draws.chosen(batch, p), draws.beta(batch, alpha), 1.0)
@@ -40,9 +41,11 @@ def cutmix(
 
     The rectangle has 1 - lambda of the area, lambda from Beta(alpha, alpha), and a uniform centre; what lies outside
     the image is cut off. One rectangle per sample, where the paper's code has one per batch. `label` (B,) becomes
-    probabilities (B, num_classes), each class with the share of the pixels that it has in the end.
+    probabilities (B, num_classes), each class with the share of the pixels that it has in the end. A mask is pasted as
+    its image.
     """
-    check(batch, alpha, p)
+    spatial.refuse(batch, "cutmix", ("instance_mask", *spatial.OUTLINES))
+    check(alpha, p)
     if has_ended(step, until):
         return batch
     return pasted(batch, draws.partners(batch), draws.chosen(batch, p), draws.beta(batch, alpha), num_classes)
@@ -65,8 +68,9 @@ def mixup_or_cutmix(
         cutmix_share: probability of cutmix, of mixup otherwise.
         p: share of the samples that get one of them.
     """
-    check(batch, mixup_alpha, p)
-    check(batch, cutmix_alpha, cutmix_share)
+    spatial.refuse(batch, "mixup_or_cutmix")
+    check(mixup_alpha, p)
+    check(cutmix_alpha, cutmix_share)
     if has_ended(step, until):
         return batch
     partners, any_, cut = draws.partners(batch), draws.chosen(batch, p), draws.chosen(batch, cutmix_share)
@@ -90,13 +94,16 @@ def blended(batch: Batch, partners: Tensor, kept: Tensor, num_classes: int) -> B
 
 def pasted(batch: Batch, partners: Tensor, cut: Tensor, kept: Tensor, num_classes: int) -> Batch:
     """Each sample in `cut` (B,) with a rectangle of its partner, of 1 - kept of the area."""
-    image, label = batch["image"], probabilities(batch["label"], num_classes)
+    image = batch["image"]
     inside = rectangles(batch, share=torch.where(cut, 1 - kept, 0.0))
-    pasted_share = inside.float().mean(dim=(1, 2, 3))
-    return batch | {
-        "image": torch.where(inside, image[partners], image),
-        "label": label.lerp(label[partners], _columns(pasted_share, label)),
-    }
+    result = batch | {"image": torch.where(inside, image[partners], image)}
+    if "mask" in batch:
+        result["mask"] = torch.where(inside[:, 0], batch["mask"][partners], batch["mask"])
+    if "label" in batch:
+        label = probabilities(batch["label"], num_classes)
+        pasted_share = inside.float().mean(dim=(1, 2, 3))
+        result["label"] = label.lerp(label[partners], _columns(pasted_share, label))
+    return result
 
 
 def rectangles(batch: Batch, *, share: Tensor) -> Tensor:
@@ -119,8 +126,7 @@ def probabilities(label: Tensor, num_classes: int) -> Tensor:
     return torch.zeros(len(label), num_classes, device=label.device).scatter_(1, label[:, None], 1.0)
 
 
-def check(batch: Batch, alpha: float, p: float) -> None:
-    spatial.refuse(batch, "mixing labels")
+def check(alpha: float, p: float) -> None:
     if alpha <= 0:
         raise ValueError(f"augment: alpha={alpha} must be above 0; p=0 mixes nothing")
     check_probability(p)

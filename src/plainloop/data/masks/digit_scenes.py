@@ -31,23 +31,34 @@ class DigitScenes(SmallSet):
 
     Args:
         num_train, num_val: scenes to make.
+        num_digits: the digits 0, 1, ... that occur, each a class; the background is one more.
         image_size: pixels, of a side.
     """
 
     num_train: int = 1600
     num_val: int = 400
+    num_digits: int = 5
     image_size: int = 96
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_class_balanced(self.sampler)
-        for key, least in (("num_train", 1), ("num_val", 1), ("image_size", 32)):
+        for key, least in (("num_train", 1), ("num_val", 1), ("image_size", 32), ("num_digits", 1)):
             if getattr(self, key) < least:
                 raise ValueError(f"data.{key}={getattr(self, key)} must be at least {least}")
+        if self.num_digits > 10:
+            raise ValueError(f"data.num_digits={self.num_digits} must be at most 10")
 
     def known(self) -> Facts:
         mean, std = self.statistics((0.40,) * 3, (0.29,) * 3)
-        return Facts(self.num_train, self.num_val, CLASSES, (3, self.image_size, self.image_size), mean, std)
+        return Facts(
+            self.num_train,
+            self.num_val,
+            CLASSES[: 1 + self.num_digits],
+            (3, self.image_size, self.image_size),
+            mean,
+            std,
+        )
 
     @classmethod
     def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:
@@ -63,7 +74,7 @@ class DigitScenes(SmallSet):
         splits: dict[Split, Batch] = {}
         counts: dict[Split, int] = {"train": self.num_train, "val": self.num_val}
         for number, (split, count) in enumerate(counts.items()):
-            sources = self.sources(split)
+            sources = sources_of(split, self.num_digits)
             images = np.empty((count, self.image_size, self.image_size, 3), np.uint8)
             masks = np.empty(images.shape[:3], np.int64)
             for i in range(count):
@@ -73,14 +84,15 @@ class DigitScenes(SmallSet):
             splits[split] = {"image": image, "mask": torch.from_numpy(masks)}
         return splits
 
-    @staticmethod
-    def sources(split: Split) -> Sources:
-        from plainloop.data.masks.scenes import Sources
 
-        digits = Digits(batch_size=1).read()[split]
-        first, last = CUT[split]
-        glyphs = (digits["image"][:, 0].float() / 255).numpy()
-        return Sources(glyphs, digits["label"].numpy(), [photograph(name)[:, first:last] for name in PHOTOGRAPHS])
+def sources_of(split: Split, num_digits: int) -> Sources:
+    from plainloop.data.masks.scenes import Sources
+
+    digits = Digits(batch_size=1).read()[split]
+    chosen, (first, last) = digits["label"] < num_digits, CUT[split]
+    glyphs = (digits["image"][chosen, 0].float() / 255).numpy()
+    photographs = [photograph(name)[:, first:last] for name in PHOTOGRAPHS]
+    return Sources(glyphs, digits["label"][chosen].numpy(), photographs)
 
 
 def photograph(name: str) -> Bytes:

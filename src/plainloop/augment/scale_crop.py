@@ -1,0 +1,108 @@
+"""Random sizes and parts of images with their masks, as semantic segmentation is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from plainloop.augment import draws, spatial
+from plainloop.augment.settings import check_range, filling
+from plainloop.contracts import Batch, Sample
+
+
+class RandomScaleCrop:
+    """Resizes each image by a random factor and cuts out a random part; where the image ends, `fill` goes on.
+
+    Masks get the nearest class, and IGNORE outside of the image (https://arxiv.org/abs/1606.00915, section 4.1). In
+    workers, on single images of any size, only the part that is kept is resized, with antialiasing. A whole batch is
+    resized bilinearly on its device.
+
+    Args:
+        size: pixels, of the result; (H, W) or one number for both.
+        scale: the factor, uniform from and to.
+        fill: one number per channel in [0, 1].
+    """
+
+    def __init__(
+        self, *, size: int | Sequence[int], scale: Sequence[float] = (0.5, 2.0), fill: Sequence[float] = (0.5,)
+    ) -> None:
+        self.size = (size, size) if isinstance(size, int) else (size[0], size[-1])
+        if min(self.size) < 1:
+            raise ValueError(f"augment: size={size} must be one number of pixels or two, height and width")
+        check_range(scale, "scale", low=1e-3)
+        self.scale, self.fill = (scale[0], scale[1]), tuple(fill)
+
+    def __call__(self, batch: Batch, step: int) -> Batch:
+        image = batch["image"]
+        scale = draws.uniform(batch, low=self.scale[0], high=self.scale[1])
+        place = draws.uniform(batch, 2)
+        rows = []
+        for number, (side, length) in enumerate(zip(reversed(self.size), reversed(image.shape[-2:]))):
+            part = side / (scale * length)  # of the image's side, above 1 where it is padded
+            centre = (1 - part) * (2 * place[:, number] - 1)
+            zero = torch.zeros_like(part)
+            rows.append(torch.stack([part, zero, centre] if number == 0 else [zero, part, centre], dim=1))
+        return spatial.resampled(
+            batch, torch.stack(rows, dim=1).to(image.dtype), size=self.size, fill=filling(image, self.fill)
+        )
+
+    def sample(self, sample: Sample) -> Sample:
+        """image (C, H, W) uint8 -> (C, *size), in a worker."""
+        image = sample["image"]
+        scale = float(torch.empty(()).uniform_(*self.scale))
+        vertical, horizontal = (
+            Span.drawn(length, side, scale) for length, side in zip(image.shape[-2:], self.size, strict=True)
+        )
+
+        def canvas_of(values: Tensor, outside: Tensor) -> Tensor:
+            size = (*values.shape[:2], *self.size)
+            return outside.expand(size).contiguous(memory_format=torch.channels_last)
+
+        def pixels(values: Tensor) -> Tensor:
+            fill = filling(values.float(), self.fill).mul(255).round().to(values.dtype)
+            part = F.resize(values[..., vertical.source, horizontal.source], [vertical.length, horizontal.length])
+            canvas = canvas_of(values, fill)
+            canvas[..., vertical.target, horizontal.target] = part
+            return canvas
+
+        def classes(values: Tensor) -> Tensor:
+            canvas = values.new_zeros(*values.shape[:2], *self.size)
+            rows, columns = vertical.nearest(), horizontal.nearest()
+            canvas[..., vertical.target, horizontal.target] = values[..., rows[:, None], columns]
+            return canvas
+
+        def points(places: Tensor) -> Tensor:
+            return torch.stack([horizontal.moved(places[..., 0]), vertical.moved(places[..., 1])], dim=-1)
+
+        one = {name: tensor[None] for name, tensor in sample.items()}
+        return {name: tensor[0] for name, tensor in spatial.moved(one, pixels, points, classes=classes).items()}
+
+
+class Span:
+    """Along one side: which pixels of the image are kept, and where they come to lie."""
+
+    def __init__(self, source: slice, target: slice) -> None:
+        self.source, self.target = source, target
+        self.length = target.stop - target.start
+
+    @classmethod
+    def drawn(cls, length: int, side: int, scale: float) -> Span:
+        """The part of a side of `length` pixels, scaled, that is seen in `side` pixels."""
+        scaled = max(1, round(length * scale))
+        least, most = min(0, scaled - side), max(0, scaled - side)
+        start = int(torch.randint(least, most + 1, ()))
+        first, last = max(0, start), min(scaled, start + side)
+        source = slice(first * length // scaled, -(-last * length // scaled))
+        return cls(source, slice(first - start, last - start))
+
+    def nearest(self) -> Tensor:
+        """(length,) int64: the pixel of the image that lies at each place."""
+        width = self.source.stop - self.source.start
+        return self.source.start + (2 * torch.arange(self.length) + 1) * width // (2 * self.length)
+
+    def moved(self, places: Tensor) -> Tensor:
+        width = self.source.stop - self.source.start
+        return (places - self.source.start) * (self.length / width) + self.target.start
