@@ -17,6 +17,7 @@ from tests.harness.commands import COMPOSER, ROOT, passed
 CONF = ROOT / "conf"
 GROUPS = {group: options for group, options in COMPOSER.groups.items() if not group.startswith("hydra")}
 # Options that go together: a model of masks needs data with masks.
+FOLDERS_OF_MASKS = ("data=mask_folder", "data=mask_lists", "data=voc", "data=cityscapes", "data=ade20k")
 MASKS = ("task=segmentation", "data=digit_scenes", "model=tiny_seg")
 CHOICES = [f"{group}={option}" for group, options in GROUPS.items() for option in options if group != "local"]
 
@@ -33,14 +34,34 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images and masks in every layout that there is an option for. The check opens none of them."""
+    root = tmp_path_factory.mktemp("masked")
+    for split in ("train", "val"):
+        for i in range(16):
+            name = f"{split}{i}"
+            pairs = [(f"images/{split}/{name}.jpg", f"annotations/{split}/{name}.png")]
+            pairs += [(f"JPEGImages/{name}.jpg", f"SegmentationClass/{name}.png")]
+            city = (f"leftImg8bit/{split}/ulm/{name}_leftImg8bit.png", f"gtFine/{split}/ulm/{name}_gtFine_labelIds.png")
+            for file in (*(file for pair in pairs for file in pair), *city):
+                (root / file).parent.mkdir(parents=True, exist_ok=True)
+                (root / file).write_bytes(b"x")
+            with (root / f"{split}_list.txt").open("a") as lines:
+                lines.write(" ".join(pairs[0]) + "\n")
+        (root / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("".join(f"{split}{i}\n" for i in range(16)))
+    return root
+
+
 def is_of_masks(choice: str) -> bool:
     file = CONF / f"{choice.replace('=', '/')}.yaml"
     kinds = r"_target_: plainloop\.(models\.(encoder_decoder|pp_liteseg|tiny_seg)|data\.masks)\."
-    return choice in MASKS or re.search(kinds, file.read_text()) is not None
+    return choice in (*MASKS, *FOLDERS_OF_MASKS) or re.search(kinds, file.read_text()) is not None
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_option_composes_and_passes(choice: str, photographs: Path) -> None:
+def test_every_option_composes_and_passes(choice: str, photographs: Path, masked: Path) -> None:
     typed = [choice, "data=image_folder"] if choice.startswith("model=") else [choice]
     if is_of_masks(choice):
         typed = [
@@ -49,7 +70,9 @@ def test_every_option_composes_and_passes(choice: str, photographs: Path) -> Non
             choice,
         ]
     data = COMPOSER.compose(COMPOSER.as_names(typed)).data
-    typed += [f"data.root={photographs}"] if OmegaConf.is_missing(data, "root") else []
+    root = masked if choice in FOLDERS_OF_MASKS else photographs
+    typed += [f"data.root={root}"] if OmegaConf.is_missing(data, "root") else []
+    typed += ["data.num_classes=3"] if choice in FOLDERS_OF_MASKS[:2] else []
     # What a model says to type, as in its file.
     typed += ["task.aux_weights=[1,1]"] if choice == "model=pp_liteseg" else []
     # Of published sets that may be fetched the facts are known without their files.

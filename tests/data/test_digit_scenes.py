@@ -34,9 +34,9 @@ def test_facts_agree_with_the_scenes(scenes: DigitScenes) -> None:
     assert (image.dtype, mask.dtype, mask.shape) == (torch.uint8, torch.int64, (NUM, 96, 96))
     assert set(mask.unique().tolist()) == set(range(facts.num_classes)) == set(range(len(CLASSES)))
     pixels = image.double() / 255
-    # Of 40 scenes, which differ: 0.03 is about two standard errors.
-    torch.testing.assert_close(pixels.mean((0, 2, 3)), torch.tensor(facts.mean).double(), rtol=0, atol=0.03)
-    torch.testing.assert_close(pixels.std((0, 2, 3)), torch.tensor(facts.std).double(), rtol=0, atol=0.03)
+    # Of 40 scenes, which differ: 0.06 is about four standard errors.
+    torch.testing.assert_close(pixels.mean((0, 2, 3)), torch.tensor(facts.mean).double(), rtol=0, atol=0.06)
+    torch.testing.assert_close(pixels.std((0, 2, 3)), torch.tensor(facts.std).double(), rtol=0, atol=0.06)
 
 
 def test_training_and_validation_share_neither_digits_nor_places() -> None:
@@ -60,11 +60,13 @@ def test_each_digit_has_its_pixels_and_no_other() -> None:
 def test_a_distractor_is_seen_and_has_no_class() -> None:
     """On a black photograph all colours belong to objects; some of them have no class in the mask."""
     sources = replace(sources_of("train", 10), photographs=[np.zeros((200, 200, 3), np.uint8)])
+    without_class = 0
     for seed in range(10):
         scene = make_scene(sources, 96, np.random.default_rng(seed))
         coloured = scene.image.max(-1) > CONTRAST / 2
         assert (coloured & (scene.mask > 0)).sum() > 0.9 * (scene.mask > 0).sum()
-        assert (coloured & (scene.mask == 0)).sum() > 40
+        without_class += (coloured & (scene.mask == 0)).sum()
+    assert without_class > 1000  # some 200 pixels for each distractor; the soft edges of digits are much fewer
 
 
 def thresholded(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -88,8 +90,9 @@ def test_thresholding_stays_below_0_4(scenes: DigitScenes) -> None:
         found = torch.nn.functional.one_hot(thresholded(one, truth), len(CLASSES)).movedim(-1, 0)
         metrics.update(found[None].float(), {"mask": truth[None]})
     assert metrics.compute()["miou"] < 0.4
-    metrics.update(torch.nn.functional.one_hot(mask, len(CLASSES)).movedim(-1, 1).float(), {"mask": mask})
-    assert metrics.compute()["pixel_accuracy"] > 0.9  # the control: the metric knows what is right
+    perfect = MeanIoU(len(CLASSES))
+    perfect.update(torch.nn.functional.one_hot(mask, len(CLASSES)).movedim(-1, 1).float(), {"mask": mask})
+    assert perfect.compute()["miou"] == 1  # the control
 
 
 def test_fewer_digits_are_fewer_classes() -> None:

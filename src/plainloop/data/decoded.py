@@ -20,15 +20,13 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(kw_only=True, eq=False)
-class DecodedImages(LabelledImages):
+class DecodedFiles(LabelledImages):
     """A subclass adds its own arguments, `known` and `all_images`.
 
     Args:
         num_workers: `auto` is four, or fewer where fewer CPUs are granted.
         timeout: seconds; a batch that takes longer ends the run.
         image_size: pixels, of the square that the model sees.
-        crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction and cuts out the centre;
-            so does training, unless `sample_transforms` have given the image its size.
         on_bad_image: `raise` ends the run; `skip` trains on another image of its class instead, and leaves it out of
             evaluations.
         max_bad_fraction: of the images of a split; the run ends when more of them cannot be read, rounded up.
@@ -38,7 +36,6 @@ class DecodedImages(LabelledImages):
     num_workers: int | Literal["auto"] = "auto"
     timeout: float = 300
     image_size: int = 224
-    crop_fraction: float = 0.875
     on_bad_image: Literal["raise", "skip"] = "raise"
     max_bad_fraction: float = 0.01
     sample_transforms: Sequence[SampleTransform] = ()
@@ -54,8 +51,6 @@ class DecodedImages(LabelledImages):
         super().__post_init__()
         if self.image_size < 1:
             raise ValueError(f"data.image_size={self.image_size} must be at least 1 pixel")
-        if not 0 < self.crop_fraction <= 1:
-            raise ValueError(f"data.crop_fraction={self.crop_fraction} must be above 0 and at most 1, such as 0.875")
         if self.timeout <= 0:
             raise ValueError(f"data.timeout={self.timeout} must be above 0 seconds")
         if not 0 <= self.max_bad_fraction <= 1:
@@ -131,3 +126,20 @@ class DecodedImages(LabelledImages):
                     hint="events.jsonl names them: mend or delete them, or go on with "
                     f"data.max_bad_fraction={min(1.0, 2 * len(bad) / total):.2g}",
                 )
+
+
+@dataclass(kw_only=True, eq=False)
+class DecodedImages(DecodedFiles):
+    """Images with labels, all of one size in the end.
+
+    Args:
+        crop_fraction: evaluation resizes the shorter side to image_size / crop_fraction and cuts out the centre;
+            so does training, unless `sample_transforms` have given the image its size.
+    """
+
+    crop_fraction: float = 0.875
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.crop_fraction <= 1:
+            raise ValueError(f"data.crop_fraction={self.crop_fraction} must be above 0 and at most 1, such as 0.875")

@@ -21,7 +21,7 @@ from plainloop.data.loaders import Loader, workers_for_this_rank
 from plainloop.data.loading import sampler
 from plainloop.data.loading.sampler import Key
 from plainloop.distributed import ranks
-from plainloop.errors import RunError
+from plainloop.errors import BadData, RunError
 from plainloop.system.processes import cpus_of_rank, end_with_parent, num_cpus
 from plainloop.system.signals import SIGNALS, signals_blocked
 
@@ -161,7 +161,13 @@ def collate(samples: list[Sample | Skipped | RunError]) -> tuple[Batch, list[tup
         return failed
     skipped = [(sample.index, sample.why) for sample in samples if isinstance(sample, Skipped)]
     found = [sample.instead if isinstance(sample, Skipped) else sample for sample in samples]
-    read = [sample for sample in found if sample is not None]
+    read = [sample for sample in found if isinstance(sample, dict)]
+    shapes = {"x".join(map(str, sample["image"].shape)) for sample in read}
+    if len(shapes) > 1:
+        return BadData(
+            f"images of different sizes cannot be in one batch: {', '.join(sorted(shapes)[:4])}",
+            hint="type data.val.batch_size_per_device=1; in training an augmentation must give them one size",
+        )
     return default_collate(read) if read else {}, skipped
 
 

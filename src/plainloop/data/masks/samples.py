@@ -1,0 +1,83 @@
+"""One split of images with masks, as workers read it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from plainloop.contracts import IGNORE, Sample, SampleTransform
+from plainloop.data.loading.sampler import Key
+from plainloop.data.loading.samples import Images, transformed
+from plainloop.data.masks.pairs import Pair
+from plainloop.data.masks.read import Reading, read_mask
+from plainloop.errors import BadData, RunError
+from plainloop.system import rng
+
+GREY = 127  # around images that are smaller than the training size
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedImages(Images):
+    """Training cuts images to `image_size`, if no transform does; evaluation takes them as they are.
+
+    A mask that cannot be read ends the run, whatever data.on_bad_image says: its labels may be wrong elsewhere, too.
+    """
+
+    masks: NDArray[np.bytes_]  # (N,), from folder
+    reading: Reading
+    training: bool = False
+
+    @classmethod
+    def of(cls, folder: Path, pairs: Sequence[Pair], reading: Reading, image_size: int) -> MaskedImages:
+        images, masks = (np.array([os.fsencode(pair[i]) for pair in pairs]) for i in range(2))
+        labels = np.zeros(len(pairs), np.int64)  # an image with a mask has no class of its own
+        return cls(folder, images, labels, image_size, 1.0, masks=masks, reading=reading)
+
+    def rows(self, positions: NDArray[np.int64]) -> MaskedImages:
+        paths, masks = self.paths[positions], self.masks[positions]
+        return replace(self, paths=paths, masks=masks, labels=self.labels[positions])
+
+    def augmented(self, sample_transforms: Sequence[SampleTransform], seed: int) -> MaskedImages:
+        return replace(self, sample_transforms=tuple(sample_transforms), seed=seed, training=True)
+
+    def sample(self, key: Key, index: int, image: Tensor) -> Sample | RunError:
+        image_path, mask_path = (self.folder / os.fsdecode(names[index]) for names in (self.paths, self.masks))
+        try:
+            mask = read_mask(mask_path, self.reading)
+            if image.shape[-2:] != mask.shape:
+                sizes = [f"{width} x {height}" for height, width in (mask.shape, image.shape[-2:])]
+                raise BadData(
+                    f"{mask_path} has {sizes[0]} pixels, and its image {image_path} has {sizes[1]}",
+                    hint="a mask has one pixel for each of its image: make it anew, or remove both",
+                )
+            sample = {"image": image, "mask": mask, "index": torch.tensor(index)}
+            if self.sample_transforms:
+                with rng.drawing_from(rng.fold(rng.SAMPLE, self.seed, *key)):
+                    sample = transformed(sample, self.sample_transforms)
+        except BadData as error:
+            return error
+        return fitted(sample, self.image_size) if self.training else sample
+
+
+def fitted(sample: Sample, size: int) -> Sample:
+    """The middle of the image in a square of this size, with grey and IGNORE around it where it is smaller."""
+    height, width = sample["image"].shape[-2:]
+    if (height, width) == (size, size):
+        return sample
+    inside, outside = [], []
+    for length in (height, width):
+        kept = min(length, size)
+        inside.append(slice((length - kept) // 2, (length - kept) // 2 + kept))
+        outside.append(slice((size - kept) // 2, (size - kept) // 2 + kept))
+    image = sample["image"].new_full((3, size, size), GREY)
+    mask = sample["mask"].new_full((size, size), IGNORE)
+    image[:, outside[0], outside[1]] = sample["image"][:, inside[0], inside[1]]
+    mask[outside[0], outside[1]] = sample["mask"][inside[0], inside[1]]
+    return sample | {"image": image, "mask": mask}
