@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from torchvision import datasets
 
 from plainloop.config.durations import clock_of
@@ -61,6 +62,23 @@ def write_image_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[st
     return [f"data.root={folder}", "data.image_size=32", "data.num_workers=0"]
 
 
+def write_mask_lists(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """PaddleSeg's optic_disc_seg in small."""
+    (folder / "Annotations").mkdir()
+    for split in ("train", "val"):
+        names = [f"{split}{number}" for number in range(NUM if split == "train" else 1)]
+        for number, name in enumerate(names):
+            Image.fromarray(pixels(40, 40, 3)[number]).save(folder / f"{name}.jpg")
+            Image.fromarray(pixels(40, 40)[number] % 2).save(folder / f"Annotations/{name}.png")
+        lines = [f"{name}.jpg Annotations/{name}.png\n" for name in names]
+        (folder / f"{split}_list.txt").write_text("".join(lines))
+    return [f"data.root={folder}", "data.image_size=64", "data.num_workers=0", "model.encoder_name=stdc1"]
+
+
+def write_digit_scenes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    return ["data.num_train=16", "data.num_val=4"]
+
+
 def pixels(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (NUM, *shape), dtype=np.uint8)
 
@@ -72,6 +90,8 @@ WRITERS: dict[str, Callable[[Path, pytest.MonkeyPatch], list[str]]] = {
     "cifar10": partial(write_cifar, classes=10),
     "cifar100": partial(write_cifar, classes=100),
     "image_folder": write_image_folder,
+    "mask_lists": write_mask_lists,
+    "digit_scenes": write_digit_scenes,
 }
 
 

@@ -70,6 +70,11 @@ TOLD = {
     "device=gpu": "device=cuda",
     "amp=true": "trainer.precision=bf16",
     "sync_bn=1": "trainer.sync_batchnorm=true",
+    "freeze_bn=true": "trainer.freeze_batchnorm=true",
+    "ignore_label=254": "data=mask_folder data.ignore_index=254",
+    "train_path=train_list.txt": "data=mask_lists",
+    "model=PPLiteSeg": "model=pp_liteseg",
+    "model=DeepLabV3P": "model=deeplabv3plus",
     "trainer.precision=fp61": "trainer.precision=fp16",
     "trainer.lr_scaling.rule=lienar": "trainer.lr_scaling.rule=linear",
     "trainer.deterministic=yess": "trainer.deterministic=true",
@@ -179,7 +184,7 @@ def test_a_secret_is_not_repeated(typed: str) -> None:
 
 def test_a_named_thing_that_is_not_there_names_the_options_that_bring_it() -> None:
     (found,) = problems("augment.flip.p=0.3").values()
-    assert found.what == "augment=none has no flip; crop_flip, standard have it"
+    assert found.what == "augment=none has no flip; crop_flip, segmentation, standard have it"
 
 
 def test_a_file_that_is_no_option_names_the_options() -> None:

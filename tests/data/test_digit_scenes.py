@@ -64,9 +64,9 @@ def test_a_distractor_is_seen_and_has_no_class() -> None:
     for seed in range(10):
         scene = make_scene(sources, 96, np.random.default_rng(seed))
         coloured = scene.image.max(-1) > CONTRAST / 2
-        assert (coloured & (scene.mask > 0)).sum() > 0.9 * (scene.mask > 0).sum()
+        assert (coloured & (scene.mask > 0)).sum() >= 0.9 * (scene.mask > 0).sum()
         without_class += (coloured & (scene.mask == 0)).sum()
-    assert without_class > 1000  # some 200 pixels for each distractor; the soft edges of digits are much fewer
+    assert without_class > 1500  # soft edges of the digits are some 70 pixels a scene, a distractor some 500
 
 
 def thresholded(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

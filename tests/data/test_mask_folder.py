@@ -12,7 +12,7 @@ from PIL import Image
 from plainloop.contracts import IGNORE
 from plainloop.data.masks.mask_folder import MaskFolder
 from plainloop.errors import BadData
-from tests.harness.commands import passed
+from tests.harness.commands import passed, problems
 
 NAMES = ["sky", "road", "car"]
 
@@ -213,6 +213,13 @@ def test_folders_that_are_not_there_are_named(files: Any, settings: Any, match: 
         MaskFolder.facts(root=str(tmp_path), class_names=NAMES, **settings)
 
 
+def test_classes_that_are_not_given_are_asked_for_by_their_key(tmp_path: Path) -> None:
+    small(tmp_path)
+    typed = ("data=mask_folder", "task=segmentation", "model=tiny_seg", f"data.root={tmp_path}", "data.batch_size=1")
+    assert problems(*typed)["data.class_names"].instead == "data.class_names=[background,road]"
+    assert problems(*typed, "data.class_names=[background,road]") == {}
+
+
 def test_a_line_that_is_no_pair_is_named(tmp_path: Path) -> None:
     small(tmp_path)
     (tmp_path / "train_list.txt").write_text("images/train/a.png,masks/train/a.png\n")
@@ -227,7 +234,7 @@ def test_a_line_that_is_no_pair_is_named(tmp_path: Path) -> None:
     ("settings", "match"),
     [
         ({"class_names": None}, r"type data\.class_names=\[background,road"),
-        ({"num_classes": 4}, r"data\.class_names gives 3 classes"),
+        ({"num_classes": 4}, r"data\.class_names and data\.num_classes give 3 and 4 classes"),
         ({"ignore_index": 1}, r"data\.ignore_index=1 is a class; type data\.ignore_index=null"),
         ({"mask_values": [[0, 7]]}, r"data\.mask_values: \[0,7\] must map a value of the masks to a class, 0 to 2"),
         ({"palette": [[0, 0, 0]]}, r"data\.palette must have one colour .* for each of the 3 classes"),

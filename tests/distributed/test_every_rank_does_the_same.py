@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 from functools import partial
 from pathlib import Path
 
@@ -110,6 +111,25 @@ def test_statistics_are_over_all_ranks_by_one_key(tmp_path: Path) -> None:
     assert min(on_ranks(tmp_path / "on", 2, lambda: sync_batchnorms(True))) > 0
     assert on_ranks(tmp_path / "off", 2, lambda: sync_batchnorms(False)) == [0, 0]
     assert sync_batchnorms(True) == 0  # a process on its own has nobody to ask
+
+
+def frozen(*, wanted: bool) -> tuple[bool, bool]:
+    """Whether a pass in training leaves BatchNorm's buffers as they are, and gives its weights no gradient."""
+    config = checked("model=tiny", "device=cpu", f"trainer.freeze_batchnorm={wanted}".lower())
+    clock = clock_of(config)
+    made = settings(TrainerSettings, config["trainer"], clock)
+    model = parts.build_model(config, made, torch.device("cpu"), partial(parts.make_part, config, clock))
+    model = copy.deepcopy(model).train()  # as the loop and its averaged model do
+    before = [buffer.clone() for buffer in model.buffers()]
+    model(torch.rand(4, 1, 8, 8)).sum().backward()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    same = all(torch.equal(one, other) for one, other in zip(before, model.buffers()))
+    return same, all(norm.weight.grad is None for norm in norms)
+
+
+def test_batchnorm_is_frozen_by_one_key() -> None:
+    assert frozen(wanted=True) == (True, True)
+    assert frozen(wanted=False) == (False, False)
 
 
 def test_statistics_over_all_ranks_need_gpus() -> None:

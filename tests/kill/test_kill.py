@@ -26,15 +26,22 @@ RUN = (
     "trainer.log_every=7",
     "trainer.save_every=4st",
 )
+# Masks, two losses, an augmentation of both, class weights.
+OF_MASKS = (
+    *("task=segmentation", "data=digit_scenes", "model=tiny_seg", "augment=segmentation", "model.width=4"),
+    *("data.num_train=48", "data.num_val=6", "data.image_size=32", "data.batch_size=12", "task.losses.dice=1.0"),
+    *("task.class_weights=[0.3,1,1,1,1,1]", "trainer.clip_norm=1.0", "trainer.ema_decay=0.95"),
+    *("trainer.duration=60st", "trainer.accumulate=2", "trainer.log_every=7", "trainer.save_every=4st"),
+)
 KINDS = {"fp16": "trainer.precision=fp16", "bf16": "trainer.precision=bf16", "fp32": "trainer.precision=fp32"}
 
 
-def kill(kinds: list[str], kills: int, folder: Path) -> None:
+def kill(kinds: list[str], kills: int, folder: Path, run: tuple[str, ...] = RUN) -> None:
     draw, done, runs = random.Random(kills), 0, 0
     references: dict[str, Any] = {}
     while done < kills:
         kind = kinds[runs % len(kinds)]
-        config = checked(*RUN, KINDS[kind], f"seed={runs // len(kinds) % 2}")
+        config = checked(*run, KINDS[kind], f"seed={runs // len(kinds) % 2}")
         name = f"{kind}-{config['seed']}"
         if name not in references:
             seconds = finish(config, folder / name)
@@ -49,6 +56,10 @@ def kill(kinds: list[str], kills: int, folder: Path) -> None:
 
 def test_killed_runs_end_with_the_same_bits(tmp_path: Path) -> None:
     kill(["fp32"], 12, tmp_path)
+
+
+def test_killed_runs_of_masks_end_with_the_same_bits(tmp_path: Path) -> None:
+    kill(["fp32"], 4, tmp_path, OF_MASKS)
 
 
 @pytest.mark.kill

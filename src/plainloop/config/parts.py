@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,24 @@ def build_model(config: Mapping[str, Any], settings: TrainerSettings, device: to
         model = model.to(memory_format=torch.channels_last)
     if settings.sync_batchnorm and collectives.world_size() > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if settings.freeze_batchnorm:
+        freeze_batchnorm(model)
     return model
+
+
+def freeze_batchnorm(model: nn.Module) -> None:
+    """BatchNorm keeps the statistics, weights and biases that it has, whatever the loop makes of the model."""
+    from torch import nn
+
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.requires_grad_(False).eval()
+            # `model.train()` calls this for each module. A copy of the model, as for EMA, gets its own.
+            module.train = functools.partial(_stay, module)  # type: ignore[method-assign, assignment]
+
+
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
+    return module
 
 
 def lr_scaling_of(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,6 +118,7 @@ class TrainerSettings:
     on_nonfinite: Literal["raise", "skip"]
     max_skips: Annotated[int, at_least(1)]  # in a row
     cudnn_benchmark: Literal["auto"] | bool = "auto"  # auto: unless deterministic
+    freeze_batchnorm: bool = False  # its statistics, weights and biases
     bucket_cap_mb: Annotated[float | None, above(0, "; null is torch's own size")] = None  # of DDP's all-reduces
 
 

@@ -12,7 +12,7 @@ from plainloop.models.tiny import conv_bn_relu
 
 
 class TinySeg(nn.Module):
-    """Images (B, in_chans, H, W) of any size to logits (B, num_classes, H / 2, W / 2).
+    """Images (B, in_chans, H, W) of any size to logits (B, num_classes, H, W).
 
     Four stages at a half to a sixteenth of the image; each is added to the one above it on the way back (https://arxiv.org/abs/1505.04597).
 
@@ -31,9 +31,10 @@ class TinySeg(nn.Module):
         self.side = nn.ModuleList(nn.Conv2d(width, width, 1) for width in widths[:-1])
         self.up = nn.ModuleList(conv_bn_relu(below, above) for above, below in pairwise(widths))
         self.head = conv_bn_relu(width, width)
-        self.logits = nn.Conv2d(width, num_classes, 1)
+        self.logits = nn.Conv2d(width, 4 * num_classes, 1)  # of the four pixels that each place at half the size has
 
     def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
         features = []
         for stage in self.down:
             image = stage(image)
@@ -41,4 +42,4 @@ class TinySeg(nn.Module):
         x = features.pop()
         for feature, side, up in zip(reversed(features), reversed(self.side), reversed(self.up), strict=True):
             x = F.interpolate(up(x), feature.shape[-2:], mode="nearest") + side(feature)
-        return self.logits(self.head(x))
+        return F.pixel_shuffle(self.logits(self.head(x)), 2)[..., :height, :width]

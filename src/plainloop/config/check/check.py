@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from plainloop.config.build import FactsCache, facts_of
 from plainloop.config.check import machine, rules, schema
+from plainloop.config.check.constructor_errors import finding_from_error
 from plainloop.config.check.dry_run import Refusal, dry_run
 from plainloop.config.check.findings import CheckContext, Finding, run_rules
 from plainloop.config.check.meta_model import ModelSummary
@@ -178,7 +179,9 @@ def _facts(context: CheckContext, cache: CheckCache) -> tuple[dict[str, Any] | N
         return None, findings
     try:
         return facts_of(context.config["data"], plugins=context.plugins, cache=cache.facts), []
-    except (TypeError, ValueError, OSError, RunError) as error:
+    except ValueError as error:
+        return None, [finding_from_error(error, context.config["data"], "data", context)]
+    except (TypeError, OSError, RunError) as error:
         key = "data.root" if context.is_typed("data.root") else "data"
         return None, [Finding(key, str(error), instead=getattr(error, "hint", ""))]
 

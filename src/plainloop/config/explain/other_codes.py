@@ -93,7 +93,9 @@ predict do_predict infer inference | ? | the nearest is best.safetensors: timm.c
 export onnx export_onnx torchscript jit | ? | the nearest is best.safetensors, plain weights for torch.onnx.export
 lr_find find_lr auto_lr_find lr_finder range_test | ? | the nearest is a sweep: -m optimizer.lr=1e-4,1e-3,1e-2
 tune optuna hpo sweep_id | ? | the nearest is a grid: -m optimizer.lr=1e-3,1e-2 seed=0,1, or search=lr_x_seeds
-freeze freeze_backbone frozen_stages freeze_layers freeze_at freeze_batchnorm | ? | the nearest is a small rate: \
+freeze_bn frozen_bn norm_eval | trainer.freeze_batchnorm={}; true: trainer.freeze_batchnorm=true; \
+false 0: trainer.freeze_batchnorm=false
+freeze freeze_backbone frozen_stages freeze_layers freeze_at | ? | the nearest is a small rate: \
 trainer.param_groups.lr_scale={stem*:0.01}
 kfold k_fold folds num_folds fold cross_validation | ? | the nearest is one data.root for each fold: -m data.root=a,b,c
 tensorboard use_tensorboard tb visualdl mlflow comet neptune clearml | ? | the nearest are logger=csv and logger=wandb
@@ -109,7 +111,10 @@ color_jitter colorjitter jitter | augment=color_jitter augment.color_jitter.brig
 true: augment=color_jitter | several: augment=[standard,color_jitter]
 profile profiler | ? | the nearest are the keys under time/ in metrics.jsonl
 teacher distill distillation | ? | the nearest is a task of your own: conf/task
-segmentation detection ocr instance_segmentation | ? | the nearest is a task of your own: conf/task
+segmentation | task=segmentation; false 0: | with data=mask_folder and model=unet, for example
+train_path val_path | data=mask_lists | data.root has train_list.txt and val_list.txt, with lines "image mask"
+ignore_label | data=mask_folder data.ignore_index={}
+detection ocr instance_segmentation | ? | the nearest is a task of your own: conf/task
 auto_scale_batch_size find_batch_size | ? | the nearest is check=true: it shows the memory that a batch takes
 """
 
@@ -118,8 +123,9 @@ _OPTIONS = """
 scheduler | polynomial: poly polylr polydecay; multistep: piecewise piecewisedecay; constant: none fixed; \
 cosine: cosineannealinglr cosineannealingdecay cosineannealing; cosine_warmup: warmupcosine linearwarmupcosine
 optimizer | sgd: momentum nesterov; adamw: adamweightdecay
-data | image_folder: imagenet imagenet1k ilsvrc2012
-model | mobilenetv3_small_100: mobilenetv3; vit_small_patch16_224: vit; convnext_tiny: convnext
+data | voc: pascalvoc pascal voc2012; ade20k: ade; image_folder: imagenet imagenet1k ilsvrc2012
+model | pp_liteseg: ppliteseg liteseg; deeplabv3plus: deeplabv3p deeplab deeplabv3; \
+mobilenetv3_small_100: mobilenetv3; vit_small_patch16_224: vit; convnext_tiny: convnext
 augment | crop_flip: flip crop; standard: randomresizedcrop; none: off
 logger | wandb: weightsandbiases wb; none: off
 hydra/launcher | submitit_slurm: slurm sbatch; gpu_pool: gpu gpus joblib

@@ -107,8 +107,8 @@ class MaskFolder(DecodedFiles):
             names = [str(number) for number in range(self.num_classes or 0)]
         if len(names) < 2 or (self.num_classes is not None and self.num_classes != len(names)):
             raise ValueError(
-                f"data.class_names gives {len(names)} classes; type data.class_names=[background,road,...] in the "
-                "order of the values in the masks, or data.num_classes=<how many>, 2 or more"
+                f"data.class_names and data.num_classes give {len(names)} and {self.num_classes} classes, and "
+                "2 or more are needed; type data.class_names=[background,road], in the order of the values in the masks"
             )
         return tuple(names)
 
