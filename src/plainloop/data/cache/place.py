@@ -92,14 +92,14 @@ def require_room(place: Place, num_bytes: int, *, others: int = 0) -> None:
         raise BadData(
             f"data.cache={place.kind} needs about {readable_size(num_bytes)}{beside}; "
             f"data.cache_gb={place.limit / 1e9:g} allows less",
-            hint=f"type data.cache_gb={math.ceil((num_bytes + others) / 1e9 * 1.05)}, a smaller data.cache_size, "
+            hint=f"data.cache_gb={math.ceil((num_bytes + others) / 1e9 * 1.05)}, a smaller data.cache_size, "
             f"or data.cache=none{remove}",
         )
     free = memory_free() if place.kind == "ram" else None
     if free is not None and num_bytes > free:
         raise BadData(
             f"data.cache=ram needs about {readable_size(num_bytes)}, and {readable_size(free)} of memory are free",
-            hint="type data.cache=disk, or a smaller data.cache_size",
+            hint="data.cache=disk, or a smaller data.cache_size",
         )
 
 
