@@ -14,6 +14,7 @@ from plainloop.config.build import settings
 from plainloop.config.check.check import check
 from plainloop.config.compose.composer import Composer
 from plainloop.config.compose.origin import Origin
+from plainloop.config.device_choices import with_choices
 from plainloop.config.durations import clock_of
 from plainloop.config.parts import build_model, build_state, make_part
 from plainloop.config.settings import TrainerSettings
@@ -53,11 +54,14 @@ def ours(overrides: Sequence[str], *, model: nn.Module | None = None) -> Ours:
     if composed.config is None:
         raise ValueError(composed.problems)
     config = check(composed.config, origin=Origin(overrides, composer=composer), known=composed.problems).config
+    config, _ = with_choices(config, 1)
     clock = clock_of(config)
     args = settings(TrainerSettings, config["trainer"], clock)
     make = functools.partial(make_part, config, clock)
     device = process_group.pick_device(config["device"])
-    backend.prepare(deterministic=args.deterministic, detect_anomaly=args.detect_anomaly, cudnn_benchmark="auto")
+    backend.prepare(
+        deterministic=args.deterministic, detect_anomaly=args.detect_anomaly, cudnn_benchmark="auto", tf32=args.tf32
+    )
     model = build_model(config, args, device, make) if model is None else model.to(device)
     state = build_state(config, args, model, device, make)
     silent = {"recorder": Silent(Path()), "preemption": Preemption()}

@@ -85,7 +85,8 @@ def replay(folder: Path, step: int, *, plugins: Sequence[str] = ()) -> Findings:
 
 def look(config: dict[str, Any], folder: Path, step: int, clock: Clock) -> Findings:
     args = settings(TrainerSettings, config["trainer"], clock)
-    backend.prepare(deterministic=args.deterministic, detect_anomaly=False, cudnn_benchmark=args.cudnn_benchmark)
+    switches = {key: config["trainer"][key] for key in ("deterministic", "cudnn_benchmark", "tf32")}
+    backend.prepare(detect_anomaly=False, **switches)
     make = functools.partial(make_part, config, clock)
     device = process_group.pick_device(config["device"])
     saved = newest_before(folder / "checkpoints", step)

@@ -94,14 +94,14 @@ class ParamGroups:
 class TrainerSettings:
     duration: Steps
     devices: Literal["auto"] | int | list[int]
-    precision: Literal["fp32", "bf16", "fp16"]
+    precision: Literal["fp32", "bf16", "fp16", "auto"]  # auto, here and below: what suits the device
     accumulate: Annotated[int, at_least(1)]  # micro-batches per optimizer step; samples per step stay the same
     clip_norm: Annotated[float | None, above(0, _NO_CLIPPING)]  # total gradient norm
     clip_value: Annotated[float | None, above(0, _NO_CLIPPING)]  # each gradient element
     clip_agc: Annotated[float | None, above(0, f", about 0.01{_NO_CLIPPING}")]  # gradient norm over weight norm
     ema_decay: Annotated[float | None, between(", about 0.999; null switches averaging off")]
-    compile: bool
-    channels_last: bool
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs", "auto"]
+    channels_last: bool | Literal["auto"]
     deterministic: bool
     detect_anomaly: bool  # names the operation that made a gradient not a number; slow
     log_every: Steps  # counted in steps: takes a bare number too
@@ -117,6 +117,7 @@ class TrainerSettings:
     static_graph: bool
     on_nonfinite: Literal["raise", "skip"]
     max_skips: Annotated[int, at_least(1)]  # in a row
+    tf32: bool | Literal["auto"] = False  # of matrix products in fp32, on GPUs that have it
     cudnn_benchmark: Literal["auto"] | bool = "auto"  # auto: unless deterministic
     freeze_batchnorm: bool = False  # its statistics, weights and biases
     bucket_cap_mb: Annotated[float | None, above(0, "; null is torch's own size")] = None  # of DDP's all-reduces

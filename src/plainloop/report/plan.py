@@ -10,6 +10,7 @@ from typing import Any
 from plainloop.config.build import arguments_of
 from plainloop.config.check.check import Checked
 from plainloop.config.check.meta_model import ModelSummary
+from plainloop.config.device_choices import with_choices
 from plainloop.config.durations import Clock, clock_of, train_batch_size
 from plainloop.config.parts import base_lr_of, lr_scaling_of, schedule_of
 from plainloop.config.targets import locate
@@ -25,7 +26,7 @@ Lines = Iterator[tuple[str, str]]  # label, text; a label that begins with a spa
 
 
 def plan_of(checked: Checked) -> str:
-    config, ranks, model = checked.config, checked.ranks, checked.model
+    (config, chosen), ranks, model = with_choices(checked.config, checked.ranks), checked.ranks, checked.model
     clock = clock_of(config)
     lines = [
         ("the plan", "nothing is trained"),
@@ -34,6 +35,7 @@ def plan_of(checked: Checked) -> str:
         *_tuned(config, ranks),
         *_rates(config, clock),
         *_model(config, ranks, model),
+        *([("chosen", chosen)] if chosen else []),
         *_evaluation(config, clock),
         *_time(config, clock, model, checked.folder),
         *_waits(config),

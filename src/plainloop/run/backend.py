@@ -18,13 +18,16 @@ from plainloop.errors import BadConfig, NonFinite, OutOfMemory, RunError
 OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
 
 
-def prepare(*, deterministic: bool, detect_anomaly: bool, cudnn_benchmark: bool | Literal["auto"]) -> None:
+def prepare(
+    *, deterministic: bool, detect_anomaly: bool, cudnn_benchmark: bool | Literal["auto"], tf32: bool = False
+) -> None:
     """Sets torch's switches; called before the first use of the device.
 
     cuDNN's search for its fastest kernels pays because image sizes are fixed within a run, but its choice may differ
     from run to run.
     """
     torch.autograd.set_detect_anomaly(detect_anomaly)
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")  # convolutions use TF32 in either case
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with this workspace only
     torch.use_deterministic_algorithms(deterministic)
@@ -36,12 +39,16 @@ def wrap(
     model: nn.Module,
     device: torch.device,
     *,
-    compile: bool,
+    compile: bool | str,
     find_unused_parameters: bool,
     static_graph: bool,
     bucket_cap_mb: float | None,
 ) -> nn.Module:
-    """What runs the forward pass of training: the model, in DDP where there are several ranks, compiled if asked."""
+    """What runs the forward pass of training: the model, in DDP where there are several ranks, compiled if asked.
+
+    Args:
+        compile: whether, or in which mode of torch.compile; the loss, the draws and the rate stay outside.
+    """
     if collectives.world_size() > 1:
         model = DistributedDataParallel(
             model,
@@ -50,7 +57,9 @@ def wrap(
             static_graph=static_graph,
             bucket_cap_mb=bucket_cap_mb,
         )
-    return torch.compile(model) if compile else model  # type: ignore[return-value]
+    if compile:
+        return torch.compile(model, mode=None if compile is True else compile)  # type: ignore[return-value]
+    return model
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import nn
 
 from plainloop.config.build import settings
 from plainloop.config.check.meta_model import model_summary
+from plainloop.config.device_choices import with_choices
 from plainloop.config.durations import clock_of, train_batch_size
 from plainloop.config.parts import (
     base_lr_of,
@@ -61,9 +62,11 @@ def run(config: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     A folder that holds the run's checkpoints is continued; only rank 0's `folder` counts. Raises RunError for what a
     person can mend, and Preempted when asked to stop.
     """
-    args = config["trainer"]
-    backend.prepare(**{key: args[key] for key in ("deterministic", "detect_anomaly", "cudnn_benchmark")})
-    with process_group.process_group(config["device"], timeout_s=args["timeout_s"]), Preemption() as preemption:
+    timeout_s = config["trainer"]["timeout_s"]
+    with process_group.process_group(config["device"], timeout_s=timeout_s), Preemption() as preemption:
+        config, chosen = with_choices(config, collectives.world_size())
+        args = config["trainer"]
+        backend.prepare(**{key: args[key] for key in ("deterministic", "detect_anomaly", "cudnn_benchmark", "tf32")})
         folder, started = share_folder(folder)
         rank, num_ranks = collectives.rank(), collectives.world_size()
         notes = ranks.rendezvous_folder() or folder / f"{failures.NOTES_PREFIX}{started}"
@@ -74,9 +77,11 @@ def run(config: dict[str, Any], folder: Path | None) -> dict[str, Any]:
             attempt(folder, config["plugins"]) if rank == 0 else nullcontext() as journal,
             root_cause_in_journal(notes, journal),
             backend.errors_explained(accumulate=args["accumulate"], rank_batch=rank_batch, command=command),
-            process_group.lost_peers_named(args["timeout_s"]),
+            process_group.lost_peers_named(timeout_s),
             console_of(config) if rank == 0 else nullcontext() as console,
         ):
+            if console and chosen:
+                log.info(f"chosen  {chosen}")
             return train(config, folder, journal, console, preemption)
 
 
@@ -184,7 +189,9 @@ def build_trainer(
         "augment": list(augment.values()),
         "schedule": build_schedule(config, make),
         "prepare": to_float,
-        "normalize": Normalize(mean=facts["mean"], std=facts["std"], device=device, channels_last=args.channels_last),
+        "normalize": Normalize(
+            mean=facts["mean"], std=facts["std"], device=device, channels_last=args.channels_last is True
+        ),
         "device": device,
         "seed": config["seed"],
         "steps": clock.total_steps,

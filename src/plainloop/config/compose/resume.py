@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from plainloop.config import compare
 from plainloop.config.compose.composer import Composed, Composer
+from plainloop.config.device_choices import CHOSEN
 from plainloop.config.explain.problems import InvalidConfig, Problem, invalid_run
 from plainloop.config.explain.wrong_options import by
 from plainloop.config.nodes import leaves, resolve
@@ -176,7 +177,8 @@ def _same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether two configs describe the same run, however it is watched and spread over processes."""
     accepted = compare.FILE_FACTS if (now.get("data") or {}).get("allow_changed") else ()
     found = [pair for pair in compare.differences(_kept(saved), _kept(now)) if pair.key not in accepted]
-    return not any(compare.changes_result(pair.key, now) for pair in found)
+    left_open = [f"trainer.{name}" for name in CHOSEN if now["trainer"].get(name) == "auto"]  # the run itself compares
+    return not any(compare.changes_result(pair.key, now) for pair in found if pair.key not in left_open)
 
 
 def _kept(config: Mapping[str, Any]) -> dict[str, Any]:

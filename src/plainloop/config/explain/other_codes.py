@@ -75,6 +75,7 @@ bf16 | trainer.precision=bf16; false 0: trainer.precision=fp32
 sync_bn syncbn | trainer.sync_batchnorm={}
 grad_accum_steps accumulate_grad_batches gradient_accumulation_steps iters_to_accumulate | trainer.accumulate={}
 torchcompile | trainer.compile=true; false 0: trainer.compile=false
+allow_tf32 use_tf32 tf32_mode | trainer.tf32=true; false 0: trainer.tf32=false
 random_seed manual_seed | seed={}
 gpus num_gpus nproc_per_node | trainer.devices={}; all -1: trainer.devices=auto | or torchrun --nproc-per-node=N
 gpu_ids device_ids gpu | trainer.devices=[{}]; all -1: trainer.devices=auto
