@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -198,9 +199,42 @@ def test_saves_do_not_count_as_time_of_steps(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     watch = Stopwatch(0)
     now[0] += 2.0  # two steps
-    with watch.paused():
+    with watch.saving():
         now[0] += 100.0
-    assert watch.lap(2, 8) == {"time/images_per_s": 8.0, "time/data_s": 0.0, "time/step_s": 1.0}
+    times = {"time/images_per_s": 8.0, "time/data_s": 0.0, "time/step_s": 1.0, "time/save_s": 100.0}
+    assert watch.lap(2, 8) == times
+
+
+def test_the_times_of_all_rows_add_up_to_the_time_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rows = [0.0], {}
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def takes(seconds: float, function: Any) -> Any:
+        def slower(*args: Any, **settings: Any) -> Any:
+            now[0] += seconds
+            return function(*args, **settings)
+
+        return slower
+
+    class Slow(Memory):
+        row = takes(3.0, lambda self, step, scalars, *, best: rows.update({step: scalars}))
+        save = takes(1000.0, Memory.save)
+
+    class Timed(Trainer):
+        update = takes(20.0, Trainer.update)
+        evaluate = takes(100.0, Trainer.evaluate)
+
+    data = ToyData(change=takes(1.0, lambda step, batch: batch))
+    Timed(**vars(toy_trainer(Slow(), data=data, save_every=5))).fit(state := toy_state(), state.model)
+    steps = {step: step - before for before, step in itertools.pairwise([0, *rows])}
+    times = [
+        row["time/step_s"] * steps[step] + row["time/save_s"] + row.get("time/eval_s", 0.0)
+        for step, row in rows.items()
+    ]
+    assert sum(times) == pytest.approx(now[0] - 1003.0)  # the last row, and the save at the end
+    assert {row["time/data_s"] for row in rows.values()} == {1.0}
+    assert {row["time/step_s"] for row in rows.values()} == {21.0}
+    assert {row.get("time/eval_s") for row in rows.values()} == {None, 200.0}
 
 
 def poisoned(*steps: int, value: float = math.nan) -> ToyData:

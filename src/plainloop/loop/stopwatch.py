@@ -1,4 +1,4 @@
-"""Times of the open log window."""
+"""Times of the open log window: steps, the wait for data in them, evaluations, and saving."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ def closing_workers(batches: Iterator[Batch]) -> AbstractContextManager[Iterator
 
 
 class Stopwatch:
-    """Measures the time per step and the wait for data; not evaluations and saves."""
+    """Measures what the time of a run goes to: it is the sum over all rows of steps x time/step_s, time/eval_s and
+    time/save_s, but for what is saved after the last row. time/data_s is a part of time/step_s.
+    """
 
     def __init__(self, step: int) -> None:
+        self._saved = 0.0
         self.restart(step)
 
     def restart(self, step: int) -> None:
@@ -35,21 +38,23 @@ class Stopwatch:
                 yield batch
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Does not count the time of the block."""
+    def saving(self) -> Iterator[None]:
+        """Counts the block as time/save_s of the next row, and not as time of steps."""
         began = time.perf_counter()
         try:
             yield
         finally:
             self._since += time.perf_counter() - began
+            self._saved += time.perf_counter() - began
 
     def lap(self, step: int, batch_size: int) -> dict[str, float]:
-        """The time/ keys of a log row; none for a window without a step, as after a resume."""
+        """The time/ keys of a log row; of a window without a step, as after a resume, there is no time per step."""
+        saved, self._saved = {"time/save_s": self._saved}, 0.0
         steps = step - self._step
         if steps == 0:
-            return {}
+            return saved
         seconds = time.perf_counter() - self._since
-        return {
+        return saved | {
             "time/images_per_s": steps * batch_size / seconds,
             "time/data_s": self._waited / steps,
             "time/step_s": seconds / steps,

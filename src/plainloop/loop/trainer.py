@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,7 +120,7 @@ class Trainer:
         ended = self.has_ended(state)
         required = decision.stop or ended
         if required or decision.save or self.is_due(state.step, self.save_every) or (best and self.save_best):
-            with watch.paused():
+            with watch.saving():
                 self.save(state, best=best and self.save_best, required=required)
         if decision.stop and not ended:
             raise Preempted(state.step, self.recorder.folder)
@@ -190,6 +191,7 @@ class Trainer:
         row |= watch.lap(state.step, self.data.batch_size)
         best = False
         if self.is_due(state.step, self.eval_every):
+            began = time.perf_counter()
             collectives.share_buffers(state.evaluated)
             try:
                 splits = getattr(self.data, "eval_splits", SPLITS)
@@ -200,10 +202,12 @@ class Trainer:
             for split, values in measured.items():
                 row |= {f"{'train_eval' if split == 'train' else split}/{key}": value for key, value in values.items()}
             best = self.update_best(state, measured["val"])
+            row["time/eval_s"] = time.perf_counter() - began
         state.window.clear()
         state.reported = state.step
-        self.recorder.row(state.step, row, best=best)
         watch.restart(state.step)
+        with watch.saving():
+            self.recorder.row(state.step, row, best=best)
         return best
 
     def save(self, state: TrainState, *, best: bool = False, required: bool = False) -> None:
