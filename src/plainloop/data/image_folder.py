@@ -10,7 +10,7 @@ from plainloop.contracts import Facts, Split
 from plainloop.data.cached import CachedImageFiles
 from plainloop.data.decoded import IMAGENET_MEAN, IMAGENET_STD
 from plainloop.data.loading.labels import list_labelled
-from plainloop.data.loading.listing import Listings, list_splits
+from plainloop.data.loading.listing import Listings, list_splits, refuse_empty_files
 
 if TYPE_CHECKING:
     from plainloop.data.loading.samples import Images
@@ -37,6 +37,13 @@ class ImageFolder(CachedImageFiles):
     changes_no_result: ClassVar = (*CachedImageFiles.changes_no_result, "allow_changed")
     split_keys: ClassVar = ("labels",)
     how_to_get_a_test_split: ClassVar = "make test/ in data.root"
+
+    @classmethod
+    def facts(cls, **arguments: Any) -> Facts:
+        source = cls(**({"batch_size": 1} | arguments))
+        if source.on_bad_image == "raise":
+            refuse_empty_files(source.listings())
+        return super().facts(**arguments)
 
     def known(self) -> Facts:
         mean, std = self.statistics(IMAGENET_MEAN, IMAGENET_STD)

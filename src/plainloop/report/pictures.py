@@ -13,7 +13,7 @@ from plainloop.contracts import Batch, Sample
 SIDE = 144  # pixels of a drawn image's longer side
 COLUMNS = 8
 GAP, LINE = 6, 15  # pixels between images, and of a line of text
-LINES = 3  # of text below an image
+LINES = 3  # of text below an image, at most
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (120, 120, 120)
 
 
@@ -25,18 +25,20 @@ def sheet(before: Batch, after: Batch, class_names: Sequence[str], *, title: str
     samples = [[sample_of(batch, i) for i in range(first, min(first + columns, number))] for batch, first in rows]
     pictures = [[drawn(sample) for sample in row] for row in samples]
     width = columns * (SIDE + GAP) + GAP
-    heights = [max(picture.height for picture in row) + LINE * LINES + GAP for row in pictures]
+    texts = [[caption(sample, class_names)[:LINES] for sample in row] for row in samples]
+    lines = [max(map(len, row)) for row in texts]
+    heights = [max(p.height for p in row) + LINE * n + 2 * GAP for row, n in zip(pictures, lines, strict=True)]
     page = Image.new("RGB", (width, sum(heights) + LINE + 2 * GAP), PAPER)
     write = ImageDraw.Draw(page)
     write.text((GAP, GAP), shortened(title, width - 2 * GAP), INK, font())
     top = LINE + 2 * GAP
-    for (batch, _), row, labelled, height in zip(rows, pictures, samples, heights, strict=True):
-        for i, (picture, sample) in enumerate(zip(row, labelled, strict=True)):
+    for (batch, _), row, captions, height, number in zip(rows, pictures, texts, heights, lines, strict=True):
+        for i, (picture, text) in enumerate(zip(row, captions, strict=True)):
             left = GAP + i * (SIDE + GAP)
             page.paste(picture, (left + (SIDE - picture.width) // 2, top))
-            for line, text in enumerate(caption(sample, class_names)[:LINES]):
-                place = (left, top + height - GAP - LINE * (LINES - line))
-                write.text(place, shortened(text, SIDE), INK if batch is after else FAINT, font())
+            for line, words in enumerate(text):
+                place = (left, top + height - 2 * GAP - LINE * (number - line))
+                write.text(place, shortened(words, SIDE), INK if batch is after else FAINT, font())
         top += height
     return page
 

@@ -111,6 +111,19 @@ def check(
     return Checked(context.config, warnings + more, ranks, model, folder)
 
 
+def check_data(config: DictConfig, origin: Origin, known: Sequence[Problem]) -> dict[str, Any]:
+    """The resolved config of a command that needs the data alone; it has no facts. Raises InvalidConfig."""
+    if _PER_DEVICE in config.data:
+        config = _with_global_batch_size(config, 1)
+    resolved = resolve(config)
+    context = _context(resolved.config, origin, None)
+    findings = list(_without_torch(resolved, config, context)) or list(schema.group_matches("data", context))
+    if findings or known:
+        known = [*map(origin.located, known), *chosen_twice(origin.overrides)]
+        raise invalid_run([*known, *locate(findings, origin)], origin.overrides)
+    return context.config
+
+
 def hydra_is_right(config: DictConfig, plugins: Sequence[str]) -> Iterator[Finding]:
     """Hydra's own node: it builds only what is Hydra's or ours, and what becomes part of a path is a name."""
     expected = "a launcher or sweeper: hydra/launcher=..."

@@ -151,7 +151,6 @@ def remembered(find: Callable[..., Listings], root: str, *arguments: Any, val_fr
             f"no class of {where} has two images, one to train on and one for data.val_fraction={val_fraction}",
             hint=f"add images, or put some of each class into {base / 'val'}",
         )
-    refuse_empty_files(listings)
     _last[:] = [(key, listings)]
     return listings
 

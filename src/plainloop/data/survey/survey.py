@@ -1,0 +1,102 @@
+"""Every image of a data source, looked at once: files by workers, sets in memory batch by batch."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from plainloop.contracts import Data, Split
+from plainloop.data.loaders import workers_for_this_rank
+from plainloop.data.loading.samples import Images
+from plainloop.data.loading.workers import start_worker
+from plainloop.data.survey.look import Looked, look_at_file, look_at_pixels
+from plainloop.errors import BadData
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+THUMBS = 12  # small pictures of each class
+CLASSES = 40  # that have small pictures
+AT_ONCE = 16  # files for a worker
+
+
+@dataclass(frozen=True)
+class Files:
+    """What workers look at: the images of one split."""
+
+    images: Images
+    split: Split
+    with_thumb: frozenset[int]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Looked:
+        name, label = os.fsdecode(self.images.paths[index]), int(self.images.labels[index])
+        about: dict[str, Any] = {"split": self.split, "name": name, "label": label}
+        thumb = index in self.with_thumb
+        if getattr(self.images, "dataset", None) is None:
+            return look_at_file(self.images.folder / name, **about, thumb=thumb)
+        try:
+            image = self.images.decoded(index)  # torchvision's sets do not name their files
+        except BadData as error:
+            return Looked(**about, problem=str(error))
+        return look_at_pixels(image, Looked(**about), thumb=thumb)
+
+
+def survey(data: Data, *, tell: Callable[[str, int, int], None]) -> Iterator[Looked]:
+    """Looks at every image of every split, in order. `tell`: the split, how many are done, of how many (0: unknown)."""
+    if hasattr(data, "all_images"):
+        for split, images in data.all_images().items():
+            files = Files(images, split, first_of_each_class(images.labels.tolist()))
+            yield from _told(_by_workers(files), split, len(files), tell)
+    else:
+        for split in SPLITS:
+            yield from _told(_of_batches(data, split), split, 0, tell)
+
+
+def _by_workers(files: Files) -> Iterator[Looked]:
+    processes = workers_for_this_rank() if len(files) > 4 * AT_ONCE else 0
+    loader: DataLoader[list[Looked]] = DataLoader(
+        files,  # type: ignore[arg-type]  # it has what a map-style data set has
+        batch_size=AT_ONCE,
+        num_workers=processes,
+        collate_fn=list,
+        worker_init_fn=start_worker,
+    )
+    for part in loader:
+        yield from part
+
+
+def _of_batches(data: Data, split: Split) -> Iterator[Looked]:
+    try:
+        batches = list(data.eval_batches(split))
+    except BadData:  # it has no such split
+        return
+    labels = [label for batch in batches for label in batch.get("label", -batch["index"] * 0 - 1).tolist()]
+    with_thumb, number = first_of_each_class(labels), 0
+    for batch in batches:
+        for image in batch["image"].cpu():
+            looked = Looked(split, f"{split} {number}", labels[number])
+            yield look_at_pixels(image, looked, thumb=number in with_thumb)
+            number += 1
+
+
+def _told(found: Iterator[Looked], split: str, total: int, tell: Callable[[str, int, int], None]) -> Iterator[Looked]:
+    for number, looked in enumerate(found, 1):
+        yield looked
+        tell(split, number, total)
+
+
+def first_of_each_class(labels: list[int]) -> frozenset[int]:
+    """The positions of some images of each of the first classes."""
+    taken: Counter[int] = Counter()
+    chosen = []
+    for position, label in enumerate(labels):
+        if label < CLASSES and taken[label] < THUMBS:
+            taken[label] += 1
+            chosen.append(position)
+    return frozenset(chosen)

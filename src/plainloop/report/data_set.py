@@ -1,0 +1,248 @@
+"""What a survey of a data set found, as text of 80 columns and as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from statistics import median
+from textwrap import wrap
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from plainloop.config.explain.problems import printable
+
+WIDTH = 80
+SHOWN = 10  # files of each kind in the text
+CLASSES_SHOWN = 20  # in the text; HTML has all
+ROWS_IN_HTML = 1000  # of a list of files
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem } td, th { padding: .15rem .8rem .15rem 0; text-align: left }
+td.n { text-align: right; font-variant-numeric: tabular-nums } tr:nth-child(even) { background: #f6f6f6 }
+meter { width: 12rem } img { display: block; image-rendering: pixelated } code { word-break: break-all }
+.bad { color: #a00 }
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A survey; `looked` has one entry for each image (plainloop.data.survey.look.Looked)."""
+
+    title: str
+    class_names: Sequence[str]
+    looked: Sequence[Any]
+    image_size: int | None  # of the square that the model sees; None: the images' own size
+    changed: Sequence[str] = ()  # what differs from an earlier survey
+
+    @property
+    def readable(self) -> list[Any]:
+        return [one for one in self.looked if not one.problem]
+
+    @property
+    def bad(self) -> list[Any]:
+        return [one for one in self.looked if one.problem]
+
+    def counts(self) -> dict[int, Counter[str]]:
+        """Images of each class, by split; of class -1 where there are no labels."""
+        labels = range(len(self.class_names)) if any(one.label >= 0 for one in self.looked) else (-1,)
+        counts: dict[int, Counter[str]] = {label: Counter() for label in labels}
+        for one in self.looked:
+            counts.setdefault(one.label, Counter())[one.split] += 1
+        return counts
+
+    def splits(self) -> list[str]:
+        return list(dict.fromkeys(one.split for one in self.looked))
+
+    def duplicates(self) -> list[list[Any]]:
+        """Groups of equal images: first those in several splits, then those with several labels."""
+        groups: dict[str, list[Any]] = {}
+        for one in self.readable:
+            groups.setdefault(one.digest, []).append(one)
+        several = [group for group in groups.values() if len(group) > 1]
+        return sorted(several, key=lambda group: (not leaks(group), not contradicts(group)))
+
+    def notes(self) -> dict[str, list[Any]]:
+        """What is odd -> its images, the most frequent first. Sizes behind a colon are left out of the kind."""
+        kinds: dict[str, list[Any]] = {}
+        for one in self.readable:
+            for note in one.notes:
+                kinds.setdefault(note.split(": ")[0] if note.startswith(("tiny", "long")) else note, []).append(one)
+        return dict(sorted(kinds.items(), key=lambda pair: -len(pair[1])))
+
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """mean and std of each channel over the readable training images, of which each counts the same."""
+        train = [one for one in self.readable if one.split == "train"] or self.readable
+        mean, square = (np.mean([getattr(one, name) for one in train], axis=0) for name in ("mean", "square"))
+        return mean.tolist(), [math.sqrt(max(s - m * m, 0.0)) for m, s in zip(mean, square, strict=True)]
+
+
+def leaks(group: Sequence[Any]) -> bool:
+    return len({one.split for one in group}) > 1
+
+
+def contradicts(group: Sequence[Any]) -> bool:
+    return len({one.label for one in group}) > 1
+
+
+def as_text(found: Found) -> Iterator[str]:
+    """Lines of at most 80 columns."""
+    for line in _lines(found):
+        line = printable(line)
+        yield line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."
+
+
+def _lines(found: Found) -> Iterator[str]:
+    splits, counts = found.splits(), found.counts()
+    yield found.title
+    total = {split: sum(count[split] for count in counts.values()) for split in splits}
+    yield f"  images      {', '.join(f'{total[split]:,} {split}' for split in splits)}"
+    if found.readable:
+        yield from _sizes(found)
+        mean, std = found.statistics()
+        yield "  statistics  of the training images, each of which counts the same:"
+        yield f"              data.mean={_numbers(mean)} data.std={_numbers(std)}"
+    yield from _classes(found, counts, splits)
+    if found.bad:
+        yield f"  unreadable  {len(found.bad):,} images"
+        for one in found.bad[:SHOWN]:
+            text = printable(f"{one.split}/{one.name}: {one.problem}")
+            yield from wrap(text, WIDTH, initial_indent=" " * 16, subsequent_indent=" " * 18)
+        if found.bad[SHOWN:]:
+            yield f"                and {len(found.bad) - SHOWN:,} more"
+    for kind, odd in found.notes().items():
+        yield f"  odd         {len(odd):,} x {kind}"
+        yield from (f"                {one.split}/{one.name}" for one in odd[:3])
+        if odd[3:]:
+            yield f"                and {len(odd) - 3:,} more"
+    groups = found.duplicates()
+    if groups:
+        between, wrong = sum(map(leaks, groups)), sum(map(contradicts, groups))
+        yield f"  duplicates  {len(groups):,} images are there more than once;"
+        yield f"              {between:,} of them in several splits, {wrong:,} with several labels"
+        for group in groups[:SHOWN]:
+            yield f"                {' = '.join(f'{one.split}/{one.name}' for one in group[:3])}"
+        if groups[SHOWN:]:
+            yield f"                and {len(groups) - SHOWN:,} more"
+    if found.changed:
+        yield f"  changed     {len(found.changed):,} files since the earlier survey"
+        yield from (f"                {text}" for text in found.changed[:SHOWN])
+
+
+def _sizes(found: Found) -> Iterator[str]:
+    shapes = Counter((one.width, one.height) for one in found.readable)
+    if len(shapes) == 1:
+        (width, height), _ = next(iter(shapes.items()))
+        yield f"  sizes       all {width} x {height} pixels"
+        return
+    sides = [(min(shape), max(shape)) for one in found.readable for shape in [(one.width, one.height)]]
+    low, high = [short for short, _ in sides], [long for _, long in sides]
+    (width, height), most = shapes.most_common(1)[0]
+    yield f"  sizes       shorter side {min(low)} to {max(low)}, in the middle {median(low):.0f} pixels"
+    yield f"              longer side {min(high)} to {max(high)}, in the middle {median(high):.0f} pixels"
+    yield f"              most often {width} x {height}: {most / len(sides):.0%} of {len(shapes):,} sizes"
+    if found.image_size and (below := sum(side < found.image_size for side in low)):
+        yield f"              {below:,} are smaller than data.image_size={found.image_size} and will be enlarged"
+
+
+def _classes(found: Found, counts: Mapping[int, Counter[str]], splits: Sequence[str]) -> Iterator[str]:
+    if set(counts) == {-1}:
+        return
+    first, *_ = splits
+    order = sorted(counts, key=lambda label: -counts[label][first])
+    sizes = [counts[label][first] for label in order]
+    ratio = f", {sizes[0] / sizes[-1]:.3g} times the smallest" if sizes[-1] else ""
+    yield f"  classes     {len(order):,}; the largest has {sizes[0]:,} {first} images{ratio}"
+    shown = order if len(order) <= CLASSES_SHOWN else order[: CLASSES_SHOWN // 2] + order[-CLASSES_SHOWN // 2 :]
+    name_width = min(34, max(len(_name(found, label)) for label in shown))
+    yield " " * 14 + f"{'':<{name_width}}" + "".join(f"{split:>10}" for split in splits)
+    for number, label in enumerate(shown):
+        if len(shown) < len(order) and number == CLASSES_SHOWN // 2:
+            yield f"              ... {len(order) - len(shown):,} classes between"
+        name = _name(found, label)
+        name = name if len(name) <= name_width else name[: name_width - 3] + "..."
+        yield f"{'':14}{name:<{name_width}}" + "".join(f"{counts[label][split]:>10,}" for split in splits)
+
+
+def _name(found: Found, label: int) -> str:
+    return printable(found.class_names[label]) if 0 <= label < len(found.class_names) else f"label {label}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    """As the command line takes them.
+
+    >>> _numbers([0.5, 0.25])
+    '[0.5000,0.2500]'
+    """
+    return f"[{','.join(f'{value:.4f}' for value in values)}]"
+
+
+def as_html(found: Found) -> str:
+    """Names of files and classes are text: they cannot become markup, and the page may run and fetch nothing."""
+    counts, splits = found.counts(), found.splits()
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8>",
+        f'<meta http-equiv=Content-Security-Policy content="{POLICY}">',
+        f"<title>{_text(found.title)}</title><style>{STYLE}</style><h1>{_text(found.title)}</h1>",
+        f"<pre>{_text(chr(10).join(list(as_text(found))[1:]))}</pre>",
+    ]
+    if set(counts) != {-1}:
+        most = max(max(count.values(), default=0) for count in counts.values()) or 1
+        rows = [
+            [
+                _text(_name(found, label)),
+                *(f"{count[split]:,}" for split in splits),
+                f'<meter max="{most}" value="{count[splits[0]]}"></meter>',
+                _mosaic(found, label),
+            ]
+            for label, count in counts.items()
+        ]
+        parts.append(_table("Classes", ["class", *splits, splits[0], "some images"], rows))
+    else:
+        parts.append(f"<h2>Some images</h2>{_mosaic(found, -1)}")
+    parts.append(_table("Unreadable", ["file", "why"], [[_file(one), _text(one.problem)] for one in found.bad]))
+    odd = [[_file(one), _text("; ".join(one.notes))] for one in found.readable if one.notes]
+    parts.append(_table("Odd", ["file", "what"], odd))
+    equal = [
+        ["<br>".join(map(_file, group)), "in several splits" * leaks(group), "with several labels" * contradicts(group)]
+        for group in found.duplicates()
+    ]
+    parts.append(_table("There more than once", ["files", "", ""], equal))
+    parts.append(_table("Changed since the earlier survey", [""], [[_text(text)] for text in found.changed]))
+    return "\n".join(parts)
+
+
+def _text(text: str) -> str:
+    return escape(printable(text) if "\n" not in text else text)
+
+
+def _file(one: Any) -> str:
+    return f"<code>{_text(f'{one.split}/{one.name}')}</code>"
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    cells = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[:ROWS_IN_HTML]]
+    more = f"<p>and {len(rows) - ROWS_IN_HTML:,} more</p>" if rows[ROWS_IN_HTML:] else ""
+    names = "".join(f"<th>{escape(name)}</th>" for name in head)
+    return f"<h2>{escape(title)}: {len(rows):,}</h2><table><tr>{names}</tr>{''.join(cells)}</table>{more}"
+
+
+def _mosaic(found: Found, label: int) -> str:
+    """Small pictures of a class in a row, as a PNG inside the page."""
+    thumbs = [one.thumb for one in found.looked if one.label == label and one.thumb is not None][:12]
+    if not thumbs:
+        return ""
+    row = np.concatenate([np.repeat(thumb, 3, axis=2) if thumb.shape[2] == 1 else thumb for thumb in thumbs], axis=1)
+    file = io.BytesIO()
+    Image.fromarray(row).save(file, "PNG")
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
