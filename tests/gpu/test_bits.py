@@ -13,9 +13,10 @@ from tests.harness import inject
 from tests.harness.gpu import CUDA, DEVICES, FAST, augmented_written_to, command
 from tests.harness.runs import differences, remains, train
 
-ALL = ("augment=[crop_flip,random_erasing]", "augment.crop.pad=1", "trainer.clip_norm=1.0", "trainer.ema_decay=0.95")
+REST = ("augment.crop.pad=1", "trainer.clip_norm=1.0", "trainer.ema_decay=0.95")
+ALL = ("augment=[crop_flip,random_erasing]", *REST)
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "all that draws": (*ALL, "augment=[crop_flip,random_erasing,mixup_or_cutmix]"),
+    "all that draws": ("augment=[crop_flip,random_erasing,mixup_or_cutmix]", *REST),
     "bf16": ("trainer.precision=bf16", *ALL),
     "fp16 with its scaler": ("trainer.precision=fp16", *ALL),
     "channels last": ("trainer.channels_last=true", *ALL),

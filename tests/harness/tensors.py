@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -52,16 +53,34 @@ class NoHostWaits(NoHostReads):
     is on the host. What depends on values (nonzero, a mask as an index) fails on the meta device by itself.
     """
 
+    def __enter__(self) -> Any:
+        self._made_there = _MadeThere()
+        self._made_there.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._made_there.__exit__(*error)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        made_there = func is torch.ops.aten.lift_fresh.default and args[0].device.type != "cpu"
         copies = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
         crosses = func in copies and len({t.device for t in args[:2] if isinstance(t, Tensor)} | _target(kwargs)) > 1
         by_host = func.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_)
         by_host = by_host and any(t is not None and t.device != args[0].device for t in args[1])
-        if made_there or by_host or (crosses and not (kwargs.get("non_blocking") or True in args[2:])):
+        if by_host or (crosses and not (kwargs.get("non_blocking") or True in args[2:])):
             raise HostWait(f"the host waits for the device: {func}")
         return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+class _MadeThere(TorchFunctionMode):
+    """Fails where Python's numbers become a tensor of another device than the host's."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        device = (kwargs or {}).get("device")
+        if func in (torch.tensor, torch.as_tensor) and device is not None and torch.device(device).type != "cpu":
+            raise HostWait(f"the host waits for the device: {func}")
+        return func(*args, **(kwargs or {}))
 
 
 class NotDeterministic(AssertionError):
