@@ -1,5 +1,6 @@
 """Segmentation models take images of any size, have the library's weights by name, and auxiliary heads in training."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,9 +8,12 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
+from plainloop.config.explain.problems import InvalidConfig
 from plainloop.models.encoder_decoder import EncoderDecoder
 from plainloop.models.pp_liteseg import PPLiteSeg, ShortTermDense
+from plainloop.models.pretrained import on_the_hub
 from plainloop.models.tiny_seg import TinySeg
+from tests.harness.configs import checked
 
 SMALL = {"encoder_name": "tu-test_resnet", "num_classes": 5}
 
@@ -92,6 +96,33 @@ def test_a_short_term_dense_block_puts_a_half_a_quarter_and_two_eighths_together
 def test_what_there_is_not_is_refused_with_what_there_is(settings: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         EncoderDecoder(**{"architecture": "unet"} | SMALL | settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "encoder", "repository"),
+    [
+        ("unet", "tu-resnet18", "timm/resnet18.a1_in1k"),
+        ("unet", "resnet34", "smp-hub/resnet34.imagenet"),
+        ("pp_liteseg", "tu-resnet18", "timm/resnet18.a1_in1k"),
+    ],
+)
+def test_weights_of_an_encoder_that_cannot_be_had_are_named_before_the_run(
+    model: str, encoder: str, repository: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # where nobody answers
+    typed = ["task=segmentation", "data=digit_scenes", f"model={model}", f"model.encoder_name={encoder}"]
+    typed += ["model.pretrained=true", *(["task.aux_weights=[1,1]"] if model == "pp_liteseg" else [])]
+    with pytest.raises(InvalidConfig, match=f"the weights {repository} are not in .*, and http://127.0.0.1:9 cannot"):
+        checked(*typed)
+
+
+def test_an_encoder_without_weights_is_refused() -> None:
+    node = checked("task=segmentation", "data=digit_scenes", "model=unet", "model.encoder_name=resnet34")["model"]
+    assert on_the_hub(node) == ("smp-hub/resnet34.imagenet", "")
+    with pytest.raises(ValueError, match="the encoder dpn92 has no imagenet weights; leave it out, or take another"):
+        on_the_hub(node | {"encoder_name": "dpn92"})
 
 
 def test_weights_that_nobody_publishes_are_refused() -> None:
