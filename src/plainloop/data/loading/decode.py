@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import os
+import stat
 import struct
+import warnings
 import zlib
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -17,9 +21,12 @@ from plainloop.data.loading.jpeg import decode_jpeg
 from plainloop.errors import BadData
 
 # Decides the pixels; a cache that another version has written is not used.
-VERSION = f"simplejpeg {version('simplejpeg')}, Pillow {version('pillow')}"
+VERSION = f"2, simplejpeg {version('simplejpeg')}, Pillow {version('pillow')}"
 
 MEND = "mend or delete this file; or go on without images that cannot be read: data.on_bad_image=skip"
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow starts Ghostscript for others
+LARGEST_FILE = 2**30  # bytes; the largest image that is decoded, with 16 bits and four channels, has 0.7 of it
 
 # What Pillow raises for files that are cut off, altered or hostile.
 DAMAGED = (
@@ -31,28 +38,58 @@ DAMAGED = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
+    Image.DecompressionBombWarning,  # made an error below
 )
 
 
 def decode(path: Path) -> Tensor:
     """(3, H, W) uint8, channels last in memory, which is what resizing is fast on; turned as its EXIF says.
 
-    16-bit greys are scaled to bytes. Raises BadData for a damaged file.
+    Greys of 16 bits and floats are scaled to bytes, alpha is dropped, and of several pictures the first is taken.
+    Raises BadData for a damaged file, one that is no image, and one of more pixels than Image.MAX_IMAGE_PIXELS.
     """
     try:
-        if (ordinary := decode_jpeg(path.read_bytes())) is not None:
+        content = content_of(path)
+        if (ordinary := decode_jpeg(content)) is not None:
             return ordinary
-        with Image.open(path) as opened:
-            image = to_rgb(ImageOps.exif_transpose(opened))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow says of odd files
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+                image = to_rgb(upright(opened))
+    except UnidentifiedImageError as error:
+        raise BadData(f"{path} cannot be decoded (it is no image of a known kind)", hint=MEND) from error
     except DAMAGED as error:
         raise BadData(f"{path} cannot be decoded ({type(error).__name__}: {error})", hint=MEND) from error
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
+def content_of(path: Path) -> bytes:
+    """Raises OSError for what is no file of an image's size, and does not wait for the other end of a pipe."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is no regular file")
+        if status.st_size > LARGEST_FILE:
+            raise OSError(f"a file of {status.st_size} bytes is too large for an image")
+        return file.read()
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; as it is where that cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except DAMAGED:
+        return image
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # Pillow would cut 16-bit greys off at 255
-        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
-        image = Image.fromarray(np.rint(grey / 257).astype(np.uint8))
+    if image.mode.startswith(("I", "F")):  # Pillow would cut them off at 255
+        grey = np.asarray(image, dtype=np.float64)
+        white = 65535 if image.mode.startswith("I") else 255 if grey.max() > 1 else 1
+        if not 0 <= grey.min() <= grey.max() <= white:
+            raise ValueError(f"its greys go from {grey.min():g} to {grey.max():g}, beyond 0 and {white}")
+        image = Image.fromarray(np.rint(grey / (white / 255)).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # or else Pillow warns; the alpha channel goes in the next line
     return image.convert("RGB")
