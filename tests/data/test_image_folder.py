@@ -1,8 +1,11 @@
 """Photographs from workers: bit-exact whatever the workers do, and no worker left behind."""
 
+import ctypes
 import multiprocessing
 import os
+import resource
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from plainloop.data.image_folder import ImageFolder
 from plainloop.errors import BadData, RunError
 from plainloop.system import rng
 from plainloop.system.processes import num_cpus
+from tests.harness.children import Child
 from tests.harness.tensors import equal
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -188,6 +192,39 @@ def test_a_worker_that_dies_is_explained(root):
     with pytest.raises(RunError, match="a data worker died") as caught:
         list(stream)
     assert "data.num_workers=" in caught.value.hint
+
+
+def one_batch(root, prepare):
+    """What a run says whose process `prepare` has changed."""
+
+    def work():
+        prepare()
+        sys.excepthook = lambda kind, error, trace: print(f"{error}; next: {error.hint}", file=sys.stderr)
+        list(source(root, num_workers=2, image_size=224, batch_size=16).train_batches(0, 1, seed=0))
+
+    return Child(work).wait().err
+
+
+def test_too_few_open_files_are_explained(root):
+    said = one_batch(root, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)))
+    assert "this process may have only 24 files open" in said
+    assert "ulimit -n 4096" in said
+
+
+def with_little_shared_memory():
+    """A mount that only this process sees."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_mounts, private, recursive = 0x20000, 1 << 18, 1 << 14
+    assert libc.unshare(new_mounts) == 0
+    assert libc.mount(b"none", b"/", None, private | recursive, None) == 0
+    assert libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"size=1m") == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small /dev/shm")
+def test_a_small_shared_memory_is_explained(root):
+    said = one_batch(root, with_little_shared_memory)
+    assert "has no room in /dev/shm, the shared memory of this machine, which has 1.0 MB" in said
+    assert "--shm-size=8g; or type data.num_workers=0" in said
 
 
 def hang(sample):

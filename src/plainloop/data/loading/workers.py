@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import multiprocessing
+import os
+import resource
 import signal
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence, Set
@@ -24,6 +26,7 @@ from plainloop.distributed import ranks
 from plainloop.errors import BadData, RunError
 from plainloop.system.processes import cpus_of_rank, end_with_parent, num_cpus
 from plainloop.system.signals import SIGNALS, signals_blocked
+from plainloop.system.storage import readable_size
 
 log = logging.getLogger("plainloop")
 
@@ -139,12 +142,32 @@ def next_of(source: Iterator[Any], workers: Set[BaseProcess], timeout: float) ->
                 f"no batch arrived within data.timeout={timeout} seconds",
                 hint="the storage hangs or is slow: check it, or raise data.timeout",
             ) from error
+        if short := limit_reached(str(error)):
+            raise short from error
         if has_ended(workers):
             raise RunError(
                 f"a data worker died: {error or type(error).__name__}",
                 hint="memory is the usual reason: type data.num_workers=1, or data.num_workers=0 to see the error",
             ) from error
         raise
+
+
+def limit_reached(text: str) -> RunError | None:
+    """What is too small on this machine, as torch's words say it."""
+    if "Too many open files" in text:
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return RunError(
+            f"this process may have only {most} files open, and its data workers need more",
+            hint="type ulimit -n 4096 before the command; or data.num_workers=0",
+        )
+    if "unable to allocate shared memory" in text or "Bus error" in text:
+        disk = os.statvfs("/dev/shm")
+        size = readable_size(disk.f_frsize * disk.f_blocks)
+        return RunError(
+            f"a batch of a data worker has no room in /dev/shm, the shared memory of this machine, which has {size}",
+            hint="make it larger, in a container with --shm-size=8g; or type data.num_workers=0, which needs none",
+        )
+    return None
 
 
 def has_ended(workers: Set[BaseProcess]) -> bool:
