@@ -197,7 +197,10 @@ class NamesFiles(Protocol):
 
     @classmethod
     def file_names(cls, **arguments: Any) -> Iterator[str]:
-        """Takes the constructor's arguments. The names of all files, from its root, in a fixed order."""
+        """Takes the constructor's arguments. The names of all files, from its root, in a fixed order.
+
+        A name may be followed by a tab and the file's size, so that a resume notices a file that has changed.
+        """
         ...
 
 

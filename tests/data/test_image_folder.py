@@ -194,20 +194,20 @@ def test_a_worker_that_dies_is_explained(root):
     assert "data.num_workers=" in caught.value.hint
 
 
-def one_batch(root, prepare):
+def failure(root, prepare):
     """What a run says whose process `prepare` has changed."""
 
     def work():
         prepare()
         sys.excepthook = lambda kind, error, trace: print(f"{error}; next: {error.hint}", file=sys.stderr)
-        list(source(root, num_workers=2, image_size=224, batch_size=16).train_batches(0, 1, seed=0))
+        list(source(root, num_workers=2, image_size=224, batch_size=16).train_batches(0, 40, seed=0))  # keeps them all
 
     return Child(work).wait().err
 
 
 def test_too_few_open_files_are_explained(root):
-    said = one_batch(root, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)))
-    assert "this process may have only 24 files open" in said
+    said = failure(root, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
+    assert "this process may have only 64 files open" in said
     assert "ulimit -n 4096" in said
 
 
@@ -222,7 +222,7 @@ def with_little_shared_memory():
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small /dev/shm")
 def test_a_small_shared_memory_is_explained(root):
-    said = one_batch(root, with_little_shared_memory)
+    said = failure(root, with_little_shared_memory)
     assert "has no room in /dev/shm, the shared memory of this machine, which has 1.0 MB" in said
     assert "--shm-size=8g; or type data.num_workers=0" in said
 

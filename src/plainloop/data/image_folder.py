@@ -65,7 +65,7 @@ class ImageFolder(CachedImageFiles):
 
     @classmethod
     def file_names(cls, **arguments: Any) -> Iterator[str]:
-        return cls(**arguments).listings().file_names()
+        return cls(**arguments).listings().sized_names()
 
     def all_images(self) -> dict[Split, Images]:
         from plainloop.data.loading.samples import split_images

@@ -1,9 +1,9 @@
-"""The names of the data's files when a run was started: data_files.txt.gz in its folder, to name those that change."""
+"""Names and sizes of the data's files when a run was started, in data_files.txt.gz, to name those that change."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,29 @@ SHOWN = 10  # file names of each kind in a message
 
 
 def write(folder: Path, config: Mapping[str, Any]) -> None:
-    """Keeps the names of the data set's files, one a line; nothing for a source that names none."""
+    """Keeps the names of the data set's files, one a line, with their sizes; nothing for a source that names none."""
     if names := _names(config):
         storage.write_whole(folder / FILE, gzip.compress("\n".join(names).encode(errors="surrogateescape"), 1, mtime=0))
 
 
 def changes(folder: Path, config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The names of files that were removed and added since."""
+    """The names of files that were removed and added since, and of those that have another size."""
     path = folder / FILE
     if not path.exists():
         return {}
-    before = gzip.decompress(path.read_bytes()).decode(errors="surrogateescape").split("\n")
-    now = _names(config)
-    return {"removed": sorted({*before} - {*now}), "added": sorted({*now} - {*before})}
+    before = _sizes(gzip.decompress(path.read_bytes()).decode(errors="surrogateescape").split("\n"))
+    now = _sizes(_names(config))
+    sized = [name for name in before.keys() & now.keys() if before[name] and now[name]]
+    return {
+        "removed": sorted(before.keys() - now.keys()),
+        "added": sorted(now.keys() - before.keys()),
+        "changed": sorted(name for name in sized if before[name] != now[name]),
+    }
+
+
+def _sizes(lines: Sequence[str]) -> dict[str, str]:
+    """The size of each name; "" where it was not kept."""
+    return dict(line.partition("\t")[::2] for line in lines)
 
 
 def as_text(changed: Mapping[str, list[str]]) -> str:

@@ -71,13 +71,14 @@ def settle_config(config: Mapping[str, Any], journal: Journal, *, step: int) -> 
                 f"{step} steps are done already, and trainer.duration={config['trainer']['duration']} is {total}",
                 hint=f"type a longer trainer.duration, or continue it as it was: {again}",
             )
-        if not found:
+        changed_files = data_files.changes(journal.folder, config)
+        if not found and not any(changed_files.values()):
             return
         files = [pair for pair in found if pair.key in compare.FILE_FACTS]
         found = [pair for pair in found if pair not in files]
         compare.check(found, config, step=step, schedules=lambda: (schedule_of(saved), schedule_of(config)))
-        if files:
-            accept_changed_files(config, journal, step=step)
+        if files or any(changed_files.values()):
+            accept_changed_files(config, journal, changed_files, step=step)
         if found:
             log.warning("goes on with another config than it was started with:\n%s", compare.table(found))
             journal.event("config_changed", step=step, changes=[vars(pair) for pair in found])
@@ -86,9 +87,10 @@ def settle_config(config: Mapping[str, Any], journal: Journal, *, step: int) -> 
     storage.write_whole(path, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).encode())
 
 
-def accept_changed_files(config: Mapping[str, Any], journal: Journal, *, step: int) -> None:
+def accept_changed_files(
+    config: Mapping[str, Any], journal: Journal, changed: Mapping[str, list[str]], *, step: int
+) -> None:
     """Notes which files of the data differ. Raises BadConfig unless data.allow_changed=true."""
-    changed = data_files.changes(journal.folder, config)
     text = data_files.as_text(changed)
     if not config["data"].get("allow_changed"):
         again = command_to_continue(journal.folder, plugins=config["plugins"])

@@ -23,7 +23,10 @@ from plainloop.errors import BadData
 # Decides the pixels; a cache that another version has written is not used.
 VERSION = f"2, simplejpeg {version('simplejpeg')}, Pillow {version('pillow')}"
 
-MEND = "mend or delete this file; or go on without images that cannot be read: data.on_bad_image=skip"
+MEND = (
+    "mend or delete this file (a run that has begun then goes on with data.allow_changed=true); "
+    "or go on without images that cannot be read: data.on_bad_image=skip"
+)
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow starts Ghostscript for others
 LARGEST_FILE = 2**30  # bytes; the largest image that is decoded, with 16 bits and four channels, has 0.7 of it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shlex
 import unicodedata
@@ -81,6 +82,17 @@ class Listings:
             for name, paths in listing.files.items()
             for path in paths
         )
+
+    def sizes(self) -> list[int]:
+        """Bytes of each file, in the order of `file_names`; -1: not to be had. [] where there are too many files."""
+        if sum(map(len, self.splits.values())) > SIZES_UP_TO:
+            return []
+        return [size_of(f"{listing.folder}/{path}") for listing in self.splits.values() for path in listing.paths]
+
+    def sized_names(self) -> Iterator[str]:
+        """The file names, each with a tab and its size where sizes are asked for."""
+        named = itertools.zip_longest(self.file_names(), self.sizes())
+        return (name if size is None else f"{name}\t{size}" for name, size in named)
 
     def files_hash(self) -> str:
         digest = hashlib.sha256()
@@ -279,11 +291,16 @@ def look_alikes(names: tuple[str, ...] | list[str]) -> dict[str, list[str]]:
     return groups
 
 
+def size_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1  # such as a link that leads nowhere: decoding says what is wrong with it
+
+
 def refuse_empty_files(listings: Listings) -> None:
-    if sum(map(len, listings.splits.values())) > SIZES_UP_TO:
-        return
-    paths = (listing.folder / path for listing in listings.splits.values() for path in listing.paths)
-    if empty := [str(path) for path in paths if path.stat().st_size == 0]:
+    paths = (f"{listing.folder}/{path}" for listing in listings.splits.values() for path in listing.paths)
+    if empty := [path for path, size in zip(paths, listings.sizes(), strict=False) if size == 0]:
         raise BadData(
             f"{len(empty)} image files are empty (0 bytes): {quoted(empty, 5)}",
             hint=f"copy them again, or delete them: find {shlex.quote(str(listings.root))} -type f -empty -delete "

@@ -20,13 +20,21 @@ def num_held_out(count: int, fraction: float) -> int:
     return min(max(round(count * fraction), 1), count - 1)
 
 
+def members_of_each(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Positions of each class, in rising order; labels (N,) of 0, 1, ...
+
+    >>> [members.tolist() for members in members_of_each(np.array([2, 0, 2]))]
+    [[1], [], [0, 2]]
+    """
+    return np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
+
+
 def stratified_split(labels: NDArray[np.int64], *, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions for training and for validation, each in rising order; labels (N,) of 0, 1, ..."""
     from plainloop.system.rng import SPLIT, fold
 
     held_out = np.zeros(len(labels), dtype=bool)
-    for label in range(int(labels.max()) + 1):
-        members = np.flatnonzero(labels == label)
+    for label, members in enumerate(members_of_each(labels)):
         drawn = np.random.default_rng(fold(SPLIT, label)).permutation(members)
         held_out[drawn[: num_held_out(len(members), fraction)]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
@@ -54,8 +62,8 @@ def stratified_part(labels: NDArray[np.int64], *, at_most: int | None) -> NDArra
     from plainloop.system.rng import SPLIT, fold
 
     taken = np.zeros(len(labels), dtype=bool)
-    counts = np.bincount(labels)
-    for label, count in enumerate(stratified_counts([int(n) for n in counts], at_most)):
-        drawn = np.random.default_rng(fold(SPLIT, label, 1)).permutation(np.flatnonzero(labels == label))
+    classes = members_of_each(labels)
+    for label, count in enumerate(stratified_counts([len(members) for members in classes], at_most)):
+        drawn = np.random.default_rng(fold(SPLIT, label, 1)).permutation(classes[label])
         taken[drawn[:count]] = True
     return np.flatnonzero(taken)
