@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -105,10 +106,11 @@ def require_room(place: Place, num_bytes: int, *, others: int = 0) -> None:
 
 def bytes_of_others(place: Place, ours: Path) -> int:
     """What the other caches in the folder take, unfinished ones too."""
-    if not place.folder.is_dir():
-        return 0
-    entries = [entry for entry in os.scandir(place.folder) if SUFFIX in entry.name and ours.stem not in entry.name]
-    return sum(entry.stat().st_blocks * 512 for entry in entries)
+    total = 0
+    for path in place.folder.glob(f"*{SUFFIX}*"):
+        with contextlib.suppress(FileNotFoundError):  # another run has just finished it, or a person deleted it
+            total += path.stat().st_blocks * 512 if ours.stem not in path.name else 0
+    return total
 
 
 def memory_free(root: Path = Path("/")) -> int | None:
