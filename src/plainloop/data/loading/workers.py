@@ -185,7 +185,7 @@ def collate(samples: list[Sample | Skipped | RunError]) -> tuple[Batch, list[tup
     skipped = [(sample.index, sample.why) for sample in samples if isinstance(sample, Skipped)]
     found = [sample.instead if isinstance(sample, Skipped) else sample for sample in samples]
     read = [sample for sample in found if isinstance(sample, dict)]
-    shapes = {"x".join(map(str, sample["image"].shape)) for sample in read}
+    shapes = {"x".join(map(str, sample["image"].shape)) for sample in read if "image" in sample}  # no rows of a cache
     if len(shapes) > 1:
         return BadData(
             f"images of different sizes cannot be in one batch: {', '.join(sorted(shapes)[:4])}",
