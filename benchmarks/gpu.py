@@ -175,9 +175,6 @@ def loops_cost(size: Size, until: float, folder: Path) -> Iterator[Row]:
 
 
 def fast_against_eager(size: Size, until: float, folder: Path) -> Iterator[Row]:
-    if not (ROOT / "conf" / "trainer" / "fast.yaml").exists():
-        yield {"case": "fast", "what": "not measured: there is no trainer=fast"}
-        return
     typed = ("model=resnet20", "data.batch_size=128", "optimizer=sgd", f"device={size.device}", "trainer.devices=1")
     data = ("augment=crop_flip", *fashion_mnist()) if size.device == "cuda" else ()
     fast, plain = ours([*typed, *data, "trainer=fast"]), ours([*typed, *data])

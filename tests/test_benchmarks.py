@@ -1,5 +1,6 @@
 """The benchmarks run to their end, and what they compute is right."""
 
+import json
 import random
 import re
 import subprocess
@@ -108,6 +109,18 @@ def test_the_interval_is_the_sign_tests(n, low, high):
     """Ranks as in tables of the median's confidence interval, such as Conover's."""
     found = pairs.median(random.Random(0).sample(range(1, n + 1), n))
     assert (found.low, found.high, found.n) == (low, high, n)
+
+
+def test_the_gpus_benchmark_writes_each_case_at_toy_size(tmp_path):
+    """The folder takes long on a CPU: make bench-gpu DEVICE=cpu tries it."""
+    run("gpu", "--device=cpu", "--case=loop", "--case=resnet50", f"--results={tmp_path}")
+    written = json.loads((tmp_path / "speed_cpu.json").read_text())
+    assert written["versions"]["torch"].startswith("2.") and written["driver"] is None
+    shares = [row for row in written["results"] if row.get("target")]
+    assert [row["case"] for row in shares] == ["loop", "loop", "resnet50"]
+    assert all(row["low"] <= row["median"] <= row["high"] and row["runs"] == 2 for row in shares)
+    table = (tmp_path / "speed_cpu.md").read_text().splitlines()
+    assert sum(line.startswith("| ") for line in table) == 1 + len(written["results"])
 
 
 def test_rounds_end_when_time_is_up_but_never_before_two():

@@ -8,7 +8,6 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 
 from plainloop.run_dir.checkpoints import Checkpoints
 from tests.harness import inject
@@ -80,17 +79,12 @@ def test_a_checkpoint_goes_on_elsewhere_and_back(first: str, then: str, tmp_path
     assert all(entry["step"] == 10 for entry in state["optimizer"]["state"].values())
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_tf32_is_written_down_and_a_resume_without_it_says_so(device: str, tmp_path: Path) -> None:
-    def with_tf32() -> None:
-        torch.backends.cuda.matmul.allow_tf32 = True
-        inject.at_step(4, inject.send(signal.SIGTERM))()
-
-    assert train(tmp_path, *command(device), prepare=with_tf32).code == 75
-    assert json.loads((tmp_path / "run" / "environment.json").read_text())["tf32"] is True
-    ended = train(tmp_path, *command(device))
-    assert ended.code == 0
-    assert "tf32: True before, False now" in ended.out + ended.err
+@pytest.mark.gpu
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_is_written_down_as_it_was_in_force(tf32: bool, tmp_path: Path) -> None:
+    run = (*command("cuda"), "trainer.duration=1st", f"trainer.tf32={str(tf32).lower()}")
+    assert train(tmp_path, *run).code == 0
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["tf32"] is tf32
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -150,6 +150,7 @@ ON_CUDA: dict[str, tuple[str, ...]] = {
     ),
     "compile": ("trainer.compile=true",),
     "deterministic": ("trainer.deterministic=true", "augment=[crop_flip,random_erasing]"),
+    "tf32": ("trainer.tf32=true",),
     **FAST,
 }
 

@@ -17,6 +17,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], float]] = {
     "fp32": ((), 5e-3),  # cuDNN's convolutions take TF32 where they can: 10 bits
     "bf16": (("trainer.precision=bf16",), 5e-2),  # 7 bits
     "fp16": (("trainer.precision=fp16",), 1e-2),  # 10 bits
+    "tf32": (("trainer.tf32=true",), 5e-3),  # 10 bits
     "channels last": (("trainer.channels_last=true",), 5e-3),
     "accumulate": (("trainer.accumulate=2",), 5e-2),  # BatchNorm with other statistics
     "compile": (("trainer.compile=true",), 5e-3),

@@ -14,7 +14,6 @@ import pytest
 from plainloop.loop import augmented
 from tests.harness import inject
 from tests.harness.children import Child
-from tests.harness.configs import ROOT
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 DEVICES = ["cpu", CUDA]
@@ -24,7 +23,7 @@ SIZE = {
     "cpu": ("model.width=4", "data.batch_size=240"),
     "cuda": ("model=resnet20", "data.batch_size=240"),
 }
-FAST = {"fast": ("trainer=fast",)} if (ROOT / "conf/trainer/fast.yaml").exists() else {}
+FAST = {"fast": ("trainer=fast",), "fast in micro-batches": ("trainer=fast", "trainer.accumulate=2")}
 STEPS = ("trainer.duration=10st", "trainer.log_every=3", "trainer.save_every=2st", "scheduler=constant")
 
 
