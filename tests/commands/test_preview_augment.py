@@ -100,6 +100,7 @@ def test_a_picture_is_written(tmp_path, capsys, monkeypatch):
         (["step=6"], 64, "step=6 is not in the run of 6 steps\nnext: type step=5 or less"),
         (["step=2x"], 64, "step='2x' is not a duration"),
         (["--images", "0"], 64, "--images 0 must be 1 or more"),
+        (["--out", "picture.txt"], 64, "--out picture.txt must end in .png or .jpg"),
         (["augment.crop.pat=2"], 64, "did you mean: augment.crop.pad"),
         (["-m"], 64, "-m is for train.py"),
         (["--lr", "3"], 64, "type instead: optimizer.lr=3"),

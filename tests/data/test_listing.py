@@ -140,6 +140,12 @@ def test_empty_files_are_named(photos):
     assert facts(root).class_counts == (2, 1)
 
 
+def test_empty_files_are_left_to_a_run_that_skips_bad_images(photos):
+    root = photos({"cat": 3, "dog": 3})
+    (root / "dog/001.png").write_bytes(b"")
+    assert facts(root, on_bad_image="skip").class_counts == (2, 2)
+
+
 def test_a_root_that_is_missing_or_a_file_is_named(tmp_path):
     with pytest.raises(BadData, match=f"data.root={tmp_path}/no does not exist"):
         facts(tmp_path / "no")

@@ -24,7 +24,9 @@ EXAMPLES = (
 def main(arguments: Sequence[str]) -> int:
     """`python scripts/preview_augment.py`; the exit code."""
     parser = parser_of("preview_augment", __doc__ or "", EXAMPLES)
-    parser.add_argument("--out", type=Path, default=Path("outputs/preview_augment.png"), help="the file (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/preview_augment.png"), help="the file, .png or .jpg (%(default)s)"
+    )
     parser.add_argument("--images", type=int, default=8, help="how many, at most those of a batch (%(default)s)")
     parser.add_argument("step=N", nargs="?", help="finished steps, or as 10ep; 0 is the first batch (0)")
     options, overrides = parser.parse_known_args(arguments)
@@ -38,6 +40,8 @@ def preview(overrides: list[str], num_images: int, out: Path) -> int:
     text = take_word("step", overrides) or "0"
     if num_images < 1:
         raise BadConfig(f"--images {num_images} must be 1 or more")
+    if out.suffix.lower() not in (".png", ".jpg"):
+        raise BadConfig(f"--out {out} must end in .png or .jpg")
     found = checked(overrides)
     config, clock = found.config, clock_of(found.config)
     step = step_of(text, config)

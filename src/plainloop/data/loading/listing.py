@@ -304,5 +304,5 @@ def refuse_empty_files(listings: Listings) -> None:
         raise BadData(
             f"{len(empty)} image files are empty (0 bytes): {quoted(empty, 5)}",
             hint=f"copy them again, or delete them: find {shlex.quote(str(listings.root))} -type f -empty -delete "
-            "(a run that has begun can go on without them: data.allow_changed=true)",
+            "(a run that has begun can go on without them: data.allow_changed=true); or type data.on_bad_image=skip",
         )
