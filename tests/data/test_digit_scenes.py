@@ -70,17 +70,19 @@ def test_a_distractor_is_seen_and_has_no_class() -> None:
 
 
 def thresholded(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The best that a threshold can do that knows the mask: per image the level and side with the most right pixels,
-    and the commonest digit for all of them."""
+    """More than a threshold can do: Otsu's level, and from the mask the better side and its commonest digit."""
     grey, digits = image.float().mean(0), mask[mask > 0]
     commonest = int(digits.mode().values) if len(digits) else 1
-    best, most = torch.zeros_like(mask), -1.0
-    for level in range(0, 256, 8):
-        for side in (grey > level, grey < level):
-            iou = float((side & (mask == commonest)).sum() / (side | (mask == commonest)).sum().clamp(min=1))
-            if iou > most:
-                best, most = side * commonest, iou
-    return best
+    shares = [(grey > level).float().mean() for level in range(256)]
+    between = [
+        float(share * (1 - share) * (grey[grey > level].mean() - grey[grey <= level].mean()) ** 2)
+        if 0 < share < 1
+        else 0
+        for level, share in enumerate(shares)
+    ]
+    level = max(range(256), key=between.__getitem__)
+    sides = [grey > level, grey <= level]
+    return max(sides, key=lambda side: int((side & (mask == commonest)).sum()) / int(side.sum() + 1)) * commonest
 
 
 def test_thresholding_stays_below_0_4(scenes: DigitScenes) -> None:

@@ -21,7 +21,8 @@ class InMemory:
     """Batches of small sets. A source has one and passes its `train_batches` and `eval_batches` on.
 
     Args:
-        splits: "train", "val" and perhaps "test"; each with image (N, C, H, W) uint8, and what else a batch has.
+        splits: "train", "val" and perhaps "test"; each with image (N, C, H, W) uint8, and what else a batch has;
+            or a pair of images and labels (N,) int64.
         device: `auto`, `cuda`, `cpu` or `mps`.
         train_eval_samples: how many training samples `eval_batches("train")` gives, at most all; 0: none.
         sampler: `shuffled` or `class_balanced`.
@@ -30,7 +31,7 @@ class InMemory:
 
     def __init__(
         self,
-        splits: Mapping[Split, Batch],
+        splits: Mapping[Split, Batch | tuple[Tensor, Tensor]],
         *,
         loaders: Mapping[Split, Loader],
         device: str,
@@ -42,15 +43,19 @@ class InMemory:
         self.loaders = loaders
         self.shard = sampling.Shard.here()
         self.device = process_group.pick_device(device)
-        self.splits = {split: {name: t.to(self.device) for name, t in part.items()} for split, part in splits.items()}
-        self.num_train = len(splits["train"]["image"])
-        self.order = sampling.order_of(labels_of(splits["train"]), sampler=sampler, repeats=repeats)
+        named = {
+            split: part if isinstance(part, Mapping) else dict(zip(("image", "label"), part, strict=True))
+            for split, part in splits.items()
+        }
+        self.splits = {split: {name: t.to(self.device) for name, t in part.items()} for split, part in named.items()}
+        self.num_train = len(named["train"]["image"])
+        self.order = sampling.order_of(labels_of(named["train"]), sampler=sampler, repeats=repeats)
         sampling.steps_per_epoch(self.num_train, self.batch_size)
         self.shard.rows_of(self.batch_size)
         slice_of_train = sampling.slice_of_train(self.num_train, train_eval_samples)
         self.eval_indices = {"train": self._in_batches("train", slice_of_train)}
         for split in splits.keys() - {"train"}:
-            self.eval_indices[split] = self._in_batches(split, np.arange(len(splits[split]["image"])))
+            self.eval_indices[split] = self._in_batches(split, np.arange(len(named[split]["image"])))
 
     def _in_batches(self, split: Split, samples: Indices) -> list[Tensor]:
         """This rank's share of these samples, put on the device once: evaluating copies nothing."""
