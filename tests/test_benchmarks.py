@@ -35,6 +35,11 @@ def test_throughput_ends_with_a_share_of_the_resident_batchs():
     assert re.search(r"resident +[\d,]+ \[.*\] images/s +an epoch in \d+\.\d s", printed)
 
 
+def test_joint_augmentation_ends_with_a_ratio_to_torchvisions():
+    printed = run("joint_augmentation", "--pairs=2", "--block-seconds=0.02")
+    assert re.search(r"ours in the worker / torchvision \d+\.\d\d \[.*\] of the images/s", printed)
+
+
 def test_checkpoint_ends_with_the_share_of_a_run(tmp_path):
     printed = run("checkpoint", f"--folder={tmp_path}", "--megabytes=4", "--saves=2")
     assert re.search(r"share of a run +\d+\.\d\d %", printed)

@@ -13,8 +13,8 @@ from PIL import Image
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-DIGITS, DISTRACTORS = (2, 4), (1, 3)  # in a scene: from, and below
-SIDES = (0.4, 0.6)  # of an object, as shares of the scene's side
+DIGITS, DISTRACTORS = (2, 5), (1, 3)  # in a scene: from, and below
+SIDES = (0.35, 0.5)  # of an object, as shares of the scene's side
 TURN = 15  # degrees, at most, in either direction
 INK = 0.25  # grey of a digit, 0 to 1, at which its edge is
 CONTRAST = 80  # least distance of an object's colour from what it covers, in one channel of 255
