@@ -10,6 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def printable(text: str) -> str:
+    """Without control characters, which could repaint the screen."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 class RunError(Exception):
     """A failure with one clear message for the person who started the run. `hint` is what to type next."""
 
@@ -17,8 +22,8 @@ class RunError(Exception):
     reason = "internal"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__("\n".join(map(printable, message.split("\n"))))
+        self.hint = printable(hint)
 
 
 class BadConfig(RunError):

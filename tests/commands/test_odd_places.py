@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,18 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from plainloop.config.check.findings import CheckContext, Finding
+from plainloop.config.check.machine import folder_can_be_written
 from plainloop.errors import CannotWrite
 from plainloop.system import storage
 from tests.harness.children import Child
 from tests.harness.configs import ROOT
 from tests.harness.disks import disk
-from tests.harness.runs import SMALL, status, train
-
-TRAIN = f"{sys.executable} {ROOT}/train.py {' '.join(SMALL)} hydra.run.dir=run"
-
-
-def typed(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=300)
+from tests.harness.runs import SMALL, train
 
 
 def closed() -> None:
@@ -31,24 +28,38 @@ def closed() -> None:
 
 
 def full() -> None:
-    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+    for descriptor in (1, 2):
+        os.dup2(os.open("/dev/full", os.O_WRONLY), descriptor)
 
 
-@pytest.mark.parametrize("screen", [closed, full])
-def test_a_screen_that_nobody_reads_changes_nothing(screen: Callable[[], None], tmp_path: Path) -> None:
-    done = train(tmp_path, *SMALL, "hydra.run.dir=run", prepare=screen)
+RUN = (*SMALL, "hydra.run.dir=run")
+
+
+@pytest.mark.parametrize(
+    ("screen", "typed"),
+    [(closed, RUN), (full, RUN), (full, ("-m", *SMALL, "seed=1,2", "hydra.sweep.dir=run")), (full, ("--help",))],
+)
+def test_a_screen_that_nobody_reads_changes_nothing(
+    screen: Callable[[], None], typed: tuple[str, ...], tmp_path: Path
+) -> None:
+    done = train(tmp_path, *typed, prepare=screen)
     assert (done.code, done.out, done.err) == (0, "", "")
-    assert status(tmp_path / "run")["state"] == "DONE"
-    for redirected in (">&-", ">&- 2>&- <&-", ">/dev/full", ">/dev/full 2>&1"):
-        again = typed(tmp_path, f"{TRAIN} {redirected}")
-        assert (again.returncode, again.stdout, again.stderr) == (0, "", ""), redirected
+    states = [json.loads(path.read_text())["state"] for path in tmp_path.rglob("status.json")]
+    assert states == ["DONE"] * (2 if "-m" in typed else typed == RUN)
+
+
+def test_a_shell_that_closes_the_streams_gets_the_same(tmp_path: Path) -> None:
+    line = f"{sys.executable} {ROOT}/train.py --version"
+    for redirected in (">&- 2>&- <&-", ">/dev/full"):
+        assert subprocess.run(["bash", "-c", f"{line} {redirected}"], capture_output=True, timeout=300).returncode == 0
 
 
 def test_a_working_directory_that_is_gone_is_said_in_one_line(tmp_path: Path) -> None:
-    done = typed(tmp_path, f"mkdir gone && cd gone && rmdir ../gone && {TRAIN}")
-    assert done.returncode == CannotWrite.code
-    assert done.stderr.splitlines()[0] == "the working directory is not there any more"
-    assert len(done.stderr.splitlines()) == 2
+    (tmp_path / "gone").mkdir()
+    done = train(tmp_path / "gone", *RUN, prepare=(tmp_path / "gone").rmdir)
+    assert done.code == CannotWrite.code
+    assert done.err.splitlines()[0] == "the working directory is not there any more"
+    assert len(done.err.splitlines()) == 2
 
 
 @pytest.fixture
@@ -76,12 +87,21 @@ def places(tmp_path: Path) -> dict[str, Path]:
     ],
 )
 def test_a_folder_that_is_no_place_for_a_run_is_refused(name: str, message: str, places: dict[str, Path]) -> None:
-    data = places["data"]
-    before = sorted(os.listdir(places[name])) if places[name].parts[-1] != "abcdefghi" else []
-    done = train(data.parent, "data=image_folder", f"data.root={data}", f"hydra.run.dir={places[name]}")
+    config = {"data": {"root": str(places["data"])}}
+
+    def found(folder: Path) -> list[str]:
+        context = CheckContext(config, folder=folder, is_typed=lambda key: key == "hydra.run.dir")
+        return [f"{one.key}: {one.what}" for one in folder_can_be_written(context) if isinstance(one, Finding)]
+
+    (what,) = found(places[name])
+    assert what.startswith(f"hydra.run.dir: {message}")
+    assert found(places["data"].parent / "new") == []
+
+
+def test_a_path_above_the_systems_limit_has_one_message(places: dict[str, Path]) -> None:
+    done = train(places["data"].parent, f"hydra.run.dir={places['longer']}")
     assert done.code == 64 and "Traceback" not in done.err
-    assert f"hydra.run.dir: {message}" in done.err
-    assert before == (sorted(os.listdir(places[name])) if before else [])
+    assert "hydra.run.dir: is longer than 3900 bytes" in done.err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="tmpfs")

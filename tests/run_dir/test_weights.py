@@ -143,7 +143,7 @@ def test_quantized_weights_are_refused_and_nothing_is_changed(tmp_path: Path) ->
     name = next(name for name, tensor in saved.items() if tensor.ndim == 4)
     saved[name] = (saved[name] * 100).to(torch.int8)
     safetensors.torch.save_file(saved, tmp_path / "quantized.safetensors")
-    with pytest.raises(ValueError, match=f"{name} is int8"):
+    with pytest.raises(ValueError, match=f"{name} is torch.int8"):
         load_weights(model, tmp_path / "quantized.safetensors")
     assert equal(copied(model), before)
     saved[name] = saved[name].half()

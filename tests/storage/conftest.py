@@ -68,8 +68,13 @@ class Disk:
         self.descriptors[descriptor] = [self.names[path.name], 0]
         return descriptor
 
+    def lstat(self, path: Path) -> SimpleNamespace:
+        if path.name not in self.names:
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+        return SimpleNamespace(st_mode=stat.S_IFREG)
+
     def fstat(self, descriptor: int) -> SimpleNamespace:
-        return SimpleNamespace(st_mode=stat.S_IFREG, st_size=len(self.inodes[self.descriptors[descriptor][0]]))
+        return SimpleNamespace(st_size=len(self.inodes[self.descriptors[descriptor][0]]))
 
     def read(self, descriptor: int, size: int) -> bytes:
         inode, position = self.descriptors[descriptor]

@@ -10,7 +10,6 @@ from plainloop.config.compose.composer import Composer
 from plainloop.config.explain.problems import InvalidConfig
 from plainloop.sweep.check import check_sweep
 from plainloop.sweep.index import folder_problem, stays_inside
-from plainloop.sweep.numbering import sweep_folder
 from tests.harness.configs import ROOT
 
 HOSTILE = (
@@ -97,13 +96,3 @@ def test_names_made_of_overrides_are_folders_below_the_sweep_also_where_the_name
         ["name=a,b", "seed=1", "hydra.sweep.subdir=${hydra.job.override_dirname}", f"hydra.sweep.dir={tmp_path}/s"],
     )
     assert [job.folder for job in found.jobs] == [tmp_path / "s" / f"name={name},seed=1" for name in "ab"]
-
-
-@pytest.mark.parametrize("place", ["run", "run/checkpoints"])
-def test_a_runs_folder_becomes_no_sweep(place: str, tmp_path: Path) -> None:
-    (tmp_path / "run/checkpoints").mkdir(parents=True)
-    found = check_sweep(Composer(ROOT / "conf"), ["seed=0,1", f"hydra.sweep.dir={tmp_path / place}"])
-    with pytest.raises(InvalidConfig, match=f"hydra.sweep.dir: is a run's, got {tmp_path / place}\n"):
-        sweep_folder(found.master, found.jobs)
-    found.master.hydra.sweep.dir = str(tmp_path)
-    assert sweep_folder(found.master, found.jobs) == tmp_path

@@ -159,12 +159,12 @@ def test_watching_ends_when_nothing_runs_or_waits(tmp_path: Path, monkeypatch: p
 
 
 STRANGE = {
-    "state": ("status.json", {"state": {"a": 1}}, "state is an object, expected one of PENDING"),
-    "pid": ("status.json", status("RUNNING", pid="abc"), "pid is 'abc', expected a whole number"),
-    "best": ("summary.json", {"best": [1]}, "best is a list, expected an object or null"),
-    "metric": ("summary.json", {"best": {"metric": 1, "value": 0.5, "step": 1}}, "in best, metric is 1, expected text"),
-    "attempt": ("attempts.jsonl", {"started": 1.0}, "in line 1, attempt is missing"),
-    "heartbeat": ("status.json", status("FAILED", heartbeat=float("inf")), "heartbeat is inf, expected a number"),
+    "state": ("status.json", {"state": {"a": 1}}, "state is {'a': 1}, expected one of PENDING"),
+    "pid": ("status.json", status("RUNNING", pid="abc"), "pid is 'abc', expected int"),
+    "best": ("summary.json", {"best": [1]}, "best is [1], expected dict | None"),
+    "metric": ("summary.json", {"best": {"metric": 1, "value": 0.5, "step": 1}}, "in best, metric is 1, expected str"),
+    "attempt": ("attempts.jsonl", {"started": 1.0}, "attempt is missing"),
+    "heartbeat": ("status.json", status("FAILED", heartbeat=float("inf")), "heartbeat is inf, expected float"),
 }
 
 

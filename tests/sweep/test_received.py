@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -157,42 +158,34 @@ def no_submission(sweep: Path) -> None:
 
 
 SAME = ("-m", *TINY, "seed=range(0,8)")
-REFUSED = {
-    "retry": (("retry", "received"), SWEEP, 64, "config.yaml cannot be used: name holds ${...}"),
-    "retry of a link": (("retry", "received", "4"), SWEEP, 64, "leads out of the sweep's folder"),
-    "retry of plugins": (("retry", "received", "0"), SWEEP, 64, "'subprocess.check_output' is outside the allowlist"),
-    "retry with them": (("retry", "received", "0", "plugins=[subprocess]"), SWEEP, 64, "names no package of yours"),
-    "cancel": (("cancel", "received"), SWEEP, 0, "nothing to cancel: no process runs this sweep, and no job runs"),
-    "the same command": (
-        (*SAME, "hydra.sweep.dir=received"),
-        "train.py",
-        73,
-        "in it is a link that leads out of it, to ",
-    ),
-    "resume of plugins": (("resume=received/0",), "train.py", 64, "outside the allowlist"),
-    "resume of a variable": (("resume=received/1",), "train.py", 64, "config.yaml cannot be used: name holds ${...}"),
-    "resume of a link": (("resume=received/4",), "train.py", 64, "has no config.yaml"),
-    "resume of links": (("resume=received/5",), "train.py", 65, "attempts.jsonl was not written by a run"),
-    "resume of a pipe": (("resume=received/6",), "train.py", 65, "status.json was not written by a run"),
-    "resume of a list": (("resume=received/7",), "train.py", 65, "state is a list, expected one of PENDING"),
-    "replay of plugins": (("received/0", "3"), "scripts/replay_step.py", 64, "outside the allowlist"),
-    "replay with them": (("received/0", "3", "--plugins", "subprocess"), "scripts/replay_step.py", 64, "no package of"),
-    "replay of a variable": (("received/1", "3"), "scripts/replay_step.py", 64, "name holds ${...}"),
-    "init_from a link": ((*TINY, "init_from=received/5"), "train.py", 64, "init_from"),
-}
+REPLAY = "scripts/replay_step.py"
+REFUSED: tuple[tuple[tuple[str, ...], str, int, str], ...] = (
+    (("retry", "received"), SWEEP, 64, "config.yaml cannot be used: it holds ${oc.env:ONLY_HERE}"),
+    (("retry", "received", "0"), SWEEP, 64, "'subprocess.check_output' is outside the allowlist"),
+    (("retry", "received", "4"), SWEEP, 64, "leads out of the sweep's folder"),
+    (("retry", "received", "0", "plugins=[subprocess]"), SWEEP, 64, "names no package of yours"),
+    (("cancel", "received"), SWEEP, 0, "nothing to cancel: no process runs this sweep, and no job runs"),
+    ((*SAME, "hydra.sweep.dir=received"), "train.py", 73, "in it is a link that leads out of it, to "),
+    (("resume=received/0",), "train.py", 64, "outside the allowlist"),
+    (("resume=received/1",), "train.py", 64, "config.yaml cannot be used: it holds ${oc.env:ONLY_HERE}"),
+    (("resume=received/4",), "train.py", 64, "has no config.yaml"),
+    (("resume=received/5",), "train.py", 65, "attempts.jsonl was not written by a run"),
+    (("resume=received/6",), "train.py", 65, "status.json was not written by a run"),
+    (("received/0", "3"), REPLAY, 64, "outside the allowlist"),
+    (("received/1", "3"), REPLAY, 64, "it holds ${oc.env:ONLY_HERE}"),
+    (("received/0", "3", "--plugins", "subprocess"), REPLAY, 64, "no package of"),
+    ((*TINY, "init_from=received/5"), "train.py", 64, "init_from"),
+)
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_received_sweep_is_refused_with_one_message_and_nothing_happens(
-    sweep: Path, canaries: Canaries, name: str
-) -> None:
-    typed, script, expected, message = REFUSED[name]
+def test_a_received_sweep_is_refused_with_one_message_and_nothing_happens(sweep: Path, canaries: Canaries) -> None:
     with_every_trick(sweep, canaries)
     no_submission(sweep)
-    code, said = run(sweep.parent, *typed, script=script)
-    assert (code, "Traceback" in said) == (expected, False), said
-    assert message in said and "\x1b" not in said
-    assert canaries.harm(sweep, said) == set()
+    for typed, script, expected, message in REFUSED:
+        code, said = run(sweep.parent, *typed, script=script)
+        assert (code, "Traceback" in said) == (expected, False), said
+        assert message in said and "\x1b" not in said, (typed, said)
+        assert canaries.harm(sweep, said) == set(), typed
 
 
 def test_each_row_of_a_received_sweep_says_what_is_wrong_with_its_job(sweep: Path, canaries: Canaries) -> None:
@@ -207,7 +200,7 @@ def test_each_row_of_a_received_sweep_says_what_is_wrong_with_its_job(sweep: Pat
     assert whys[:4] == ["data", "data", "killed", "killed"] and whys[4].startswith("its folder leads out of the sweep")
     assert "in it is a link that leads out of it, to" in whys[5]
     assert "status.json in it is neither a file nor a folder" in whys[6]
-    assert "7/status.json was not written by a run: state is a list, expected one of PENDING" in whys[7]
+    assert "7/status.json was not written by a run: state is [" in whys[7]
 
 
 def test_a_received_multirun_yaml_gives_a_retry_its_launcher_and_nothing_else(sweep: Path, canaries: Canaries) -> None:
@@ -222,32 +215,29 @@ def test_a_received_multirun_yaml_gives_a_retry_its_launcher_and_nothing_else(sw
 SLURM = {"_target_": "hydra_plugins.plainloop_launchers.submitit_slurm.SlurmLauncher", "partition": "gpu", "nodes": 2}
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"setup": ["touch run", "echo 'x'"]},
-        {"python": "./python"},
-        {"additional_parameters": {"output": "/tmp/x"}},
-        {"submitit_folder": "/tmp/x"},
-        {"comment": "${oc.env:ONLY_HERE}"},
-    ],
-    ids=lambda value: next(iter(value)),
-)
-def test_what_runs_commands_or_chooses_folders_must_be_typed(
-    sweep: Path, monkeypatch: pytest.MonkeyPatch, value: dict[str, Any]
-) -> None:
-    change_yaml(sweep / "multirun.yaml", lambda master: master["hydra"].update(launcher=SLURM | value | {"new": 1}))
+MUST_BE_TYPED: dict[str, Any] = {
+    "setup": ["touch run", "echo 'x'"],
+    "python": "./python",
+    "additional_parameters": {"output": "/tmp/x"},
+    "submitit_folder": "/tmp/x",
+    "comment": "${oc.env:ONLY_HERE}",
+}
+
+
+def test_what_runs_commands_or_chooses_folders_must_be_typed(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = SLURM | MUST_BE_TYPED | {"new": 1}
+    change_yaml(sweep / "multirun.yaml", lambda master: master["hydra"].update(launcher=launcher))
     monkeypatch.setattr("sys.argv", [str(ROOT / SWEEP)])
     composer = composer_with_launchers()
-    with pytest.raises(BadConfig, match=f"multirun.yaml has values .*hydra.launcher.{next(iter(value))}=") as error:
+    with pytest.raises(BadConfig, match=r"multirun.yaml has values that run commands or name places: ") as error:
         launcher_words(sweep, composer, [])
     typed = [word for word in shlex.split(error.value.hint) if "hydra.launcher." in word]
     words = launcher_words(sweep, composer, typed)
     assert sorted(words) == ["hydra.launcher.nodes=2", "hydra.launcher.partition=gpu", "hydra/launcher=submitit_slurm"]
-    (key,) = value
     composed = composer.compose_or_explain([*words, *typed])
     assert composed.config is not None and not composed.problems
-    assert OmegaConf.to_container(composed.config.hydra.launcher)[key] == value[key]
+    given: Any = OmegaConf.to_container(composed.config.hydra.launcher)
+    assert {key: given[key] for key in MUST_BE_TYPED} == MUST_BE_TYPED
     assert launcher_words(sweep, composer, ["hydra/launcher=local"]) == []
 
 
@@ -277,8 +267,8 @@ BROKEN: dict[str, tuple[str, Any, tuple[str, ...], str, str]] = {
         "written",
     ),
     "a variable in a saved config": (
-        "plainloop.run_dir.config_file._wrong_value",
-        lambda *_: "",
+        "plainloop.run_dir.config_file.re",
+        SimpleNamespace(search=lambda *_: None),
         ("resume=received/1",),
         "train.py",
         "read",

@@ -18,7 +18,6 @@ from torch.utils.hooks import RemovableHandle
 
 from plainloop.config.build import settings
 from plainloop.config.durations import Clock, clock_of
-from plainloop.config.explain.problems import printable
 from plainloop.config.parts import build_model, build_state, make_part
 from plainloop.config.settings import TrainerSettings, with_later_keys
 from plainloop.config.targets import is_no_plugin
@@ -209,7 +208,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         findings = replay(options.folder, options.step, plugins=options.plugins)
     except RunError as error:
-        sys.stderr.write(f"{printable(str(error))}\n" + (f"next: {error.hint}\n" if error.hint else ""))
+        sys.stderr.write(f"{error}\n" + (f"next: {error.hint}\n" if error.hint else ""))
         return error.code
     sys.stdout.writelines(f"{line}\n" for line in findings.lines())
     return 0

@@ -34,8 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         _check_sweep(options.sweep, [word for word in getattr(options, "job", ()) if isinstance(word, int)])
         code: int = options.do(options)
     except RunError as error:
-        text = f"{error}\n" + (f"next: {error.hint}" if error.hint else "")
-        sys.stderr.write("".join(f"{printable(line)}\n" for line in text.splitlines()))
+        sys.stderr.write(f"{error}\n" + (f"next: {error.hint}\n" if error.hint else ""))
         return error.code
     except KeyboardInterrupt:
         return 130
@@ -109,17 +108,13 @@ def again(options: argparse.Namespace) -> int:
     """Runs the failed and lost jobs again."""
     from plainloop.commands.train import register_launchers
     from plainloop.config.compose.composer import Composer
-    from plainloop.sweep.driver import TYPED_ANEW
     from plainloop.sweep.retry import retry
 
     typed = [word for word in options.job if isinstance(word, str)]
-    if other := [
-        word for word in typed if not word.lstrip("+").startswith(("plugins=", "hydra/launcher=", "hydra.launcher."))
-    ]:
+    allowed = ("plugins=", "hydra/launcher=", "hydra.launcher.")
+    if other := [word for word in typed if not word.lstrip("+").startswith(allowed)]:
         message = f"retry runs each job under its own config: {' '.join(other)} is not for it"
-        raise BadConfig(
-            message, hint=f"leave it out; only these are typed here: hydra/launcher, {', '.join(TYPED_ANEW)}"
-        )
+        raise BadConfig(message, hint="leave it out; what may be typed begins with one of: " + "  ".join(allowed))
     conf = Path(sys.argv[0]).absolute().parent.parent / "conf"
     register_launchers(conf)
     numbers = [word for word in options.job if isinstance(word, int)]
@@ -164,19 +159,11 @@ def _parser() -> argparse.ArgumentParser:
         if name == "collect":
             verb.add_argument("--format", choices=("csv", "json", "table"), help="print it, write no files")
         if name == "retry":
-            text = (
-                "these jobs only, by number; and plugins=[...] or hydra.launcher.*, which no file of the sweep decides"
-            )
-            verb.add_argument("job", type=_number_or_override, nargs="*", help=text)
+            text = "these jobs only, by number; plugins=[...] and hydra.launcher.*, which no file of the sweep decides"
+            verb.add_argument("job", type=lambda word: int(word) if word.isdecimal() else word, nargs="*", help=text)
             lost = argparse.BooleanOptionalAction
             verb.add_argument("--lost", action=lost, default=True, help="also jobs whose process has disappeared")
     return parser
-
-
-def _number_or_override(word: str) -> int | str:
-    if "=" in word or word.isdecimal():
-        return int(word) if word.isdecimal() else word
-    raise argparse.ArgumentTypeError(f"{word!r} is no number of a job, and no override such as plugins=[my_package]")
 
 
 STATES = ("PENDING", "RUNNING", "PREEMPTED", "FAILED", "CANCELLED", "DONE", "LOST")

@@ -6,7 +6,6 @@ its pieces are called in our order: compose, check, then `run_job` or the sweepe
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
@@ -32,11 +31,11 @@ from plainloop.config.compose.command import Command
 from plainloop.config.compose.composer import Composer
 from plainloop.config.compose.job_environment import set_secrets
 from plainloop.config.compose.origin import Origin
-from plainloop.config.explain.problems import InvalidConfig, Problem, invalid_run, printable
+from plainloop.config.explain.problems import InvalidConfig, Problem, invalid_run
 from plainloop.config.explain.suggest import as_override
 from plainloop.distributed import ranks
 from plainloop.distributed.failures import RankFailed
-from plainloop.errors import LostPeer, Preempted, RunError
+from plainloop.errors import LostPeer, Preempted, RunError, printable
 from plainloop.loggers.screen import working
 from plainloop.report.plan import plan_of
 from plainloop.run_dir.journal import end_in_log_file
@@ -44,15 +43,14 @@ from plainloop.run_dir.status import command_to_continue, read_summary
 from plainloop.sweep.check import check_sweep, unreadable
 from plainloop.system import storage
 from plainloop.system.folders import require_plain_folder, require_working_directory
-from plainloop.system.processes import flush_or_forget, open_closed_streams, sleep_while_waiting
+from plainloop.system.processes import open_screens, sleep_while_waiting
 
 log = logging.getLogger("plainloop")
 
 
 def main(conf_dir: Path) -> None:
     """Does what the command line says. Ends with SystemExit with a code of `plainloop.errors` unless all is well."""
-    open_closed_streams()
-    logging.raiseExceptions = False  # no traceback for a line that the screen cannot take
+    open_screens()
     sys.argv[1:] = command_line.without_local_rank(sys.argv[1:])
     sleep_while_waiting()
     command = command_line.parse(sys.argv[1:])
@@ -71,9 +69,6 @@ def main(conf_dir: Path) -> None:
     except Exception as error:  # an error of ours keeps its traceback and has its own exit code
         traceback.print_exc()
         raise SystemExit(RunError.code) from error
-    finally:
-        flush_or_forget(sys.stdout)
-        flush_or_forget(sys.stderr)
     if code:
         raise SystemExit(code)
 
@@ -228,10 +223,7 @@ def answer_by_hydra(conf_dir: Path) -> int:
 def print_once(text: str, stream: TextIO | None = None) -> None:
     """A line that all ranks could print, from rank 0 alone."""
     if ranks.rank() == 0:
-        stream = stream or sys.stdout
-        with contextlib.suppress(OSError):
-            stream.write(f"{text}\n")
-        flush_or_forget(stream)
+        (stream or sys.stdout).write(f"{text}\n")
 
 
 def print_finished(folder: Path) -> int:
@@ -248,8 +240,7 @@ def print_error(error: RunError) -> int:
     """Gives the exit code. What all ranks find, rank 0 prints."""
     if ranks.rank() == 0 or not isinstance(error, InvalidConfig | RankFailed | LostPeer):
         where = f"rank {ranks.rank()}: " if ranks.rank() else ""
-        text = f"{where}{error}\n" + (f"next: {error.hint}\n" if error.hint else "")
-        sys.stderr.write("".join(f"{printable(line)}\n" for line in text.splitlines()))
+        sys.stderr.write(f"{where}{error}\n" + (f"next: {error.hint}\n" if error.hint else ""))
     return error.code
 
 

@@ -15,13 +15,14 @@ from typing import Any
 from plainloop.distributed import failures, ranks
 from plainloop.errors import Preempted, RunError
 from plainloop.system import storage
-from plainloop.system.processes import end_with_parent, flush_or_forget
+from plainloop.system.processes import end_with_parent, open_screens
 
 INTERRUPTED = 130  # as shells count it: 128 + SIGINT
 
 
 def main(shared: Path) -> None:
     """Exits with the run's code. How the run ended is in the shared folder, where the parent reads it."""
+    open_screens()
     job = json.loads((shared / "job.json").read_text())
     end_with_parent(job["parent"])
     sys.argv[:] = job["argv"]
@@ -36,8 +37,8 @@ def main(shared: Path) -> None:
             code = error.code
         finally:
             logging.shutdown()
-            flush_or_forget(sys.stdout)
-            flush_or_forget(sys.stderr)
+            sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(code)  # without cleaning up: backends and threads of libraries may wait for ranks that are gone
 
 

@@ -63,10 +63,8 @@ class Checkpoints:
         parse: Callable[[bytes], dict[str, Any]] = state_from_bytes,
     ) -> None:
         if keep_last < 2:
-            raise ValueError(
-                f"checkpoint.keep_last={keep_last}, but a damaged checkpoint needs another one behind it; "
-                "type checkpoint.keep_last=2 or more"
-            )
+            instead = "type checkpoint.keep_last=2 or more"
+            raise ValueError(f"checkpoint.keep_last={keep_last}, but a damaged one needs another behind it; {instead}")
         self.folder = folder
         self._keep_last = keep_last
         self.save_best = save_best
@@ -173,10 +171,7 @@ class Checkpoints:
             raise Unresumable(f"{path} cannot be used: {flaw}", hint=f"take another one of {self.folder}") from flaw
 
     def sweep(self) -> None:
-        """Removes what a killed process left: unfinished files, and old ones that it did not delete any more.
-
-        Called at the start, under the lock.
-        """
+        """Removes what a killed process left, unfinished files and old ones. Called at the start, under the lock."""
         for name in self._names():
             if name.startswith(".") and name.endswith(".tmp"):
                 self._unlink(name)
@@ -193,9 +188,8 @@ class Checkpoints:
 
     def _retain(self, entries: list[Entry]) -> Entry | None:
         """Deletes, oldest first, all but the best, which it returns, and the newest `keep_last` verified ones."""
-        sound = 0
+        sound, old = 0, list[Entry]()
         best: Entry | None = None
-        old: list[Entry] = []
         for entry in entries:
             if entry.flaw is None and not entry.ours:
                 continue
@@ -265,8 +259,6 @@ class Checkpoints:
             return storage.read_whole(self.folder / name)
         except FileNotFoundError as error:
             raise BadBytes("the file is gone") from error
-        except BadData as error:
-            raise BadBytes(str(error)) from error
         except OSError as error:
             raise Unreadable(f"it cannot be read ({error.strerror})") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     try:
         config = read_yaml(path)
-    except (OSError, ValueError) as error:
+        text = json.dumps(config)  # which refuses dates, bytes and sets, as YAML can hold them
+    except (OSError, ValueError, TypeError) as error:
         raise _unusable(path, str(error).partition("\n")[0]) from error
     missing = [group for group in GROUPS if not isinstance(config.get(group), dict)]
     if missing := missing or [f"facts.{name}" for name in FACTS if name not in config["facts"]]:
         raise _unusable(path, f"it is not whole, or no run's: {', '.join(missing)} missing")
-    if wrong := _wrong_value(config):
-        raise _unusable(path, wrong)
+    if asks := re.search(r"\$\{[^}]*}?", text):
+        raise _unusable(path, f"it holds {asks[0]}, and a run saves values only")
     return config
 
 
@@ -44,9 +47,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         for number, event in enumerate(yaml.parse(data, Loader=_Loader)):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError(
-                    f"line {event.start_mark.line + 1}: *{event.anchor} is an alias, and no run writes one"
-                )
+                raise ValueError(f"line {event.start_mark.line + 1}: *{event.anchor} is an alias; no run writes one")
             if depth > DEEPEST or number > MOST_VALUES:
                 raise ValueError("it holds more than any run writes")
         found = yaml.load(data, Loader=_Loader)
@@ -57,19 +58,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("it holds no keys")
     return found
-
-
-def _wrong_value(node: Any, place: str = "") -> str:
-    """What is wrong with the first value that no run saves; "" for none."""
-    if isinstance(node, dict):
-        odd = next((f"{place.lstrip('.') or 'it'} has the key {key!r}" for key in node if not isinstance(key, str)), "")
-        return odd or next(filter(None, (_wrong_value(item, f"{place}.{key}") for key, item in node.items())), "")
-    if isinstance(node, list):
-        return next(filter(None, (_wrong_value(item, place) for item in node)), "")
-    if isinstance(node, str) and "${" in node:
-        return f"{place.lstrip('.')} holds ${{...}}, and a run saves values only"
-    plain = node is None or isinstance(node, str | int | float)
-    return "" if plain else f"{place.lstrip('.')} is no value that a run saves"
 
 
 def _unusable(path: Path, why: str) -> BadConfig:

@@ -42,7 +42,11 @@ def attempt(folder: Path, plugins: Sequence[str] = ()) -> Iterator[Journal]:
     again = command_to_continue(folder, plugins=plugins)
     with journal.locked():
         try:
-            yield journal
+            try:
+                yield journal
+            except CannotWrite:
+                journal.require_same_folder()  # or the folder was moved in the middle of a save
+                raise
         except Preempted as stop:
             journal.end("PREEMPTED", reason=stop.reason, hint=again, exit_code=stop.code)
             raise
@@ -107,7 +111,7 @@ class Journal:
         self._warned = False
         self._before: dict[str, Any] = {}
         self._begun = False
-        self._held: lock.Held | None = None
+        self._held: int | None = None  # the open run.lock
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -172,9 +176,21 @@ class Journal:
             self._warned = True
 
     def require_same_folder(self) -> None:
-        """Called before anything is written while the run trains. Raises CannotWrite where the folder was moved."""
-        if self._held:
-            self._held.require_same(lambda folder: command_to_continue(folder, plugins=self._plugins))
+        """Called before anything is written while the run trains. Raises CannotWrite where the folder was moved, or
+        its lock was: another process may use that path now."""
+        now = self._place()
+        if now == self.folder:
+            return
+        what, hint = "is gone", "start the run again"
+        if now is not None:
+            what, hint = f"was moved: it is {now} now", command_to_continue(now, plugins=self._plugins)
+        elif self.folder.is_dir():
+            what = "has another run.lock now, or none: another process may train there"
+            hint = f"wait for it if there is one, then: {command_to_continue(self.folder, plugins=self._plugins)}"
+        raise CannotWrite(f"while this run trained, its folder {self.folder} {what}", hint=hint)
+
+    def _place(self) -> Path | None:
+        return self.folder if self._held is None else lock.place(self.folder, self._held)
 
     def event(self, kind: str, **values: Any) -> None:
         """Adds a line to events.jsonl; where that fails it only warns."""
@@ -186,7 +202,7 @@ class Journal:
 
     def end(self, state: State, *, reason: str, **words: Any) -> None:
         """Writes how this attempt ended, where the folder is now; `words` are those of `write_end`. Raises nothing."""
-        if folder := self._held.place() if self._held else self.folder:
+        if folder := self._place():
             write_end(folder, state, reason=reason, row=self._row, **words)
 
     def _write_status(self) -> None:

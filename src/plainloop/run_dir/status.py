@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from plainloop.errors import CannotWrite, Locked
+from plainloop.errors import BadData, CannotWrite, Locked
 from plainloop.system import lock, storage
 from plainloop.system.json_rows import wrong_value
 from plainloop.system.secrets import redact
@@ -50,11 +50,7 @@ class Status:
 KINDS = get_type_hints(Status)
 ATTEMPT_KINDS = {**KINDS, "started": float, "ended": float}  # of a line of attempts.jsonl
 SUMMARY_KINDS = {"best": dict | None, "final": dict, "steps": int, "seconds": float, "images_per_s": float | None}
-BEST_KINDS = {
-    "metric": str,
-    "value": float | None,
-    "step": int,
-}  # of best in summary.json, and of checkpoints/best.json
+BEST_KINDS = {"metric": str, "value": float | None, "step": int}  # of `best` there, and of checkpoints/best.json
 
 
 def read_status(folder: Path, *, stale_after: float = STALE_S) -> Status:
@@ -156,31 +152,25 @@ def command_to_continue(
     return shlex.join(["python", script, *words, *([f"plugins=[{','.join(plugins)}]"] if plugins else [])])
 
 
-def quote_for_hydra(text: str) -> str:
-    r"""An override's value that Hydra reads as exactly this text.
+def quote_for_hydra(value: Any) -> str:
+    r"""An override's value that Hydra reads as exactly this one.
 
-    >>> print(*map(quote_for_hydra, ("outputs/a", "a b", "1e3", 'a"b', "${a}")))
-    outputs/a "a b" "1e3" "a\"b" "\${a}"
+    >>> print(*map(quote_for_hydra, ("outputs/a", "a b", "1e3", 'a"b', "${a}", {"a": [None, 1, "x y"]})))
+    outputs/a "a b" "1e3" "a\"b" "\${a}" {a:[null,1,"x y"]}
     """
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{quote_for_hydra(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(quote_for_hydra, value))}]"
+    if not isinstance(value, str):
+        return json.dumps(value, default=str)
+    text = value
     is_number = re.fullmatch(r"[-+\d._]*(e[-+\d]*)?|null|true|false|nan|[-+]?inf", text, re.IGNORECASE)
     if re.fullmatch(r"[\w./-]+", text, re.ASCII) and not is_number:
         return text
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # for OmegaConf, whose interpolations begin so
     quoted = re.sub(r'(\\*)("|\Z)', lambda match: match[1] * 2 + ('\\"' if match[2] else ""), text)
     return f'"{quoted}"'
-
-
-def as_hydra_word(value: Any) -> str:
-    """The value of an override that Hydra reads as this one.
-
-    >>> print(as_hydra_word({"a": [None, True, 1, "x y"]}))
-    {a:[null,true,1,"x y"]}
-    """
-    if isinstance(value, Mapping):
-        return f"{{{','.join(f'{key}:{as_hydra_word(item)}' for key, item in value.items())}}}"
-    if isinstance(value, list):
-        return f"[{','.join(map(as_hydra_word, value))}]"
-    return quote_for_hydra(value) if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _reason_lost(status: Status, row: dict[str, Any], folder: Path, stale_after: float) -> str:
@@ -205,7 +195,7 @@ def _row_of_attempts(attempts: list[dict[str, Any]]) -> dict[str, Any]:
 def _overwrite(path: Path, row: dict[str, Any]) -> None:
     """Writes into the block that the file has already: a full disk has room for that."""
     os, data = storage.os, (storage.to_json(row, indent=1) + "\n").encode()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, BadData):
         descriptor = storage.open_file(path, os.O_WRONLY)
         try:
             os.pwrite(descriptor, data, 0)

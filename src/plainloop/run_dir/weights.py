@@ -168,10 +168,8 @@ def check_names_and_shapes(
 
 def check_types(path: Path, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Quantized weights would be taken for weights, without a word and without their scale."""
-    both = [(name, tensor.dtype) for name, tensor in saved.items() if own[name].is_floating_point()]
-    if wrong := [
-        f"{name} is {str(dtype).removeprefix('torch.')}" for name, dtype in both if not dtype.is_floating_point
-    ]:
+    floating = [name for name in saved if own[name].is_floating_point()]
+    if wrong := [f"{name} is {saved[name].dtype}" for name in floating if not saved[name].is_floating_point()]:
         raise ValueError(
             f"init_from={path} has no floating-point numbers where the model has them: {listing(wrong)}. "
             "If they are quantized, save the weights from before, or turn them back with their scale"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plainloop.config.explain.problems import printable
+from plainloop.errors import printable
 from plainloop.run_dir.status import read_summary
 from plainloop.sweep.outcome import Row
 from plainloop.system import storage

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from plainloop.config.compose.job_environment import set_secrets
 from plainloop.errors import Preempted, RunError
 from plainloop.sweep import outcome
+from plainloop.system.folders import require_plain_folder
 
 log = logging.getLogger("plainloop")
 
@@ -139,6 +140,7 @@ def run_as_hydra_job(job: Job, sweep: Path, *, quiet: bool) -> int:
     setup_globals()  # a new process has not called it
     config = job.composed(sweep)
     set_secrets(config.hydra)
+    require_plain_folder(job.folder)
     if quiet:
         with read_write(config.hydra):
             root = config.hydra.job_logging.get("root")

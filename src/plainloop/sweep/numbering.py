@@ -20,16 +20,11 @@ from plainloop.system.folders import require_plain_folder
 
 log = logging.getLogger("plainloop")
 
-_OF_A_RUN = ("config.yaml", "status.json", "checkpoints")
-
 
 def sweep_folder(master: DictConfig, jobs: Sequence[Job]) -> Path:
     """The sweep's folder, absolute: `hydra.sweep.dir`, or the folder that `resume` names. Raises InvalidConfig."""
     root = Path(str(master.hydra.sweep.dir)).absolute()
     resume = OmegaConf.select(master, "resume")
-    if any((root / name).exists() for name in _OF_A_RUN) or root.name == "checkpoints":
-        expected, instead = "a folder of its own", "hydra.sweep.dir=<a folder of its own>"
-        raise invalid_run([Problem("hydra.sweep.dir", "is a run's", str(root), expected, instead=instead)], [])
     if resume is None:
         return root
     if resume == "auto":

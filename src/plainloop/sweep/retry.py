@@ -22,7 +22,7 @@ from plainloop.config.compose.resume import has_checkpoints, merge_saved_config
 from plainloop.config.explain.problems import BadJob, InvalidConfig, invalid_run, invalid_sweep
 from plainloop.errors import BadConfig, Unresumable
 from plainloop.run_dir.config_file import read_yaml
-from plainloop.run_dir.status import as_hydra_word
+from plainloop.run_dir.status import quote_for_hydra
 from plainloop.sweep import driver, index, outcome
 from plainloop.sweep.job import Job, SweepTask
 from plainloop.sweep.numbering import refuse_folder
@@ -98,8 +98,7 @@ def launcher_words(sweep: Path, composer: Composer, typed: Sequence[str]) -> lis
     try:
         saved = {**read_yaml(path)["hydra"]["launcher"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        message = f"{path} cannot be read: {error}"
-        raise Unresumable(message, hint="type the sweep's command again") from error
+        raise Unresumable(f"{path} cannot be read: {error}", hint="type the sweep's command again") from error
     option = _OUR_LAUNCHERS.get(str(saved.get("_target_")).removeprefix("hydra_plugins.plainloop_launchers."))
     words, refused = [f"hydra/launcher={option or 'local'}"], list[str]()
     now: Any = OmegaConf.to_container(_composed(composer, [*words, *typed]).hydra.launcher)
@@ -109,14 +108,12 @@ def launcher_words(sweep: Path, composer: Composer, typed: Sequence[str]) -> lis
         if name not in now or name == "_target_" or key in given or value == now[name]:
             continue
         is_plain = isinstance(value, str | int | float | None) and "${" not in str(value)
-        word = f"{'++' if isinstance(value, dict) else ''}{key}={as_hydra_word(value)}"
+        word = f"{'++' if isinstance(value, dict) else ''}{key}={quote_for_hydra(value)}"
         (words if is_plain and key not in driver.TYPED_ANEW else refused).append(word.replace("\\${", "${"))
     if option and refused:
-        raise BadConfig(
-            f"{path} has values that run commands or name places: {shlex.join(refused)}",
-            hint=f"look at them, then type those that you want: {driver.sweep_command('retry', sweep)} "
-            f"{shlex.join([*typed, *refused])}",
-        )
+        again = driver.sweep_command("retry", sweep, *typed, *refused)
+        message = f"{path} has values that run commands or name places: {shlex.join(refused)}"
+        raise BadConfig(message, hint=f"look at them, then type those that you want: {again}")
     return words
 
 
@@ -154,8 +151,9 @@ def _checked_jobs(rows: Sequence[Row], sweep: Path, words: Sequence[str], compos
     """Each job as a resume makes it from its saved config. Raises InvalidConfig with the problems of all."""
     jobs, bad, cache = list[Job](), list[BadJob](), CheckCache()
     for row in rows:
+        subdir = str(row.folder.relative_to(sweep))
         try:
-            refuse_folder(str(row.folder.relative_to(sweep)), sweep, row.overrides)
+            refuse_folder(subdir, sweep, row.overrides)
             composed = merge_saved_config(row.folder, words, composer)
             config = composed.config
             if config is None:
@@ -165,15 +163,12 @@ def _checked_jobs(rows: Sequence[Row], sweep: Path, words: Sequence[str], compos
             config.hydra.overrides.task = [text.replace("${", "\\${") for text in row.overrides]
             origin = Origin(words, composer=composer, saved=row.folder / "config.yaml")
             launcher: Any = OmegaConf.to_container(config.hydra.launcher)
-            checked = check(
-                config, origin=origin, launcher=launcher, folder=row.folder, cache=cache, known=composed.problems
-            )
+            known, folder = composed.problems, row.folder
+            checked = check(config, origin=origin, launcher=launcher, folder=folder, cache=cache, known=known)
         except InvalidConfig as error:
             bad.append(BadJob(row.number, row.overrides, error.problems))
             continue
-        subdir = str(row.folder.relative_to(sweep))
-        frozen = pickle.dumps(config)
-        jobs.append(Job(row.number, row.overrides, row.folder, subdir, checked.config, frozen, row.hash))
+        jobs.append(Job(row.number, row.overrides, folder, subdir, checked.config, pickle.dumps(config), row.hash))
     if bad:
         raise invalid_sweep(bad, len(rows))
     return jobs

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from plainloop.config.explain import problems
+from plainloop import errors
 from plainloop.sweep.outcome import BAD, Row, failures, shown_best, varying
 from plainloop.system.secrets import redact
 
@@ -97,4 +97,4 @@ def printable(text: str) -> str:
     >>> printable("a\\x1b[31mb\\n")
     'a\\\\x1b[31mb\\\\n'
     """
-    return problems.printable(redact(text))
+    return errors.printable(redact(text))

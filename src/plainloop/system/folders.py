@@ -19,17 +19,15 @@ def require_plain_folder(folder: Path) -> None:
     except OSError:
         return  # writing tells why
     for entry in entries:
-        path = Path(entry.path)
-        if entry.is_symlink():
-            inside = path.resolve().is_relative_to(folder.resolve())
-            wrong = "" if inside else f"is a link that leads out of it, to {os.readlink(path)}"
+        place = Path(os.path.realpath(entry.path))
+        if not place.is_relative_to(folder.resolve()):
+            wrong = f"is a link that leads out of it, to {place}"
+        elif not entry.is_file() and not entry.is_dir():
+            wrong = "is neither a file nor a folder"
         else:
-            wrong = "" if entry.is_file() or entry.is_dir() else "is neither a file nor a folder"
-        if wrong:
-            raise CannotWrite(
-                f"nothing is written in {folder}: {entry.name} in it {wrong}",
-                hint=f"look at it, and remove it: rm {shlex.quote(str(path))}",
-            )
+            continue
+        hint = f"look at it, and remove it: rm {shlex.quote(entry.path)}"
+        raise CannotWrite(f"nothing is written in {folder}: {entry.name} in it {wrong}", hint=hint)
 
 
 def require_working_directory() -> None:
@@ -37,6 +35,5 @@ def require_working_directory() -> None:
     try:
         os.getcwd()
     except OSError as error:
-        raise CannotWrite(
-            "the working directory is not there any more", hint='cd "$PWD", or cd to the clone'
-        ) from error
+        hint = 'cd "$PWD", or cd to the clone'
+        raise CannotWrite("the working directory is not there any more", hint=hint) from error

@@ -16,11 +16,10 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plainloop.errors import CannotWrite, Locked
+from plainloop.errors import BadData, Locked
 from plainloop.system import storage
 
 LEASE_S = 600.0  # a lease that is not renewed for so long is free; longer than any evaluation or compilation
@@ -84,7 +83,7 @@ def is_alive(who: Mapping[str, Any]) -> bool | None:
 def stop(folder: Path, who: Mapping[str, Any]) -> bool:
     """Tells a process to save and stop; whether it was told. A file can name any process: this must be one that runs,
     that is not the first of its machine or container, and that has the folder's `run.lock` open."""
-    if not is_alive(who) or who["pid"] < 2 or not _has_open(who["pid"], folder / "run.lock"):
+    if not is_alive(who) or who["pid"] < 2 or not _has_open(who["pid"], folder.resolve() / "run.lock"):
         return False
     os.kill(who["pid"], signal.SIGTERM)
     return True
@@ -94,7 +93,7 @@ def is_held(folder: Path) -> bool | None:
     """Whether a process holds the folder's flock, as seen from this machine; None if that cannot be seen."""
     try:
         descriptor = storage.open_file(folder / "run.lock", os.O_RDONLY)
-    except OSError:
+    except (OSError, BadData):
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -108,52 +107,22 @@ def is_held(folder: Path) -> bool | None:
         os.close(descriptor)
 
 
-@dataclass(frozen=True)
-class Held:
-    """A lock that is held: the folder and its `run.lock`, both open, so that they are known wherever they go."""
-
-    folder: Path
-    opened: int
-    run_lock: int
-
-    def require_same(self, again: Callable[[Path], str]) -> None:
-        """Raises CannotWrite if the folder or its lock was moved or removed: another process may use that path now.
-
-        Args:
-            again: the command that continues in a folder.
-        """
-        if _is_open_as(self.opened, self.folder) and _is_open_as(self.run_lock, self.folder / "run.lock"):
-            return
-        now = self.now()
-        if now == self.folder:
-            what = f"{now}/run.lock was removed or replaced while this run trained, so another one may train there"
-            raise CannotWrite(what, hint=f"wait for that one if there is one, then: {again(now)}")
-        where, hint = (f"it is {now} now", again(now)) if now else ("it is gone", "start the run again")
-        raise CannotWrite(f"{self.folder} was moved or removed while this run trained: {where}", hint=hint)
-
-    def now(self) -> Path | None:
-        """Where the folder is now; None where it is gone, or the system (not Linux) does not say."""
-        if _is_open_as(self.opened, self.folder):
-            return self.folder
+def place(folder: Path, held: int) -> Path | None:
+    """Where a folder is now whose `run.lock` is open as `held`; None where that file is gone, or nobody knows."""
+    for path in (folder / "run.lock", Path(os.path.realpath(f"/proc/self/fd/{held}"))):
         with contextlib.suppress(OSError):
-            path = Path(os.readlink(f"/proc/self/fd/{self.opened}"))
-            return path if _is_open_as(self.opened, path) else None
-        return None
-
-    def place(self) -> Path | None:
-        """Where the folder is now, if no other process can have taken its lock."""
-        now = self.now()
-        free = now and not os.path.lexists(now / "run.lock")
-        return now if now and (free or _is_open_as(self.run_lock, now / "run.lock")) else None
+            if os.path.samestat(os.fstat(held), os.lstat(path)):
+                return path.parent
+    return None
 
 
 @contextmanager
-def holding(folder: Path, *, flock: Callable[[int, int], None] = fcntl.flock) -> Iterator[Held]:
-    """Holds the lock inside the block. Raises Locked, which names the process that holds it, and CannotWrite."""
+def holding(folder: Path, *, flock: Callable[[int, int], None] = fcntl.flock) -> Iterator[int]:
+    """Holds the lock inside the block, which gets its descriptor. Raises Locked, which names the process that holds it,
+    CannotWrite, and BadData."""
     path = folder / "run.lock"
     try:
         descriptor = storage.open_file(path, os.O_RDWR | os.O_CREAT)
-        opened = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise storage.cannot_write(path, 0, error) from error
     _held.add(descriptor)
@@ -166,21 +135,13 @@ def holding(folder: Path, *, flock: Callable[[int, int], None] = fcntl.flock) ->
         else:
             _take_lease(folder, claim)
             leased = True
-        yield Held(folder, opened, descriptor)
+        yield descriptor
     finally:
-        os.close(opened)
         if leased and _content(folder / "run.lease") == claim:
             os.unlink(folder / "run.lease")
         if descriptor in _held:
             _held.remove(descriptor)
             os.close(descriptor)
-
-
-def _is_open_as(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except OSError:
-        return False
 
 
 def renew(folder: Path) -> None:
@@ -237,11 +198,8 @@ def _take_lease(folder: Path, claim: bytes) -> None:
 
 def _locked(folder: Path) -> Locked:
     who = _holder(folder)
-    since = (
-        time.strftime(" since %Y-%m-%d %H:%M:%S", time.localtime(who["since"]))
-        if 0 < who.get("since", 0) < 2**33
-        else ""
-    )
+    begun = who.get("since", 0)
+    since = time.strftime(" since %Y-%m-%d %H:%M:%S", time.localtime(begun)) if 0 < begun < 2**33 else ""
     job = f" (Slurm job {who['slurm_job']})" if who.get("slurm_job") else ""
     name = f"pid {who.get('pid', '?')} on {who.get('host', 'a host that has not said its name')}{job}{since}"
     stop = f"stop it with: scancel {who['slurm_job']}" if job else f"stop it with: kill {who.get('pid', '<pid>')}"
@@ -273,11 +231,7 @@ def _start(pid: int) -> str:
 
 def _has_open(pid: int, path: Path) -> bool:
     with contextlib.suppress(OSError):
-        wanted = os.lstat(path)
-        for descriptor in os.scandir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):  # closed meanwhile
-                if os.path.samestat(wanted, descriptor.stat()):
-                    return True
+        return any(os.path.realpath(one.path) == str(path) for one in os.scandir(f"/proc/{pid}/fd"))
     return False
 
 

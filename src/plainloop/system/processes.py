@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
@@ -49,21 +50,25 @@ def cpus_per_rank() -> int:
     return int(given) if given.isdigit() else cpus_of_rank()
 
 
-def open_closed_streams() -> None:
-    """Makes a standard stream that was closed (`>&-`) one that nobody reads, before another file gets its number."""
+class _Screen(io.FileIO):
+    """Takes all that is written; what cannot be shown is lost (`>/dev/full`, or a pipe that nobody reads)."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def open_screens() -> None:
+    """Makes standard streams that were closed (`>&-`), or cannot be written, ones that nobody reads."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # for as long as the process lasts
-
-
-def flush_or_forget(stream: TextIO) -> None:
-    """Writes what the stream still holds; where that cannot be written (`>/dev/full`), it goes nowhere."""
-    try:
-        stream.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        stream: Any = getattr(sys, name) or open(os.devnull, mode)  # noqa: SIM115  # before another file gets its number
+        if mode == "w":
+            stream.flush()
+            raw = io.BufferedWriter(_Screen(stream.fileno(), "w", closefd=False))
+            stream = io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=stream.line_buffering)
+        setattr(sys, name, stream)
 
 
 def sleep_while_waiting() -> None:

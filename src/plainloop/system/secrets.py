@@ -72,24 +72,16 @@ def _hidden(found: re.Match[str]) -> str:
     return f"{found[1]}{found[2]}{quote}***{quote}"
 
 
-def redact_tree(value: Any) -> Any:
+def redact_tree(value: Any, *, secret: bool = False) -> Any:
     """The same for every string in a config or summary, keys included; what a secret name holds becomes ***."""
     if isinstance(value, Mapping):
-        return {
-            redact(str(key)): _hide(item) if looks_secret(str(key)) else redact_tree(item)
-            for key, item in value.items()
-        }
+        pairs = ((str(key), item) for key, item in value.items())
+        return {redact(key): redact_tree(item, secret=secret or looks_secret(key)) for key, item in pairs}
     if isinstance(value, list | tuple):
-        return [redact_tree(item) for item in value]
+        return [redact_tree(item, secret=secret) for item in value]
+    if secret and isinstance(value, str | int):
+        return "***"
     return redact(value) if isinstance(value, str) else value
-
-
-def _hide(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _hide(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_hide(item) for item in value]
-    return value if value is None or isinstance(value, float) else "***"
 
 
 def _values_of_environment() -> list[str]:

@@ -28,27 +28,16 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 MOST_JSON = 16_000_000  # bytes of a file of JSON; a manifest of 100 GB of weights has 1 MB
 
 
-class NotARunsFile(OSError):
-    """A run did not make this file: it is a link, or no regular file."""
-
-
 def open_file(path: Path, flags: int) -> int:
     """A descriptor of a regular file. Never follows a link, and never waits for the other end of a pipe.
 
-    Every file of a run is opened here. Raises NotARunsFile, and OSError.
+    Every file of a run is opened here. Raises BadData for a link, a pipe and the like, and OSError.
     """
-    try:
-        descriptor = int(retry_interrupted(os.open, path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, FILE_MODE))
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise NotARunsFile(errno.ELOOP, "it is a symbolic link") from error
-        if error.errno in (errno.ENXIO, errno.EISDIR):  # a pipe that nobody reads, or a socket
-            raise NotARunsFile(error.errno, "it is no regular file") from error
-        raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise NotARunsFile(errno.EINVAL, "it is no regular file")
-    return descriptor
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise not_a_runs(path, f"it is {'a symbolic link' if stat.S_ISLNK(mode) else 'no regular file'}")
+    return int(retry_interrupted(os.open, path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, FILE_MODE))
 
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
@@ -104,10 +93,7 @@ def make_folder(folder: Path) -> None:
 
 def read_whole(path: Path, *, most: float = math.inf) -> bytes:
     """The bytes of a run's file. Raises BadData for a link, a pipe, or more than `most` bytes; and OSError."""
-    try:
-        descriptor = open_file(path, os.O_RDONLY)
-    except NotARunsFile as error:
-        raise not_a_runs(path, str(error.strerror)) from error
+    descriptor = open_file(path, os.O_RDONLY)
     try:
         if os.fstat(descriptor).st_size > most:
             raise not_a_runs(path, f"it is larger than {readable_size(int(most))}")
@@ -143,9 +129,8 @@ def read_json(
 
 
 def not_a_runs(path: Path, wrong: str) -> BadData:
-    return BadData(
-        f"{path} was not written by a run: {wrong}", hint=f"if you do not need it: rm {shlex.quote(str(path))}"
-    )
+    hint = f"if you do not need it: rm {shlex.quote(str(path))}"
+    return BadData(f"{path} was not written by a run: {wrong}", hint=hint)
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
@@ -185,11 +170,11 @@ def read_lines(
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise
         return []
-    rows = [(number, row) for number, line in enumerate(lines, start=1) if (row := parse_object(line)) is not None]
-    for number, row in rows:
+    rows = [row for line in lines if (row := parse_object(line)) is not None]
+    for row in rows:
         if wrong := wrong_value(row, kinds or {}, required):
-            raise not_a_runs(path, f"in line {number}, {wrong}")
-    return [row for _, row in rows]
+            raise not_a_runs(path, wrong)
+    return rows
 
 
 def to_json(row: Mapping[str, Any], indent: int | None = None) -> str:

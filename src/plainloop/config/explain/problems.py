@@ -55,7 +55,7 @@ class InvalidConfig(BadConfig):
 def invalid_run(problems: Sequence[Problem], overrides: Sequence[str]) -> InvalidConfig:
     problems = one_each(problems)
     lines = [_header("config error", overrides), *(line for problem in problems for line in problem.lines())]
-    return InvalidConfig("\n".join([*map(printable, lines), "nothing was started"]), problems)
+    return InvalidConfig("\n".join([*lines, "nothing was started"]), problems)
 
 
 def invalid_sweep(bad: Sequence[BadJob], num_jobs: int) -> InvalidConfig:
@@ -68,7 +68,7 @@ def invalid_sweep(bad: Sequence[BadJob], num_jobs: int) -> InvalidConfig:
         lines.append(_header(f"config error in {_numbers(jobs)} of {num_jobs}", jobs[0].overrides))
         lines += [line for problem in problems for line in problem.lines()]
     lines.append(f"nothing was submitted ({len(bad)} of {num_jobs} jobs invalid)")
-    return InvalidConfig("\n".join(map(printable, lines)), [problem for job in bad for problem in job.problems])
+    return InvalidConfig("\n".join(lines), [problem for job in bad for problem in job.problems])
 
 
 def one_each(problems: Sequence[Problem]) -> list[Problem]:
@@ -102,11 +102,6 @@ def as_typed(override: str) -> str:
 def listing(names: Sequence[str]) -> str:
     shown = ", ".join(sorted(names)[:_MAX_NAMES])
     return shown + (f", ... ({len(names)} in all)" if len(names) > _MAX_NAMES else "")
-
-
-def printable(text: str) -> str:
-    """Without control characters, which could repaint the screen."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _header(text: str, overrides: Sequence[str]) -> str:
