@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from plainloop.config.explain.problems import printable
+from plainloop.errors import printable
 
 WIDTH = 80
 SHOWN = 10  # files of each kind in the text

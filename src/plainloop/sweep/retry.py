@@ -22,7 +22,7 @@ from plainloop.config.compose.resume import has_checkpoints, merge_saved_config
 from plainloop.config.explain.problems import BadJob, InvalidConfig, invalid_run, invalid_sweep
 from plainloop.errors import BadConfig, Unresumable
 from plainloop.run_dir.config_file import read_yaml
-from plainloop.run_dir.status import quote_for_hydra
+from plainloop.run_dir.status import quote_for_hydra, read_status
 from plainloop.sweep import driver, index, outcome
 from plainloop.sweep.job import Job, SweepTask
 from plainloop.sweep.numbering import refuse_folder
@@ -154,6 +154,7 @@ def _checked_jobs(rows: Sequence[Row], sweep: Path, words: Sequence[str], compos
         subdir = str(row.folder.relative_to(sweep))
         try:
             refuse_folder(subdir, sweep, row.overrides)
+            read_status(row.folder)  # raises BadData for files that no run writes, before torch is imported
             composed = merge_saved_config(row.folder, words, composer)
             config = composed.config
             if config is None:
