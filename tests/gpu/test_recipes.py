@@ -37,7 +37,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
 def test_what_is_done_is_written_and_an_archive_is_all_that_the_next_call_needs(folder: Path) -> None:
     archive = folder / "state.tar.gz"
     (first,) = call(folder, "one", "--seeds=1", f"--to={archive}")["results"]
