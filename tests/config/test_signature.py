@@ -47,7 +47,7 @@ def test_what_fits(value: object, annotation: object) -> None:
         ("mean", Literal["max", "min"], "one of max, min"),
         (5, Steps, "a duration with its unit: 5ep or 5st"),
         ([30, 60], Sequence[Steps], "a list of which each is a duration with its unit: 30ep or 30st"),
-        ("5 epochs", Steps, "a duration: 5ep (epochs), 1000st (optimizer steps) or 10% (of the run)"),
+        ("5 epochs", Steps, "a duration: 5ep (epochs), 1000st (optimizer steps) or 10% (of the run, 100% at most)"),
     ],
 )
 def test_what_does_not_fit_says_what_would(value: object, annotation: object, expected: str) -> None:

@@ -130,3 +130,14 @@ def test_weights_that_nobody_publishes_are_refused() -> None:
         TinySeg(num_classes=5, pretrained=True)
     with pytest.raises(ValueError, match=r"pretrained=true, but pp_liteseg with the encoder stdc2 has no published"):
         PPLiteSeg(num_classes=5, encoder_name="stdc2", pretrained=True)
+
+
+@pytest.mark.parametrize(("pixels", "accepted"), [(96, False), (97, True)])
+def test_pan_says_which_images_are_too_small_for_its_pyramid(pixels: int, accepted: bool) -> None:
+    model = EncoderDecoder(architecture="pan", in_chans=3, **SMALL).eval()
+    image = torch.zeros(1, 3, 128, pixels)
+    if accepted:
+        assert model(image).shape[-1] == pixels
+        return
+    with pytest.raises(ValueError, match="pan takes images of more than 96 pixels each way, got 128 x 96"):
+        model(image)

@@ -113,6 +113,7 @@ def test_augmentations_and_evaluations_are_named() -> None:
     # 30 x (359 + 1438) forward passes beside 660 x 64 x 3 passes of training
     assert "30 x (359 val + 1438 train) images: about 43 % of the training's work" in plan()
     assert "30 x (359 val + 0 train) images: about 8.5 % of the training's work\n" in plan("data.train_eval_samples=0")
+    assert "1 x (359 val + 1438 train) images: about 470 % of" in plan("trainer.duration=2st")
 
 
 def test_the_time_is_that_of_a_run_beside_it_with_the_same_model_and_batch(tmp_path: Path) -> None:

@@ -218,6 +218,8 @@ def test_launchers_of_hydras_own_are_given_the_checked_configs_too(tmp_path: Pat
 def test_the_search_that_ships_is_a_sweep_of_rates_and_seeds(tmp_path: Path) -> None:
     code, said = run(tmp_path, "-m", "search=lr_x_seeds", *TINY, "check=true")
     assert code == 0 and "job 11 of 12" in said, said
+    code, said = run(tmp_path, "search=lr_x_seeds", *TINY)
+    assert code == 64 and "type instead: -m search=lr_x_seeds" in said, said
     assert list(tmp_path.iterdir()) == []
 
 

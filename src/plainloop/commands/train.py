@@ -98,6 +98,9 @@ def register_launchers(conf_dir: Path) -> None:
 def start_run(command: Command, composer: Composer) -> int:
     config, origin, folder, problems = compose_run(command, composer)
     resume = config.get("resume")
+    if command.value_of("search") and config.hydra.sweeper.get("params"):
+        instead = f"-m search={command.value_of('search')}"
+        problems.append(Problem("search", "holds lists of values, which only a sweep takes", instead=instead))
     if not problems and not config.check and config.get("resume_step") is None and resuming.is_finished(folder, config):
         return print_finished(folder)
     with working("checking"):

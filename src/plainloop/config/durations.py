@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-FORMS = "5ep (epochs), 1000st (optimizer steps) or 10% (of the run)"
+FORMS = "5ep (epochs), 1000st (optimizer steps) or 10% (of the run, 100% at most)"
 
 _FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ep|st|%)\s*")
 
@@ -22,6 +22,8 @@ def parse(text: str) -> tuple[float, str]:
     if match is None:
         raise ValueError(f"{text!r} is not a duration; write {FORMS}")
     amount, unit = float(match[1]), match[2]
+    if unit == "%" and amount > 100:
+        raise ValueError(f"{text!r} is more than the whole run; write 100% at most")
     if unit == "st" and not amount.is_integer():
         raise ValueError(f"{text!r}: a step has no parts; write a whole number of steps, or epochs")
     return amount, unit

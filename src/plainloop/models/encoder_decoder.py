@@ -67,11 +67,13 @@ class EncoderDecoder(nn.Module):
                 f"model.aux_stages={list(aux_stages)} must be stages of the encoder, from -1 (the deepest) "
                 f"to {1 - len(channels)}"
             )
-        self.aux_stages = tuple(aux_stages)
+        self.architecture, self.aux_stages = architecture, tuple(aux_stages)
         self.aux_heads = nn.ModuleList(fcn_head(channels[stage], num_classes) for stage in aux_stages)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         height, width = image.shape[-2:]
+        if self.architecture == "pan" and min(height, width) <= 96:  # its pyramid halves them to nothing
+            raise ValueError(f"pan takes images of more than 96 pixels each way, got {height} x {width}")
         padding = (0, -width % STRIDE, 0, -height % STRIDE)
         features = self.encoder(F.pad(image, padding) if any(padding) else image)
         logits = self.segmentation_head(self.decoder(features))

@@ -179,7 +179,8 @@ def _evaluation(config: Mapping[str, Any], clock: Clock) -> Lines:
     times = math.ceil(clock.total_steps / max(1, clock.steps(every)))
     of_train = min(config["data"].get("train_eval_samples") or 0, facts["num_train"])
     trained = 3 * clock.total_steps * train_batch_size(config)
-    shares = [f"{100 * times * images / trained:.2g} %" for images in (facts["num_val"] + of_train, of_train)]
+    percent = [100 * times * images / trained for images in (facts["num_val"] + of_train, of_train)]
+    shares = [f"{float(f'{number:.2g}'):g} %" for number in percent]  # 470, and not 4.7e+02
     text = f"{times} x ({facts['num_val']} val + {of_train} train) images: about {shares[0]} of the training's work"
     more = f"; the train images (train_eval) are {shares[1]}, data.train_eval_samples=0 leaves them out"
     yield "evaluation", text + (more if of_train else "")

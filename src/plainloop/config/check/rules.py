@@ -206,12 +206,13 @@ def the_lowest_rate_is_below_the_base_rate(context: CheckContext) -> Findings:
 
 
 def parts_agree_with_the_facts(context: CheckContext) -> Findings:
-    """The model and the task have as many classes as the data."""
+    """The model, the task and what mixes labels have as many classes as the data."""
     names = context.config["facts"].get("class_names")
     if names is None:
         return
     shown = f"{len(names)}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-    for key in ("model.num_classes", "task.num_classes"):
+    parts = ("model", "task", *(f"augment.{name}" for name in context.get("augment") or ()))
+    for key in (f"{part}.num_classes" for part in parts):
         value = context.get(key)
         if isinstance(value, int) and value != len(names):
             instead = f"leave {key} out, it is ${{facts.num_classes}}"

@@ -55,7 +55,8 @@ def group_matches(name: str, context: CheckContext) -> Iterator[Finding]:
     for path, inner in nodes.items():
         if not isinstance(inner, Mapping) or "_target_" not in inner:
             expected = "a mapping with a _target_, as {_target_: package.name, ...}"
-            yield Finding(path, "names nothing to build", type_name(inner), expected)
+            instead = f"~{path}, or the option that has it too: {name}=[...]" if group.several else ""
+            yield Finding(path, "names nothing to build", type_name(inner), expected, instead=instead)
         else:
             yield from _matches(inner, path, context, group)
 

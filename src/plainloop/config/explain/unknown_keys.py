@@ -41,7 +41,8 @@ class UnknownKey:
         if isinstance(node_at(self.config, self.key), DictConfig):
             return self._not_a_value()
         groups = [group for group in self.library.options if group.startswith("hydra/") == self.of_hydra]
-        near = nearest_key(self.key, [*self.keys, *groups])
+        parts = [key for key in (*self.keys, *groups) if not self.key.startswith(f"{key}.")]
+        near = nearest_key(self.key, parts)
         typo = bool(near) and is_one_edit(self.key, near[0])
         if not (typo and "." in self.key):
             if having := self._options_with(self.key):
@@ -90,12 +91,23 @@ class UnknownKey:
     def _of_another_option(self, having: Sequence[str]) -> Problem:
         group, inner = self._place(self.key)
         named = inner.split(".")[0] if group in SEVERAL else inner
-        chosen = str(self.config.hydra.runtime.choices.get(group, "")).strip("[]")
+        typed = [text.partition("=")[2] for text in self.config.hydra.overrides.task if text.startswith(f"{group}=")]
+        chosen = typed[-1] if typed else str(self.config.hydra.runtime.choices.get(group) or "none")
         have = "has" if len(having) == 1 else "have"
-        what = f"{group}={chosen or 'none'} has no {named}; {listing(having)} {have} it"
+        what = f"{group}={chosen} has no {named}; {listing(having)} {have} it"
         if not self.has_value or (group == "data" and inner != "root"):  # nobody changes the data for the sake of a key
             return self._problem(what, instead=self._left_out())
-        return self._problem(what, instead=f"{group}={having[0]} {self._fit(self.key, self.text)}")
+        options = having[0]
+        if group in SEVERAL and typed and chosen != "none" and not self._share_names(group, chosen, having[0]):
+            options = f"[{chosen.strip('[]')},{having[0]}]"  # what was typed stays
+        return self._problem(what, instead=f"{group}={options} {self._fit(self.key, self.text)}")
+
+    def _share_names(self, group: str, chosen: str, option: str) -> bool:
+        names = [
+            {key.split(".")[0] for key in self.library.read(group, name.strip())}
+            for name in (*chosen.strip("[]").split(","), option)
+        ]
+        return bool(set().union(*names[:-1]) & names[-1])
 
     def _misspelt(self, key: str) -> Problem:
         instead = f"~{key}" if self.override.is_delete() else self._advice(f"{key}={self.text}")

@@ -42,6 +42,9 @@ def wrong_option(override: Override, library: Library, default: str | None) -> P
         instead = f"{group}={wanted[0]}, or -m {group}={','.join(map(str, wanted))} for a sweep"
         return _problem(override, "takes one option", override.get_value_element_as_str(), instead=instead)
     for option in wanted:
+        if isinstance(option, list):
+            several = str(override.input_line).partition("=")[2][1:-1]
+            return _problem(override, "has a list in its list", instead=f"-m {group}={several} for a sweep")
         if option not in options:
             return _no_such_option(override, option, options)
     return _same_names(override, [str(option) for option in wanted], library) if len(wanted) > 1 else None
@@ -105,8 +108,11 @@ def _no_such_option(override: Override, option: object, options: Sequence[str]) 
         return _problem(override, f"{option} is not in this version", notes=(absent.note, *notes))
     instead = choose(group, str(option), options)
     near = instead.removeprefix(f"{group}=") if " " not in instead else ""
+    typed = override.value()
+    if near and isinstance(typed, list):
+        instead = f"{group}=[{','.join(near if one == option else str(one) for one in typed)}]"
     what = f"there is no option {option!r}"
-    return _problem(override, what, meant=instead if near else "", instead=instead, notes=notes)
+    return _problem(override, what, meant=f"{group}={near}" if near else "", instead=instead, notes=notes)
 
 
 def _same_names(override: Override, wanted: Sequence[str], library: Library) -> Problem | None:
