@@ -79,7 +79,10 @@ BROKEN = {
     "empty": (lambda path: path.touch(), "is empty (0 bytes)"),
     "cut": (lambda path: path.write_bytes(jpeg()[:-100]), "is damaged inside"),
     "cut_head": (lambda path: path.write_bytes(jpeg()[:20]), "cannot be decoded"),
-    "page": (lambda path: path.write_text("<html>not found</html>"), "cannot be decoded (UnidentifiedImageError"),
+    "page": (
+        lambda path: path.write_text("<html>not found</html>"),
+        "cannot be decoded (it is no image of a known kind)",
+    ),
     "link": (lambda path: path.symlink_to("/nowhere/x.jpg"), "is a link to a file that is not there"),
     "pipe": (os.mkfifo, "is no file, but a pipe, socket or device"),
     "bomb": (lambda path: path.write_bytes(bomb(20_000, 20_000)), "cannot be decoded (DecompressionBombError"),

@@ -368,6 +368,15 @@ def test_the_estimate_is_what_the_cache_takes(photographs, tmp_path):
     assert build.estimated_bytes(files, 40) == pytest.approx(size - 4096 - 32 * NUMBER, rel=0.01)  # whole pixels
 
 
+def test_the_estimate_does_not_wait_for_a_pipe(photographs):
+    pipe = photographs / "pipe.jpg"
+    os.mkfifo(pipe)
+    signal.alarm(20)  # ends the tests, where it waits
+    estimate = build.estimated_bytes([pipe, *photographs.rglob("000.jpg")], 40)
+    signal.alarm(0)
+    assert estimate > 0
+
+
 def test_images_that_are_small_already_are_kept_as_they_are(photographs, tmp_path):
     images: CachedImages = built(content(photographs, side=1000), tmp_path / "caches")
     for name, image in zip(content(photographs).files, images):

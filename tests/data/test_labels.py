@@ -129,14 +129,16 @@ def test_many_bad_rows_are_one_message_with_the_first_of_them(root):
     with pytest.raises(BadData) as caught:
         source(root, labels=name).known()
     first, *others = str(caught.value).split("; ")
-    assert first == f"{root}/labels.csv has 10 bad rows: line 1: id is no file in {root}"
+    assert first == f"data.labels: {root}/labels.csv has 10 bad rows: line 1: id is no file in {root}"
     assert len(others) == 5 and others[-1] == "..."
     assert "only a first row that says file,label is a header" in caught.value.hint
 
 
 def test_an_image_in_two_splits_and_a_class_without_training_images_are_bad_rows(root):
     train, val = write(root, "train.csv", ROWS[:6]), write(root, "val.csv", [ROWS[5], ("images/007.png", "eel")])
-    with pytest.raises(BadData, match=r"line 2: images/005\.png is in line 7 of train\.csv already") as caught:
+    with pytest.raises(
+        BadData, match=r"^data\.val\.labels: .*line 2: images/005\.png is in line 7 of train\.csv already"
+    ) as caught:
         source(root, labels=train, val={"labels": val}).known()
     assert "line 3: no training image has the label 'eel'; the labels are cat, dog" in str(caught.value)
 
@@ -146,8 +148,8 @@ def test_an_image_in_two_splits_and_a_class_without_training_images_are_bad_rows
     [
         ({"labels": "none.csv"}, "data.labels=none.csv: there is no file .*; it is looked for in data.root"),
         ({"val": {"labels": "labels.csv"}}, "data.val.labels=labels.csv is given without the labels to train on"),
-        ({"labels": "empty.csv"}, "empty.csv lists no images"),
-        ({"labels": "one.csv"}, "one.csv has only one label, cat"),
+        ({"labels": "empty.csv"}, "^data.labels: .*empty.csv lists no images"),
+        ({"labels": "one.csv"}, "^data.labels: .*one.csv has only one label, cat"),
         ({"labels": "latin.csv"}, "data.labels: .*latin.csv cannot be read as text"),
     ],
 )

@@ -1,5 +1,6 @@
 """What a folder of class folders may look like, and what is said where it may not."""
 
+import os
 import re
 import subprocess
 import time
@@ -138,6 +139,12 @@ def test_empty_files_are_named(photos):
         facts(root)
     subprocess.run(re.search(r"find .* -delete", caught.value.hint)[0], shell=True, check=True)
     assert facts(root).class_counts == (2, 1)
+
+
+def test_a_pipe_is_no_empty_file_which_the_hint_would_not_delete(photos):
+    root = photos({"cat": 3, "dog": 3})
+    os.mkfifo(root / "dog/pipe.png")
+    assert facts(root).class_counts == (2, 3)  # decoding says what is wrong with it
 
 
 def test_empty_files_are_left_to_a_run_that_skips_bad_images(photos):

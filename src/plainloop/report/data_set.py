@@ -28,7 +28,8 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem } td, th { padding: .15rem .8rem .15rem 0; text-align: left }
 td.n { text-align: right; font-variant-numeric: tabular-nums } tr:nth-child(even) { background: #f6f6f6 }
-meter { width: 12rem } img { display: block; image-rendering: pixelated } code { word-break: break-all }
+meter { width: 12rem } img { display: block; image-rendering: pixelated } pre { overflow: auto }
+code { display: block; min-width: min(16rem, 40vw); overflow-wrap: anywhere }
 .bad { color: #a00 }
 """
 

@@ -139,7 +139,7 @@ class Recorder:
                 self.journal.event("bad_image", step=step, **sample)
                 new.append(sample["why"])
         if new:
-            more = f", and {len(new) - 1} more images: see events.jsonl" if len(new) > 1 else ""
+            more = f", and {len(new) - 1} more: see events.jsonl" if len(new) > 1 else ""
             log.warning("skipped: %s%s", new[0], more)
 
     def bad_step(self, step: int, *, lr: float, samples: list[int], skipped: bool) -> str:

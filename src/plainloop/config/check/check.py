@@ -195,8 +195,9 @@ def _facts(context: CheckContext, cache: CheckCache) -> tuple[dict[str, Any] | N
     except ValueError as error:
         return None, [finding_from_error(error, context.config["data"], "data", context)]
     except (TypeError, OSError, RunError) as error:
-        key = "data.root" if context.is_typed("data.root") else "data"
-        return None, [Finding(key, str(error), instead=getattr(error, "hint", ""))]
+        stated = re.match(r"data\.[\w.]+(?=[:=])", str(error))
+        key = stated[0] if stated else "data.root" if context.is_typed("data.root") else "data"
+        return None, [Finding(key, str(error).removeprefix(f"{key}: "), instead=getattr(error, "hint", ""))]
 
 
 def _plugins_are_the_persons_own(context: CheckContext) -> Iterator[Finding]:

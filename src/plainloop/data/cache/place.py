@@ -58,10 +58,12 @@ def estimated_bytes(files: Sequence[Path], shorter_side: int) -> int:
     """What all images take once their shorter side is at most so long, by the sizes of some of them."""
     from PIL import Image
 
+    from plainloop.data.loading.decode import opened
+
     sizes = []
     for path in files[:: max(1, len(files) // LOOKED_AT)]:
         try:
-            with Image.open(path) as image:
+            with opened(path) as file, Image.open(file) as image:
                 width, height = image.size
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue  # a damaged file; decoding it says so

@@ -10,6 +10,7 @@ import warnings
 import zlib
 from importlib.metadata import version
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -58,8 +59,8 @@ def decode(path: Path) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow says of odd files
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-                image = to_rgb(upright(opened))
+            with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+                image = to_rgb(upright(picture))
     except UnidentifiedImageError as error:
         raise BadData(f"{path} cannot be decoded (it is no image of a known kind)", hint=MEND) from error
     except DAMAGED as error:
@@ -68,14 +69,22 @@ def decode(path: Path) -> Tensor:
 
 
 def content_of(path: Path) -> bytes:
-    """Raises OSError for what is no file of an image's size, and does not wait for the other end of a pipe."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError("it is no regular file")
-        if status.st_size > LARGEST_FILE:
-            raise OSError(f"a file of {status.st_size} bytes is too large for an image")
+    with opened(path) as file:
         return file.read()
+
+
+def opened(path: Path) -> BinaryIO:
+    """Raises OSError for what is no file of an image's size, and does not wait for the other end of a pipe."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    status, why = os.fstat(file.fileno()), ""
+    if not stat.S_ISREG(status.st_mode):
+        why = "it is no regular file"
+    elif status.st_size > LARGEST_FILE:
+        why = f"a file of {status.st_size} bytes is too large for an image"
+    if why:
+        file.close()
+        raise OSError(why)
+    return file
 
 
 def upright(image: Image.Image) -> Image.Image:

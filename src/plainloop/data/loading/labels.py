@@ -42,7 +42,7 @@ def _list_files(root: str, base: Path, files: tuple[tuple[Split, str | None], ..
     train = found["train"]
     if len(train.files) < 2:
         raise BadData(
-            f"{train.labels_file} has only one label, {train.class_names[0]}; there must be two or more",
+            f"data.labels: {train.labels_file} has only one label, {train.class_names[0]}; there must be two or more",
             hint="list images of another class too",
         )
     folders = {str((base / file).parent) for file in seen}
@@ -87,7 +87,7 @@ def read_labels(root: Path, name: str, *, key: str, train: Listing | None, seen:
     if bad or not rows:
         shown = f"has {len(bad)} bad rows: " + "; ".join(bad[:SHOWN] + ["..."] * (len(bad) > SHOWN))
         raise BadData(
-            f"{path} {shown if bad else 'lists no images'}",
+            f"{key}: {path} {shown if bad else 'lists no images'}",
             hint="each row is a path from data.root and a label; only a first row that says file,label is a header",
         )
     found: dict[str, list[str]] = {name: [] for name in (train.files if train else in_order({row[1] for row in rows}))}

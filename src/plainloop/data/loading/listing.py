@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import shlex
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -293,9 +294,10 @@ def look_alikes(names: tuple[str, ...] | list[str]) -> dict[str, list[str]]:
 
 def size_of(path: str) -> int:
     try:
-        return os.stat(path).st_size
+        status = os.stat(path)
     except OSError:
         return -1  # such as a link that leads nowhere: decoding says what is wrong with it
+    return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
 def refuse_empty_files(listings: Listings) -> None:

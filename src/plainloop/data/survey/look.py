@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -66,6 +66,8 @@ def look_at_file(path: Path, *, split: str, name: str, label: int, thumb: bool) 
             image = decode(path) if ordinary is None else ordinary
     except BadData as error:
         return Looked(split, name, label, problem=str(error).replace(f"{path} ", ""))
+    except UnidentifiedImageError:
+        return Looked(split, name, label, problem="cannot be decoded (it is no image of a known kind)")
     except DAMAGED as error:
         return Looked(split, name, label, problem=f"cannot be decoded ({type(error).__name__}: {error})")
     return look_at_pixels(image, looked, digest=digest_of(content), notes=notes, thumb=thumb)
