@@ -70,6 +70,7 @@ TOLD = {
     "augment=[crop_flip,mixup] augment.cutmix.alpha=2": "augment=[crop_flip,mixup,cutmix] augment.cutmix.alpha=2",
     "augment=crop_flip augment.mixup.alpha=2": "augment=[crop_flip,mixup] augment.mixup.alpha=2",
     "augment=standard augment.crop.pad=2": "augment=crop_flip augment.crop.pad=2",
+    "model=unet": "leave model=unet out",
     "augment=gridmask augment.gridmask.nope=1": "leave augment.gridmask.nope out",
     "augment=cutmix augment.cutmix.until=120%": "leave augment.cutmix.until=120% out",
     "augment=mixup augment.mixup.num_classes=3": "leave augment.mixup.num_classes out, it is ${facts.num_classes}",

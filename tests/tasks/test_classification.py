@@ -271,10 +271,17 @@ def test_a_setting_that_cannot_be_is_refused(settings: dict[str, Any], match: st
         Classification(**{"num_classes": CLASSES} | settings)
 
 
-@pytest.mark.parametrize(("output", "got"), [(torch.zeros(8, 7), r"\(8, 7\)"), ([torch.zeros(8, 10)], "a list")])
-def test_an_output_that_is_not_logits_of_all_classes_is_named(output: Any, got: str) -> None:
+@pytest.mark.parametrize(
+    ("output", "got", "told"),
+    [
+        (torch.zeros(8, 7), r"\(8, 7\)", "type model.num_classes="),
+        ([torch.zeros(8, 10)], "a list", "choose a model"),
+        (torch.zeros(8, 10, 4, 4), r"\(8, 10, 4, 4\)", "choose a model that gives one label to an image"),
+    ],
+)
+def test_an_output_that_is_not_logits_of_all_classes_is_named(output: Any, got: str, told: str) -> None:
     task, model = Classification(num_classes=10), lambda image: output
-    match = f"the model gives {got} for a batch of 8 images, expected logits \\(8, 10\\); type model.num_classes="
+    match = f"the model gives {got} for a batch of 8 images, expected logits \\(8, 10\\); {told}"
     assert task.output_problem(torch.zeros(8, 10, device="meta"), batch_of(8)) == ""
     assert re.match(match, task.output_problem(output, batch_of(8)))
     with pytest.raises(ValueError, match=match):

@@ -111,10 +111,10 @@ class Classification:
         if isinstance(output, Tensor) and output.shape == expected:
             return ""
         got = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        return (
-            f"the model gives {got} for a batch of {expected[0]} images, expected logits {expected}; "
-            "type model.num_classes='${facts.num_classes}' if only the number of classes differs"
-        )
+        what = f"the model gives {got} for a batch of {expected[0]} images, expected logits {expected}; "
+        if isinstance(output, Tensor) and output.ndim == len(expected):
+            return what + "type model.num_classes='${facts.num_classes}' if only the number of classes differs"
+        return what + "choose a model that gives one label to an image"
 
     def metrics(self) -> Accuracy:
         return Accuracy(self.num_classes, loss_function=self.loss_function, names=self.names)
