@@ -70,8 +70,9 @@ def test_every_option_composes_and_passes(choice: str, photographs: Path, masked
             choice,
         ]
     data = COMPOSER.compose(COMPOSER.as_names(typed)).data
-    root = masked if choice in FOLDERS_OF_MASKS else photographs
+    root = masked if data._target_.startswith("plainloop.data.masks.") else photographs
     typed += [f"data.root={root}"] if OmegaConf.is_missing(data, "root") else []
+    typed += ["data.name=FakeData"] if choice == "data=torchvision" else []
     typed += ["data.num_classes=3"] if choice in FOLDERS_OF_MASKS[:2] else []
     # What a model says to type, as in its file.
     typed += ["task.aux_weights=[1,1]"] if choice == "model=pp_liteseg" else []

@@ -35,7 +35,7 @@ threads=0 | threads | expected: 1 or more, or auto
 +optimizer.beta=0.9 | optimizer.beta | did you mean: optimizer.betas   (conf/optimizer/adamw.yaml:5)
 +model.widht=64 | model.widht | did you mean: model.width   (conf/model/tiny.yaml:5) | instead: model.width=64
 +data.batchsize=32 | data.batchsize | did you mean: data.batch_size   (conf/data/digits.yaml:3)
-+trainer.acumulate=2 | trainer.acumulate | did you mean: trainer.accumulate   (conf/trainer/default.yaml:4)
++trainer.acumulate=2 | trainer.acumulate | did you mean: trainer.accumulate   (conf/trainer/default.yaml:5)
 +checkpoint.kept=2 | checkpoint.kept | valid keys: checkpoint.every_minutes, checkpoint.keep_last
 +optimizer.params=[1] | optimizer.params | has no such argument
 +scheduler.step=3 | scheduler.step | has no such argument
