@@ -124,6 +124,20 @@ def test_a_bad_row_is_told_with_its_line(root, row, told):
         source(root, labels=name).known()
 
 
+def test_a_file_under_another_spelling_is_the_same_file(root):
+    train = write(root, "train.csv", ROWS[:6])
+    val = write(root, "val.csv", [(f"./{ROWS[0][0]}", ROWS[0][1]), (str(root / ROWS[5][0]), ROWS[5][1])])
+    with pytest.raises(BadData, match=r"val\.csv has 2 bad rows: .* is in line 2 of train\.csv already"):
+        source(root, labels=train, val={"labels": val}).known()
+
+
+def test_a_list_too_short_to_validate_on_asks_for_another_list(root):
+    short = write(root, "short.csv", [("images/000.png", "a"), ("images/001.png", "b")])
+    with pytest.raises(BadData, match=r"no class of .*short\.csv has two images") as caught:
+        source(root, labels=short).known()
+    assert "data.val.labels=<file>" in caught.value.hint
+
+
 def test_many_bad_rows_are_one_message_with_the_first_of_them(root):
     name = write(root, "labels.csv", [(f"{i}.png", "cat") for i in range(9)], first="id,breed\n")
     with pytest.raises(BadData) as caught:

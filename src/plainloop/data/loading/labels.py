@@ -45,9 +45,8 @@ def _list_files(root: str, base: Path, files: tuple[tuple[Split, str | None], ..
             f"data.labels: {train.labels_file} has only one label, {train.class_names[0]}; there must be two or more",
             hint="list images of another class too",
         )
-    folders = {str((base / file).parent) for file in seen}
-    listed = {os.path.normpath(base / file) for file in seen}
-    beside = sum(is_image(n) and os.path.join(place, n) not in listed for place in folders for n in _files_in(place))
+    folders = {os.path.dirname(place) for place in seen}
+    beside = sum(is_image(n) and os.path.join(place, n) not in seen for place in folders for n in _files_in(place))
     train = replace(
         train, stray=beside, changed=train.changed | {place: os.stat(place).st_mtime_ns for place in folders}
     )
@@ -61,7 +60,7 @@ def read_labels(root: Path, name: str, *, key: str, train: Listing | None, seen:
         name: of the file, from `root` or absolute.
         key: of the config that gave it, for messages: data.labels.
         train: whose classes these are. None: the classes follow from the labels, sorted; numbers by their value.
-        seen: where each file was listed, to which this adds.
+        seen: by whole path, where each file was listed, to which this adds.
 
     Raises BadData with the lines of all bad rows.
     """
@@ -73,8 +72,9 @@ def read_labels(root: Path, name: str, *, key: str, train: Listing | None, seen:
     rows, bad = list[tuple[str, str]](), list[str]()
     files_in, classes = cache(_files_in), frozenset(train.files if train else ())
     for line, file, label in _rows(path, key):
-        if file in seen:
-            problem = f"{file} is in {seen[file]} already"
+        place = os.path.normpath(os.path.join(root, file))
+        if place in seen:
+            problem = f"{file} is in {seen[place]} already"
         elif classes and label and label not in classes:
             problem = f"no training image has the label {label!r}; the labels are {quoted(sorted(classes), 5)}"
         else:
@@ -83,7 +83,7 @@ def read_labels(root: Path, name: str, *, key: str, train: Listing | None, seen:
             bad.append(f"line {line}: {problem}")
         else:
             rows.append((file, label))
-            seen[file] = f"line {line} of {path.name}"
+            seen[place] = f"line {line} of {path.name}"
     if bad or not rows:
         shown = f"has {len(bad)} bad rows: " + "; ".join(bad[:SHOWN] + ["..."] * (len(bad) > SHOWN))
         raise BadData(

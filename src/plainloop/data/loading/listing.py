@@ -162,7 +162,12 @@ def remembered(find: Callable[..., Listings], root: str, *arguments: Any, val_fr
         where = listings.train.labels_file or listings.train.folder
         raise BadData(
             f"no class of {where} has two images, one to train on and one for data.val_fraction={val_fraction}",
-            hint=f"add images, or put some of each class into {base / 'val'}",
+            hint="add images, or "
+            + (
+                "give data.val.labels=<file>"
+                if listings.train.labels_file
+                else f"put some of each class into {base / 'val'}"
+            ),
         )
     _last[:] = [(key, listings)]
     return listings
