@@ -42,7 +42,7 @@ def wrong_option(override: Override, library: Library, default: str | None) -> P
         instead = f"{group}={wanted[0]}, or -m {group}={','.join(map(str, wanted))} for a sweep"
         return _problem(override, "takes one option", override.get_value_element_as_str(), instead=instead)
     for option in wanted:
-        if isinstance(option, list):
+        if isinstance(option, list) and set(map(str, option)) <= {*options}:
             several = str(override.input_line).partition("=")[2][1:-1]
             return _problem(override, "has a list in its list", instead=f"-m {group}={several} for a sweep")
         if option not in options:
