@@ -121,7 +121,7 @@ def drive(words: list[str], *, at: Path, output: Path) -> None:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
         os.chdir(at)
         os.environ |= environment()
         sys.path.insert(0, str(ROOT))
