@@ -34,6 +34,7 @@ HEAVY = {"torch", "torchvision", "timm", "wandb", "submitit", "matplotlib", "num
 LIGHT = ("commands.train", "commands.sweep", "config", "contracts", "errors", "run_dir.journal", "schedule", "sweep")
 
 MOST_FOLDERS, MOST_MODULES_AT_THE_TOP, MOST_MODULES = 14, 4, 12  # beside __init__
+MOST_COMMANDS = 20  # each module of commands/ is one command, named as its script
 MOST_LINES = 320
 FILES = sorted((SRC / "plainloop").rglob("*.py"))
 
@@ -168,6 +169,7 @@ def test_a_room_is_seen_at_one_glance() -> None:
     counts = {folder: len([f for f in folder.glob("*.py") if f.name != "__init__.py"]) for folder in folders(package)}
     assert len([folder for folder in folders(package) if folder.parent == package]) <= MOST_FOLDERS
     assert counts.pop(package) <= MOST_MODULES_AT_THE_TOP
+    assert counts.pop(package / "commands") <= MOST_COMMANDS
     assert {str(folder): count for folder, count in counts.items() if count > MOST_MODULES} == {}
 
 
