@@ -16,7 +16,7 @@ from plainloop.config.parts import build_model, build_state, make_part
 from plainloop.config.settings import TrainerSettings
 from plainloop.loop.normalize import Normalize
 from plainloop.loop.trainer import Trainer
-from plainloop.report.pictures import caption
+from plainloop.report.pictures import caption, colour
 from plainloop.run.run import build_trainer
 from plainloop.run_dir.recorder import Silent
 from plainloop.system.signals import Preemption
@@ -116,3 +116,13 @@ def test_help_shows_three_commands(capsys):
         main(["--help"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.count("  python scripts/preview_augment.py ") == 3
+
+
+def test_masks_are_drawn_with_their_images(tmp_path, capsys):
+    words = ("task=segmentation", "data=digit_scenes", "model=tiny_seg", "data.num_train=12", "data.num_val=4")
+    words = (*words, "data.batch_size=4", "data.train_eval_samples=4", "trainer.duration=2st", "augment=scale_crop")
+    out = tmp_path / "masks.png"
+    assert main([*words, "device=cpu", "--out", str(out)]) == 0, capsys.readouterr().err
+    with Image.open(out) as picture:
+        seen = {pixel for _, pixel in picture.getcolors(1 << 20)}
+    assert {colour(number) for number in (1, 2, 3, 4, 5)} & seen

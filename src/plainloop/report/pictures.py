@@ -1,45 +1,55 @@
-"""Images with their labels as one picture, drawn by Pillow."""
+"""Images with their labels, masks and boxes as one picture, drawn by Pillow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import colorsys
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from plainloop.contracts import Batch, Sample
+from plainloop.contracts import IGNORE, Batch, Sample
 
-SIDE = 144  # pixels of a drawn image's longer side
-COLUMNS = 8
+SIDE, COLUMNS = 144, 8  # pixels of a drawn image's longer side, and images in a row
+LARGE_SIDE, FEWER_COLUMNS = 288, 4  # the same for images with masks or boxes
 GAP, LINE = 6, 15  # pixels between images, and of a line of text
 LINES = 3  # of text below an image, at most
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (120, 120, 120)
+TINT = 0.45  # of a class's colour over the image
+# The first classes have colours that colour-blind people can tell apart (Okabe and Ito 2008).
+COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
 
 def sheet(before: Batch, after: Batch, class_names: Sequence[str], *, title: str, num_images: int) -> Image.Image:
     """Each image above what became of it. Images are float in [0, 1]; labels class numbers or probabilities."""
     number = min(num_images, len(before["index"]))
-    columns = min(COLUMNS, number)
+    has_places = "mask" in before or "boxes" in before
+    side, most = (LARGE_SIDE, FEWER_COLUMNS) if has_places else (SIDE, COLUMNS)
+    columns = min(most, number)
     rows = [(batch, first) for first in range(0, number, columns) for batch in (before, after)]
     samples = [[sample_of(batch, i) for i in range(first, min(first + columns, number))] for batch, first in rows]
-    pictures = [[drawn(sample) for sample in row] for row in samples]
-    width = columns * (SIDE + GAP) + GAP
+    pictures = [[drawn(sample, class_names, side=side) for sample in row] for row in samples]
+    width = columns * (side + GAP) + GAP
     texts = [[caption(sample, class_names)[:LINES] for sample in row] for row in samples]
     lines = [max(map(len, row)) for row in texts]
     heights = [max(p.height for p in row) + LINE * n + 2 * GAP for row, n in zip(pictures, lines, strict=True)]
-    page = Image.new("RGB", (width, sum(heights) + LINE + 2 * GAP), PAPER)
+    below = legend([sample for row in samples for sample in row], class_names, width)
+    page = Image.new("RGB", (width, sum(heights) + LINE + 2 * GAP + below.height), PAPER)
     write = ImageDraw.Draw(page)
     write.text((GAP, GAP), shortened(title, width - 2 * GAP), INK, font())
     top = LINE + 2 * GAP
     for (batch, _), row, captions, height, number in zip(rows, pictures, texts, heights, lines, strict=True):
         for i, (picture, text) in enumerate(zip(row, captions, strict=True)):
-            left = GAP + i * (SIDE + GAP)
-            page.paste(picture, (left + (SIDE - picture.width) // 2, top))
+            left = GAP + i * (side + GAP)
+            page.paste(picture, (left + (side - picture.width) // 2, top))
             for line, words in enumerate(text):
                 place = (left, top + height - 2 * GAP - LINE * (number - line))
-                write.text(place, shortened(words, SIDE), INK if batch is after else FAINT, font())
+                write.text(place, shortened(words, side), INK if batch is after else FAINT, font())
         top += height
+    page.paste(below, (0, top))
     return page
 
 
@@ -47,15 +57,110 @@ def sample_of(batch: Batch, row: int) -> Sample:
     return {name: tensor[row].cpu() for name, tensor in batch.items()}
 
 
-def drawn(sample: Sample) -> Image.Image:
-    """The image of a sample, enlarged without smoothing where it is small. Masks and boxes are to be drawn here."""
+def drawn(sample: Sample, class_names: Sequence[str] = (), *, side: int = SIDE) -> Image.Image:
+    """The image of a sample with its mask and its boxes, enlarged without smoothing where it is small.
+
+    Each class of a mask has a tint and an outline, but for class 0, usually the background, which stays as it is.
+    Pixels without a class are hatched. Boxes carry the names of their classes, and `box_score` where there is one.
+    """
     pixels = (sample["image"].clamp(0, 1) * 255).round().to(torch.uint8)
     pixels = pixels.expand(3, -1, -1) if len(pixels) == 1 else pixels[:3]
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-    scale = SIDE / max(image.size)
+    width, height = image.size
+    scale = side / max(image.size)
     scale = int(scale) if scale >= 2 else min(scale, 1.0)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    picture = image.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
+    if "mask" in sample:
+        classes = Image.fromarray(sample["mask"].to(torch.uint8).numpy()).resize(size, Image.Resampling.NEAREST)
+        picture = Image.fromarray(tinted(np.array(picture), np.array(classes)))
+    if "boxes" in sample:
+        factors = torch.tensor([size[0] / width, size[1] / height] * 2)
+        draw_boxes(picture, sample | {"boxes": sample["boxes"] * factors}, class_names)
+    return picture
+
+
+def tinted(pixels: NDArray[np.uint8], classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """pixels (H, W, 3), classes (H, W). Outlines are two pixels wide, and white where they touch class 0."""
+    over = np.array([colour(number) for number in range(256)], np.float32)[classes]
+    share = TINT * (classes != 0)
+    share[beside_another(classes, 2) & (classes != 0)] = 1
+    ends = beside_another(classes, 1) & (classes == 0)
+    lines = (np.add(*np.indices(classes.shape)) % 8 < 2) & (classes == IGNORE)
+    over[ends | (classes == IGNORE)] = PAPER
+    over[lines] = FAINT
+    share[ends | lines] = 1
+    return (pixels * (1 - share[..., None]) + over * share[..., None]).round().astype(np.uint8)
+
+
+def beside_another(classes: NDArray[np.uint8], distance: int) -> NDArray[np.bool_]:
+    """(H, W): the pixels that have another class within this distance, up, down, left or right."""
+    padded = np.pad(classes, distance, mode="edge")
+    height, width = classes.shape
+    found = np.zeros(classes.shape, np.bool_)
+    for shift in (*range(-distance, 0), *range(1, distance + 1)):
+        for down, right in ((shift, 0), (0, shift)):
+            top, left = distance + down, distance + right
+            found |= padded[top : top + height, left : left + width] != classes
+    return found
+
+
+def draw_boxes(picture: Image.Image, sample: Sample, class_names: Sequence[str]) -> None:
+    """The valid boxes of a sample, which are in pixels of the picture; the box with the best score is drawn last."""
+    write, boxes = ImageDraw.Draw(picture), sample["boxes"]
+    valid = sample.get("box_valid", torch.ones(len(boxes), dtype=torch.bool))
+    scores, labels = sample.get("box_score"), sample.get("box_label")
+    order = range(len(boxes)) if scores is None else scores.argsort().tolist()
+    for i in (i for i in order if valid[i]):
+        number = 0 if labels is None else int(labels[i])
+        x0, y0, x1, y1 = boxes[i].tolist()
+        write.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour(number), width=2)
+        words = [] if labels is None or not class_names else [class_names[number]]
+        words += [] if scores is None else [f"{float(scores[i]):.2f}"]
+        if words:
+            text = shortened(" ".join(words), picture.width)
+            left = max(0, min(x0, picture.width - font().getlength(text) - 4))
+            top = y0 - LINE if y0 >= LINE else y0
+            write.rectangle((left, top, left + font().getlength(text) + 4, top + LINE), fill=colour(number))
+            write.text((left + 2, top), text, PAPER if luminance(colour(number)) < 140 else INK, font())
+
+
+def legend(samples: Iterable[Sample], class_names: Sequence[str], width: int) -> Image.Image:
+    """The colours of the classes in the samples' masks with their names, in rows; of height 0 without masks."""
+    numbers = sorted({int(one) for sample in samples if "mask" in sample for one in sample["mask"].unique()})
+    items, left, top = [], GAP, GAP
+    for number in numbers:
+        text = "no class" if number == IGNORE else class_names[number] if class_names else str(number)
+        text = shortened(text, width - 2 * GAP - LINE)
+        wide = LINE + GAP + int(font().getlength(text)) + 2 * GAP
+        if left + wide > width and left > GAP:
+            left, top = GAP, top + LINE + GAP
+        items.append((number, text, left, top))
+        left += wide
+    page = Image.new("RGB", (width, top + LINE + GAP if items else 0), PAPER)
+    write = ImageDraw.Draw(page)
+    for number, text, left, top in items:
+        square = tinted(np.full((LINE, LINE, 3), 255, np.uint8), np.full((LINE, LINE), number, np.uint8))
+        page.paste(Image.fromarray(square), (left, top))
+        drawn_so = number not in (0, IGNORE)
+        edge = colour(number) if drawn_so else FAINT
+        write.rectangle((left, top, left + LINE - 1, top + LINE - 1), outline=edge, width=1 + drawn_so)
+        write.text((left + LINE + GAP, top), text, INK, font())
+    return page
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """Of a class: always the same for the same number."""
+    if number == 0:
+        return INK  # of boxes: class 0 of a mask is not drawn
+    if number <= len(COLOURS):
+        return COLOURS[number - 1]
+    red, green, blue = colorsys.hsv_to_rgb(number * 0.618 % 1, (0.55, 0.75, 0.95)[number % 3], (0.95, 0.7)[number % 2])
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def luminance(colour: tuple[int, int, int]) -> float:
+    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
 def caption(sample: Sample, class_names: Sequence[str]) -> list[str]:
