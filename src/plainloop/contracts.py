@@ -66,6 +66,16 @@ class Facts:
         return len(self.class_names)
 
 
+@dataclass(frozen=True)
+class Preprocessing:
+    """What evaluation does to an image before it is part of a batch."""
+
+    prepare: Callable[[Tensor], Tensor]  # (3, H, W) uint8, RGB -> (C, H', W') uint8; a function that workers can get
+    one_size: bool = True  # false: images keep their own sizes
+    crop_fraction: float | None = None  # the shorter side becomes size / crop_fraction, then the centre is cut out
+    interpolation: str = "bilinear"  # of torchvision, with antialiasing
+
+
 class Task(Protocol):
     """What is being learned: the loss, what it is a mean over, how to predict, and what to count."""
 
@@ -189,6 +199,20 @@ class SkipsSamples(Protocol):
 
     def require_few_skipped(self, skipped: Sequence[Mapping[str, Any]]) -> None:
         """Takes what all ranks have skipped. Raises BadData, on all ranks alike, when it is too much by now."""
+        ...
+
+
+class PreparesImages(Protocol):
+    """A data source that says how evaluation would see an image file that is not one of its own.
+
+    Without it such an image is resized to facts.image_shape, and made grey where that has one channel.
+    """
+
+    @classmethod
+    def preprocessing(cls, **arguments: Any) -> Preprocessing:
+        """Takes the constructor's arguments; the data need not be there. Where samples have masks or boxes, `prepare`
+        must keep the whole image.
+        """
         ...
 
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainloop.config.build import build
+from plainloop.config.build import arguments_of, build
 from plainloop.config.durations import Clock, clock_of, train_batch_size
 from plainloop.config.settings import TrainerSettings
 from plainloop.config.targets import locate
 from plainloop.config.types import signature_of
-from plainloop.contracts import Augment, Data, Logger, SampleTransform, Schedule
+from plainloop.contracts import Augment, Data, Logger, Preprocessing, SampleTransform, Schedule
 from plainloop.errors import BadConfig, BadData
 
 if TYPE_CHECKING:
@@ -57,6 +57,23 @@ def build_data(config: Mapping[str, Any], make: Make) -> tuple[Data, dict[str, A
         transforms = [function.sample for function in augment.values() if hasattr(function, "sample")]
         augment = {name: function for name, function in augment.items() if not hasattr(function, "sample")}
     return make("data", sample_transforms=tuple(transforms)), augment
+
+
+def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
+    """How evaluation sees an image file, by what the data source says. The data need not be there.
+
+    Raises BadData where files cannot give such images.
+    """
+    source = locate(config["data"]["_target_"], config["plugins"])
+    if hasattr(source, "preprocessing"):
+        found: Preprocessing = source.preprocessing(**arguments_of(config["data"]))
+        return found
+    from plainloop.data.loading.outside import of_any_source
+
+    try:
+        return of_any_source(config["facts"]["image_shape"])
+    except ValueError as error:
+        raise BadData(str(error)) from error
 
 
 def build_model(config: Mapping[str, Any], settings: TrainerSettings, device: torch.device, make: Make) -> nn.Module:

@@ -4,10 +4,10 @@ This module has no `from __future__ import annotations`: the check reads these t
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from plainloop.contracts import Split
+from plainloop.contracts import Preprocessing, Split
 from plainloop.data.cache.place import Place, estimate_of, place_of, require_room
 from plainloop.data.decoded import DecodedImages
 from plainloop.data.loading.listing import Listings
@@ -70,6 +70,15 @@ class CachedImageFiles(DecodedImages):
         where = f"in {source.place.folder}" if source.cache == "disk" else "of memory"
         lines.append(f"cache={source.cache} keeps all images at a shorter side of {side} pixels, about {size} {where}")
         return [*lines, "so training resizes pixels a second time, which data.cache=none does not"]
+
+    @classmethod
+    def preprocessing(cls, **arguments: Any) -> Preprocessing:
+        from plainloop.data.loading.outside import after_a_cache
+
+        source, found = cls(**arguments), super().preprocessing(**arguments)
+        if source.cache == "none":
+            return found
+        return replace(found, prepare=partial(after_a_cache, shorter_side=source.cached_side, prepare=found.prepare))
 
     @cached_property
     def _caches(self) -> "dict[Split, CachedImages]":

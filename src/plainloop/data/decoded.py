@@ -6,10 +6,10 @@ This module has no `from __future__ import annotations`: the check reads these t
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from plainloop.contracts import Batch, SampleTransform, Split
+from plainloop.contracts import Batch, Preprocessing, SampleTransform, Split
 from plainloop.data.images import LabelledImages
 from plainloop.errors import BadData
 
@@ -143,3 +143,11 @@ class DecodedImages(DecodedFiles):
         super().__post_init__()
         if not 0 < self.crop_fraction <= 1:
             raise ValueError(f"data.crop_fraction={self.crop_fraction} must be above 0 and at most 1, such as 0.875")
+
+    @classmethod
+    def preprocessing(cls, **arguments: Any) -> Preprocessing:
+        from plainloop.data.loading.decode import resize_and_crop
+
+        source = cls(**arguments)
+        prepare = partial(resize_and_crop, image_size=source.image_size, crop_fraction=source.crop_fraction)
+        return Preprocessing(prepare, crop_fraction=source.crop_fraction)

@@ -109,7 +109,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def decode_at_most(path: Path, *, shorter_side: int) -> Tensor:
     """(3, H, W) uint8, resized if its shorter side is longer than so many pixels. Raises BadData for a damaged file."""
-    image = decode(path)
+    return at_most(decode(path), shorter_side=shorter_side)
+
+
+def at_most(image: Tensor, *, shorter_side: int) -> Tensor:
     return F.resize(image, [shorter_side], antialias=True) if min(image.shape[1:]) > shorter_side else image
 
 

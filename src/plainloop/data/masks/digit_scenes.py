@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainloop.contracts import Batch, Facts, Split
+from plainloop.contracts import Batch, Facts, Preprocessing, Split
 from plainloop.data.digits import Digits
 from plainloop.data.masks.example import mask_batch, refuse_class_balanced
 from plainloop.data.small_set import SmallSet
@@ -63,6 +63,12 @@ class DigitScenes(SmallSet):
     @classmethod
     def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:
         return mask_batch(facts, batch_size)
+
+    @classmethod
+    def preprocessing(cls, **arguments: Any) -> Preprocessing:
+        from plainloop.data.loading.outside import as_it_is
+
+        return Preprocessing(as_it_is, one_size=False)
 
     def read(self) -> Mapping[Split, Batch]:
         import numpy as np

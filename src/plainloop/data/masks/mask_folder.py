@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from plainloop.contracts import Batch, Facts, Split
+from plainloop.contracts import Batch, Facts, Preprocessing, Split
 from plainloop.data.decoded import IMAGENET_MEAN, IMAGENET_STD, DecodedFiles
 from plainloop.data.masks.example import mask_batch, refuse_class_balanced
 from plainloop.data.masks.pairs import Naming, Pairs, find_pairs
@@ -81,6 +81,12 @@ class MaskFolder(DecodedFiles):
     @classmethod
     def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:
         return mask_batch(facts, batch_size)
+
+    @classmethod
+    def preprocessing(cls, **arguments: Any) -> Preprocessing:
+        from plainloop.data.loading.outside import as_it_is
+
+        return Preprocessing(as_it_is, one_size=False)
 
     @classmethod
     def plan_lines(cls, **arguments: Any) -> list[str]:
