@@ -167,6 +167,33 @@ class ChecksOutput(Protocol):
         ...
 
 
+class GivesResults(Protocol):
+    """A task whose predictions are written, drawn and captioned as samples are. Who reads them asks for entries."""
+
+    def results(self, prediction: Any, batch: Batch) -> Batch:
+        """The prediction under the names of a batch's entries, final: no logits. On the prediction's device.
+
+        `label` (B, num_classes) float32: the probability of each class; `mask` (B, H, W) int64; `boxes` with
+        `box_label`, `box_valid` and `box_score` (B, N) float32. Of the batch only the image is sure to be there.
+        """
+        ...
+
+
+class SumsMetrics(Protocol):
+    """Metrics that follow from sums over samples: `compute()` is `values` of what `sums` gives for all of them.
+
+    From these come the metrics of one sample, intervals, and comparisons of two runs on the same samples.
+    """
+
+    def sums(self, prediction: Any, batch: Batch) -> Tensor:
+        """(B, K): what each sample adds to the totals; float64 where the device has it. K is the same for all."""
+        ...
+
+    def values(self, totals: Tensor) -> dict[str, float]:
+        """The metrics of totals (K,) float64 on the host; NaN where there was nothing to measure."""
+        ...
+
+
 class ChoosesEvalSplits(Protocol):
     """A data source that decides what each evaluation measures; without it ("val", "train")."""
 

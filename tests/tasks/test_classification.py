@@ -206,6 +206,31 @@ def test_the_measured_loss_is_plain_whatever_training_smooths_and_weighs(loss: A
     assert measured(plain, [batch])["loss"] == pytest.approx(loss_of(plain, batch), rel=1e-6)
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("num_classes", [3, 7])
+def test_the_sums_of_the_samples_give_what_the_running_totals_give(loss: Any, num_classes: int) -> None:
+    settings: dict[str, Any] = {"class_names": list("abcdefg")[:num_classes], "per_class": True}
+    task = Classification(num_classes=num_classes, loss=loss, **settings)
+    batch = batch_of(1000)
+    batch = {"image": batch["image"][:, :num_classes], "label": batch["label"] % num_classes}
+    metrics, running = task.metrics(), measured(task, [batch])
+    sums = metrics.sums(batch["image"], batch)
+    assert sums.dtype == torch.float64
+    # Only the order of a sum of float64 differs.
+    assert metrics.values(sums.sum(0)) == running | {"loss": pytest.approx(running["loss"], rel=1e-14)}
+    alone = metrics.values(sums[0])
+    assert alone == pytest.approx(measured(task, [part(batch, slice(0, 1))]), nan_ok=True, rel=1e-14)
+
+
+def test_results_are_probabilities_of_the_classes() -> None:
+    logits = torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float16)
+    softmax, sigmoid = (
+        Classification(num_classes=2, loss=loss).results(logits, {})["label"] for loss in ("cross_entropy", "bce")
+    )
+    torch.testing.assert_close(softmax, torch.tensor([[0.75, 0.25]]), rtol=1e-3, atol=0)  # of float16
+    torch.testing.assert_close(sigmoid, torch.tensor([[0.75, 0.5]]), rtol=1e-3, atol=0)
+
+
 def test_metrics_do_not_depend_on_how_samples_are_cut_into_batches() -> None:
     task, batch = Classification(num_classes=CLASSES), batch_of(1000)
     pieces, whole = [part(batch, slice(i, i + 7)) for i in range(0, 1000, 7)], measured(task, [batch])

@@ -233,6 +233,26 @@ def test_metrics_do_not_depend_on_how_samples_are_cut_into_batches() -> None:
     assert sum(means) / len(means) != pytest.approx(whole["miou"], rel=1e-4)  # the control: a mean of means
 
 
+def test_the_sums_of_the_samples_give_what_the_running_totals_give() -> None:
+    task = task_of(per_class=True, class_names=list("abcd"))
+    batch = batch_of(20)
+    batch["mask"][3] = IGNORE
+    metrics, running = task.metrics(), measured(task, [batch])
+    sums = metrics.sums(batch["image"], batch)
+    assert sums.dtype == torch.float64
+    # Only the order of a sum of float64 differs.
+    assert metrics.values(sums.sum(0)) == running | {"loss": pytest.approx(running["loss"], rel=1e-14)}
+    alone = metrics.values(sums[5])
+    assert alone == pytest.approx(measured(task, [rows(batch, slice(5, 6))]), nan_ok=True, rel=1e-14)
+    assert all(math.isnan(value) for value in metrics.values(sums[3]).values())
+
+
+def test_results_are_the_classes_of_the_pixels() -> None:
+    batch = batch_of()
+    mask = task_of().results(batch["image"], {"image": batch["image"]})["mask"]
+    assert torch.equal(mask, batch["image"].argmax(1)) and mask.dtype == torch.int64
+
+
 def test_the_measured_loss_is_plain_whatever_training_smooths_and_weighs() -> None:
     other = task_of(losses={"dice": 1.0}, label_smoothing=0.1, class_weights=WEIGHTS)
     assert measured(other, [batch_of()]) == measured(task_of(), [batch_of()])

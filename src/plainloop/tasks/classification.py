@@ -116,6 +116,11 @@ class Classification:
             return what + "type model.num_classes='${facts.num_classes}' if only the number of classes differs"
         return what + "choose a model that gives one label to an image"
 
+    def results(self, prediction: Tensor, batch: Batch) -> Batch:
+        """`label` (B, num_classes): probabilities; with loss=bce one decision per class, which need not add up to 1."""
+        logits = prediction.float()
+        return {"label": logits.softmax(1) if self.loss_function is cross_entropy else logits.sigmoid()}
+
     def metrics(self) -> Accuracy:
         return Accuracy(self.num_classes, loss_function=self.loss_function, names=self.names)
 
@@ -160,11 +165,22 @@ class Accuracy:
         else:
             # Waits for the device. On the host there is float64 on every machine, exact for counts up to 2**53.
             totals = torch.cat([self._counts.cpu().double(), self._loss.cpu().double().view(1)])
-        return self._ratios(collectives.sum_(totals).tolist())
+        return self.values(collectives.sum_(totals))
 
-    def _ratios(self, totals: list[float]) -> dict[str, float]:
-        right, seen = totals[: self.num_classes], totals[self.num_classes : -2]
-        right_in_5, loss = totals[-2:]
+    def sums(self, prediction: Tensor, batch: Batch) -> Tensor:
+        """(B, 2 * num_classes + 2): right per class, seen per class, right among five, loss; as `update` counts."""
+        logits, label = prediction.float(), batch["label"]
+        sums = logits.new_zeros(len(label), 2 * self.num_classes + 2, dtype=widest_float(logits.device))
+        sums.scatter_(1, label[:, None], (logits.argmax(1) == label)[:, None].to(sums.dtype))
+        sums.scatter_(1, label[:, None] + self.num_classes, 1.0)
+        if self.num_classes > 5:
+            sums[:, -2] = (logits.topk(5, dim=1).indices == label[:, None]).any(1)
+        sums[:, -1] = self.loss_function(logits, label, None, 0.0, "none")
+        return sums
+
+    def values(self, totals: Tensor) -> dict[str, float]:
+        right, seen = totals[: self.num_classes].tolist(), totals[self.num_classes : -2].tolist()
+        right_in_5, loss = totals[-2:].tolist()
         accuracies = [share(part, whole) for part, whole in zip(right, seen, strict=True)]
         met = [accuracy for accuracy in accuracies if not math.isnan(accuracy)]
         result = {"loss": share(loss, sum(seen)), "top1": share(sum(right), sum(seen))}

@@ -48,7 +48,20 @@ class MeanIoU:
         else:
             # Waits for the device. On the host there is float64 on every machine, exact for counts up to 2**53.
             totals = torch.cat([self._counts[:-1].cpu().double(), self._loss.cpu().double().view(1)])
-        totals = collectives.sum_(totals)
+        return self.values(collectives.sum_(totals))
+
+    def sums(self, prediction: Tensor, batch: Batch) -> Tensor:
+        """(B, num_classes**2 + 1): the pixels of class i that are predicted as j, and the loss; as `update` counts."""
+        logits, mask = prediction.float(), batch["mask"]
+        cells = self.num_classes**2
+        place = torch.where(mask == IGNORE, cells, mask * self.num_classes + logits.argmax(1)).flatten(1)
+        sums = logits.new_zeros(len(mask), cells + 1, dtype=widest_float(logits.device))
+        sums.scatter_add_(1, place, torch.ones_like(place, dtype=sums.dtype))
+        losses = F.cross_entropy(logits, mask, ignore_index=IGNORE, reduction="none")
+        sums[:, -1] = losses.flatten(1).to(sums.dtype).sum(1)  # in place of the pixels that have no class
+        return sums
+
+    def values(self, totals: Tensor) -> dict[str, float]:
         confusion, loss = totals[:-1].view(self.num_classes, self.num_classes), float(totals[-1])
         right, labelled = confusion.diagonal().tolist(), confusion.sum(1).tolist()
         either = (confusion.sum(0) + confusion.sum(1) - confusion.diagonal()).tolist()

@@ -175,6 +175,10 @@ class Segmentation:
             )
         return ""
 
+    def results(self, prediction: Tensor, batch: Batch) -> Batch:
+        """`mask` (B, H, W): the class of each pixel."""
+        return {"mask": prediction.argmax(1)}
+
     def metrics(self) -> MeanIoU:
         return MeanIoU(self.num_classes, names=self.names)
 
