@@ -38,6 +38,7 @@ from plainloop.loop.normalize import Normalize, to_float
 from plainloop.loop.state import TrainState
 from plainloop.loop.trainer import Trainer
 from plainloop.run import backend
+from plainloop.run.description import describe, timm_config
 from plainloop.run.header import device_line, run_lines
 from plainloop.run.resume import take_up
 from plainloop.run_dir.checkpoints import Checkpoints
@@ -141,8 +142,14 @@ def train(
     if journal and console:
         console.monitor = saving.get("monitor") or task.monitor
         total, metric, loggers = clock.total_steps, f"val/{console.monitor}", build_loggers(config, make)
+        about = describe(config)
         recorder = Recorder(
-            config, state, checkpoints, journal, loggers, console=console, total_steps=total, metric=metric
+            *(config, state, checkpoints, journal, loggers),
+            console=console,
+            total_steps=total,
+            metric=metric,
+            about=about,
+            timm_config=timm_config(config, model, about),
         )
     trainer, wrapped = build_trainer(config, state, task, recorder=recorder, preemption=preemption)
     with recorder:

@@ -18,7 +18,7 @@ from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.environment import environment, fingerprint, fingerprint_differences
 from plainloop.run_dir.journal import Journal
 from plainloop.run_dir.summary import summarize
-from plainloop.run_dir.weights import save_weights, write_weights
+from plainloop.run_dir.weights import NOTHING, save_weights, write_weights
 from plainloop.system import storage
 
 log = logging.getLogger("plainloop")
@@ -31,6 +31,8 @@ class Recorder:
         loggers: those that the config names, beside metrics.jsonl and the console.
         total_steps: of the whole run.
         metric: decides the best checkpoint: "val/top1".
+        about: what the weights and the summary say of the model.
+        timm_config: what timm reads beside the weights; None for a model that is not timm's.
     """
 
     def __init__(
@@ -44,11 +46,14 @@ class Recorder:
         console: Console,
         total_steps: int,
         metric: str,
+        about: Mapping[str, Any] = NOTHING,
+        timm_config: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = journal.folder
         self.config, self.state, self.checkpoints, self.journal = config, state, checkpoints, journal
         self.metrics, self.console, self.loggers = Jsonl(), console, loggers
         self.total, self.metric = total_steps, metric
+        self.about, self.timm_config = about, timm_config
         self.environment = environment()
         self.summary: dict[str, Any] = {}
         kinds = {"kind": str, "why": str, "split": str, "index": int}
@@ -59,6 +64,8 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         self.compare_environment()
+        if self.timm_config is not None:
+            storage.write_json(self.folder / "config.json", self.timm_config)
         self.restore_best()
         with ExitStack() as stack:  # where one cannot start, those before it finish
             for logger in (self.metrics, *self.loggers):
@@ -114,7 +121,7 @@ class Recorder:
         try:
             self.metrics.sync()  # so that no checkpoint is newer than its rows, even after a power cut
             if best:
-                save_weights(state.evaluated, self.folder / "best.safetensors")
+                save_weights(state.evaluated, self.folder / "best.safetensors", self.about)
             path = self.checkpoints.save(
                 state.state_dict(windows),
                 step=state.step,
@@ -169,7 +176,7 @@ class Recorder:
             return
         if (file := self.checkpoints.steps().get(step)) is not None:
             saved = self.checkpoints.load(file)
-            write_weights(saved["ema"] or saved["model"], path)
+            write_weights(saved["ema"] or saved["model"], path, self.about)
             return
         log.warning("the weights of the best evaluation, at step %d, are gone; the next evaluation is the best", step)
         self.state.best = self.state.best_step = None
@@ -177,7 +184,7 @@ class Recorder:
     def write_last_weights(self) -> None:
         """Without any evaluation the last weights are also the best."""
         for name in ("last", *(() if self.state.best is not None else ("best",))):
-            save_weights(self.state.evaluated, self.folder / f"{name}.safetensors")
+            save_weights(self.state.evaluated, self.folder / f"{name}.safetensors", self.about)
         if self.state.stopped_early:
             self.journal.why_done = {"reason": "early_stop", "message": self.state.stopped_early}
 
@@ -188,6 +195,7 @@ class Recorder:
         return summarize(
             self.folder,
             config=self.config,
+            about=self.about,
             model=self.state.model,
             best=best,
             step=self.state.step,

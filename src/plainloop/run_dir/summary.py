@@ -17,6 +17,7 @@ def summarize(
     folder: Path,
     *,
     config: Mapping[str, Any],
+    about: Mapping[str, Any],
     model: nn.Module,
     best: Mapping[str, Any] | None,
     step: int,
@@ -26,8 +27,8 @@ def summarize(
 ) -> dict[str, Any]:
     """Reads metrics.jsonl, so that all attempts count. Seconds and images/s are of training alone.
 
-    `best` is {metric, value, step}, or None where nothing was evaluated; `stopped_early` says why, or is "".
-    `bad_images` says what is wrong with each image that was skipped.
+    `about` names the model and what images go through before it; `best` is {metric, value, step}, or None where nothing
+    was evaluated; `stopped_early` says why, or is "". `bad_images` says what is wrong with each image that was skipped.
     """
     rows = read_rows(folder / "metrics.jsonl")
     final: dict[str, Any] = {}
@@ -51,6 +52,7 @@ def summarize(
         "classes": list(facts["class_names"]),
         "normalize": {"mean": list(facts["mean"]), "std": list(facts["std"])},
         "image_size": list(facts["image_shape"][1:]),
+        **{key: about[key] for key in ("model", "crop_fraction", "interpolation") if key in about},
         "git": (environment.get("git") or {}).get("commit"),
         "versions": environment.get("versions"),
         **({"bad_images": {"number": len(bad_images), "first": bad_images[:SHOWN]}} if bad_images else {}),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,23 +26,38 @@ PLACES = ("ema", "model_ema", "state_dict_ema", "state_dict", "model")
 WRAPPERS = ("module.", "_orig_mod.")  # what DDP and torch.compile put before every name
 OPTIONAL = "num_batches_tracked"  # of BatchNorm, since torch 0.4.1; only momentum=None reads it
 MOST_NAMES = 5  # in a message
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
+def save_weights(model: nn.Module, path: Path, about: Mapping[str, Any] = NOTHING) -> None:
     """Writes a model's state dict. Waits for the device."""
-    write_weights(model.state_dict(), path)
+    write_weights(model.state_dict(), path, about)
 
 
-def write_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
+def write_weights(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, Any] = NOTHING) -> None:
     """Writes safetensors, which timm.create_model(..., checkpoint_path=path) loads. Raises CannotWrite.
 
     Tied weights are written under each of their names, so that a strict `load_state_dict` finds all.
+
+    Args:
+        about: what the file says of itself, as its metadata: each value as JSON.
     """
     copies = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    storage.write_whole(path, save(copies, metadata={"format": "pt"}))
+    metadata = {"format": "pt", **{key: json.dumps(value) for key, value in about.items()}}
+    storage.write_whole(path, in_one_order(save(copies, metadata=metadata)))
+
+
+def in_one_order(data: bytes) -> bytes:
+    """A safetensors file with its metadata sorted: the library writes them in another order in each process."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors must begin at a multiple of 8
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[start:]])
 
 
 def load_weights(model: nn.Module, source: Path) -> list[str]:
