@@ -57,7 +57,12 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def is_of_masks(choice: str) -> bool:
     file = CONF / f"{choice.replace('=', '/')}.yaml"
     kinds = r"_target_: plainloop\.(models\.(encoder_decoder|pp_liteseg|tiny_seg)|data\.masks)\."
-    return choice in (*MASKS, *FOLDERS_OF_MASKS) or re.search(kinds, file.read_text()) is not None
+    of_masks = (*MASKS, *FOLDERS_OF_MASKS)
+    return (
+        choice in of_masks
+        or choice.startswith(("trick=", "search=segmentation_tricks"))
+        or re.search(kinds, file.read_text()) is not None
+    )
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -67,6 +72,9 @@ def test_every_option_composes_and_passes(choice: str, photographs: Path, masked
         typed = [
             *(["data.image_size=128"] if choice == "model=pan" else []),
             *(option for option in MASKS if option.split("=")[0] != choice.split("=")[0]),
+            # A trick's values are those of a search that is made of it, but for weights that do not exist here.
+            *(["search=segmentation_tricks_small", "init_from=null"] if choice.startswith("trick=") else []),
+            *(["augment=scale_crop"] if choice.startswith(("trick=", "search=")) else []),
             choice,
         ]
     data = COMPOSER.compose(COMPOSER.as_names(typed)).data

@@ -1,6 +1,7 @@
 """The plan says what will happen, in numbers that can be checked by hand."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,14 @@ def test_the_model_its_cost_and_its_memory() -> None:
     assert "resnet18: 11.175 million parameters, " in text and " million MACs per image" in text
     assert "weights + gradients + 1 optimizer states + EMA in fp32" in text
     assert "device        cpu, fp32" in text
+
+
+def test_views_of_an_evaluation_are_no_cost_of_the_model() -> None:
+    typed = ("task=segmentation", "data=digit_scenes", "model=tiny_seg", "data.train_eval_samples=0")
+    one, two = plan(*typed), plan(*typed, "task.tta_flip=true")
+    assert re.findall(r"[\d.]+ million MACs", one) == re.findall(r"[\d.]+ million MACs", two) == ["39.5 million MACs"]
+    assert "30 x (400 val + 0 train) images: about 8.3 % of" in one  # 30 x 400 of 3 x 30 x 1600
+    assert "30 x (400 val + 0 train) images, each in 2 views: about 17 % of" in two
 
 
 def test_macs_are_those_counted_by_hand() -> None:

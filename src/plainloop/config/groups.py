@@ -14,6 +14,7 @@ class Group:
             sets keys of other groups and has none of its own.
         named: its node is a dict of named things, each with a `_target_`.
         several: several options can be chosen at once: logger=[csv,wandb].
+        has_values: a recipe's file may set keys of the group's own, which nothing but `${...}` reads: trick.size.
         num_given: arguments that the run gives by position, such as an optimizer's parameter groups.
         given: arguments that the run gives by name.
     """
@@ -21,6 +22,7 @@ class Group:
     kind: Literal["open", "settings", "recipe"] = "open"
     named: bool = False
     several: bool = False
+    has_values: bool = False
     num_given: int = 0
     given: tuple[str, ...] = ()
 
@@ -38,6 +40,7 @@ GROUPS = {
     "experiment": Group(kind="recipe", several=True),
     "debug": Group(kind="recipe", several=True),
     "search": Group(kind="recipe"),
+    "trick": Group(kind="recipe", several=True, has_values=True),
 }
 OPEN_GROUPS = tuple(name for name, group in GROUPS.items() if group.kind == "open")
 SEVERAL = tuple(name for name, group in GROUPS.items() if group.several)

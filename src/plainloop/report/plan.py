@@ -36,7 +36,7 @@ def plan_of(checked: Checked) -> str:
         *_rates(config, clock),
         *_model(config, ranks, model),
         *([("chosen", chosen)] if chosen else []),
-        *_evaluation(config, clock),
+        *_evaluation(config, clock, model.views),
         *_time(config, clock, model, checked.folder),
         *_waits(config),
         *(("warning", warning) for warning in checked.warnings),
@@ -171,7 +171,7 @@ def _optimizer_slots(config: Mapping[str, Any]) -> int:
     return 2
 
 
-def _evaluation(config: Mapping[str, Any], clock: Clock) -> Lines:
+def _evaluation(config: Mapping[str, Any], clock: Clock, views: int) -> Lines:
     """What evaluations cost: a forward pass is about a third of a training step."""
     every, facts = config["trainer"]["eval_every"], config["facts"]
     if every == "never":
@@ -179,9 +179,12 @@ def _evaluation(config: Mapping[str, Any], clock: Clock) -> Lines:
     times = math.ceil(clock.total_steps / max(1, clock.steps(every)))
     of_train = min(config["data"].get("train_eval_samples") or 0, facts["num_train"])
     trained = 3 * clock.total_steps * train_batch_size(config)
-    percent = [100 * times * images / trained for images in (facts["num_val"] + of_train, of_train)]
+    percent = [100 * times * views * images / trained for images in (facts["num_val"] + of_train, of_train)]
     shares = [f"{float(f'{number:.2g}'):g} %" for number in percent]  # 470, and not 4.7e+02
-    text = f"{times} x ({facts['num_val']} val + {of_train} train) images: about {shares[0]} of the training's work"
+    each = f", each in {views} views" if views > 1 else ""
+    text = (
+        f"{times} x ({facts['num_val']} val + {of_train} train) images{each}: about {shares[0]} of the training's work"
+    )
     more = f"; the train images (train_eval) are {shares[1]}, data.train_eval_samples=0 leaves them out"
     yield "evaluation", text + (more if of_train else "")
 

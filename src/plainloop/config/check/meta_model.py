@@ -26,14 +26,16 @@ class ModelSummary:
     """What the meta device tells of a model; None where it cannot.
 
     Args:
-        macs: multiply-accumulate operations of one sample's forward pass.
-        activations: numbers kept for one sample's backward pass.
+        macs: multiply-accumulate operations of one sample's forward pass; the mean of the views of an evaluation.
+        activations: numbers kept for one sample's backward pass; likewise.
+        views: forward passes for each sample of an evaluation.
     """
 
     parameters: int | None = None
     buffers: int = 0
     macs: int | None = None
     activations: int | None = None
+    views: int = 1
 
 
 Built = tuple[Any, ModelSummary, Finding | None]
@@ -125,8 +127,9 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
         hook.remove()
     if outputs and hasattr(task, "output_problem") and (problem := task.output_problem(outputs[-1], batch)):
         return ModelSummary(), finding_from_error(ValueError(problem), {}, "model", context)
-    macs = flops.get_total_flops() // 2 // _SAMPLES
-    return ModelSummary(macs=macs, activations=kept.bytes // _FLOAT32 // _SAMPLES), None
+    views = max(1, len(outputs))
+    macs = flops.get_total_flops() // 2 // _SAMPLES // views
+    return ModelSummary(macs=macs, activations=kept.bytes // _FLOAT32 // _SAMPLES // views, views=views), None
 
 
 def _needs_values(error: Exception) -> bool:

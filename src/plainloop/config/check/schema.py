@@ -20,7 +20,8 @@ def settings_match(context: CheckContext) -> Iterator[Finding]:
     """Unknown, missing and misfitting keys of the closed groups."""
     for path, kind in SETTINGS.items():
         node = context.config if path == "" else context.config.get(path)
-        others = (*OPEN_GROUPS, *filter(None, SETTINGS), "facts") if path == "" else ()
+        values = (name for name, group in GROUPS.items() if group.has_values)
+        others = (*OPEN_GROUPS, *filter(None, SETTINGS), *values, "facts") if path == "" else ()
         yield from _settings(kind, node, path, others)
 
 
