@@ -1,6 +1,7 @@
 """Photographs from workers: bit-exact whatever the workers do, and no worker left behind."""
 
 import ctypes
+import functools
 import multiprocessing
 import os
 import resource
@@ -16,12 +17,15 @@ from torchvision.transforms import v2
 
 from plainloop.augment.crop import RandomResizedCrop
 from plainloop.augment.per_sample import as_augmentation
+from plainloop.augment.scale_crop import RandomScaleCrop
 from plainloop.data.digits import Digits
 from plainloop.data.image_folder import ImageFolder
+from plainloop.data.masks.mask_folder import MaskFolder
 from plainloop.errors import BadData, RunError
 from plainloop.system import rng
 from plainloop.system.processes import num_cpus
 from tests.harness.children import Child
+from tests.harness.pictures import write_masked
 from tests.harness.tensors import equal
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -31,6 +35,7 @@ DRAWS = tuple(
     as_augmentation(transform).sample
     for transform in (RandomResizedCrop(size=16), v2.ColorJitter(0.4, 0.4, 0.4), v2.RandomHorizontalFlip())
 )
+MASK_DRAWS = (RandomScaleCrop(size=16).sample,)
 
 
 def source(root, *, num_workers=0, transforms=DRAWS, **settings):
@@ -43,10 +48,30 @@ def root(photos):
     return photos(FOLDERS)
 
 
+def masked_source(root, *, num_workers=0, transforms=MASK_DRAWS, **settings):
+    told = {"batch_size": 4, "image_size": 16, "device": "cpu", "timeout": 60, "num_classes": 3} | settings
+    return MaskFolder(root=str(root), num_workers=num_workers, sample_transforms=transforms, **told)
+
+
+def of_labels(tmp_path, photos):
+    return photos(FOLDERS), source
+
+
+def of_masks(tmp_path, photos):
+    return write_masked(tmp_path / "masked"), masked_source
+
+
+@pytest.fixture(params=[of_labels, of_masks])
+def made(request, tmp_path, photos):
+    """A source whose files workers decode, by its settings."""
+    root, kind = request.param(tmp_path, photos)
+    return functools.partial(kind, root)
+
+
 @pytest.mark.parametrize(("num_workers", "prefetch"), [(1, 1), (1, 4), (2, 1), (2, 3)])
-def test_results_do_not_depend_on_workers_and_prefetching(root, num_workers, prefetch):
-    plain = list(source(root).train_batches(0, 9, seed=1))
-    assert equal(plain, list(source(root, num_workers=num_workers, prefetch=prefetch).train_batches(0, 9, seed=1)))
+def test_results_do_not_depend_on_workers_and_prefetching(made, num_workers, prefetch):
+    plain = list(made().train_batches(0, 9, seed=1))
+    assert equal(plain, list(made(num_workers=num_workers, prefetch=prefetch).train_batches(0, 9, seed=1)))
 
 
 class Unkeyed:
@@ -60,16 +85,16 @@ class Unkeyed:
         return sample | {"image": (image + torch.randint(0, 256, (1,), generator=self.generator)).to(torch.uint8)}
 
 
-def test_a_transform_with_its_own_generator_is_caught(root):
-    plain = list(source(root, transforms=(Unkeyed(),)).train_batches(0, 9, seed=1))
-    assert not equal(plain, list(source(root, transforms=(Unkeyed(),), num_workers=2).train_batches(0, 9, seed=1)))
+def test_a_transform_with_its_own_generator_is_caught(made):
+    plain = list(made(transforms=(Unkeyed(),)).train_batches(0, 9, seed=1))
+    assert not equal(plain, list(made(transforms=(Unkeyed(),), num_workers=2).train_batches(0, 9, seed=1)))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("start", [1, 4, 6])
-def test_starting_later_gives_the_same_steps(root, start, num_workers):
-    whole = list(source(root).train_batches(0, 9, seed=1))
-    assert equal(whole[start:], list(source(root, num_workers=num_workers).train_batches(start, 9, seed=1)))
+def test_starting_later_gives_the_same_steps(made, start, num_workers):
+    whole = list(made().train_batches(0, 9, seed=1))
+    assert equal(whole[start:], list(made(num_workers=num_workers).train_batches(start, 9, seed=1)))
 
 
 def test_the_same_sample_is_drawn_anew_in_every_epoch(root):
@@ -93,11 +118,11 @@ def test_a_sample_that_an_epoch_draws_again_is_augmented_anew(root, settings):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_stream_leaves_the_generators_of_the_trainer_alone(root, num_workers):
+def test_a_stream_leaves_the_generators_of_the_trainer_alone(made, num_workers):
     rng.seed_all(7)
     expected = torch.rand(3)
     rng.seed_all(7)
-    stream = source(root, num_workers=num_workers).train_batches(0, 3, seed=1)
+    stream = made(num_workers=num_workers).train_batches(0, 3, seed=1)
     next(stream)
     assert torch.equal(torch.rand(3), expected)
     stream.close()

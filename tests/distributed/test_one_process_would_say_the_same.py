@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from plainloop.contracts import IGNORE
+from plainloop.contracts import IGNORE, Task
 from plainloop.data.loaders import Loader, loaders
 from plainloop.data.loading import sampler
 from plainloop.data.loading.sampler import Shard
@@ -27,7 +27,8 @@ from plainloop.run import backend
 from plainloop.tasks.classification import Classification
 from plainloop.tasks.segmentation import Segmentation
 from tests.harness.ranks import on_ranks
-from tests.harness.toys import toy_state, toy_trainer
+from tests.harness.runs import by_task
+from tests.harness.toys import TOYS, toy_state, toy_trainer
 
 CLASSES = 7
 SIZES = range(1, 18)
@@ -46,13 +47,13 @@ def padded_rows(size: int, shard: Shard) -> list[np.ndarray[Any, Any]]:
 
 
 def evaluations(rows: Rows, entry: str = "label") -> list[dict[str, float]]:
-    """Of sets of 1 to 17 samples, by a model that is a table; of masks, the first samples have no labelled pixel."""
+    """Of sets of 1 to 17 samples, by a model that is a table; of masks, two samples have no labelled pixel."""
     generator, shape = torch.Generator().manual_seed(3), {"label": (), "mask": (5, 4)}[entry]
     logits = torch.randn(max(SIZES), CLASSES, *shape, generator=generator)
     truth = torch.randint(CLASSES, (max(SIZES), *shape), generator=generator)
     if entry == "mask":
         truth[torch.rand(truth.shape, generator=generator) < 0.3] = IGNORE
-        truth[:2] = IGNORE
+        truth[1:3] = IGNORE
     found = []
     for size in SIZES:
         kind = {"label": Classification, "mask": Segmentation}[entry]
@@ -75,16 +76,17 @@ def different(mine: list[dict[str, float]], theirs: list[dict[str, float]]) -> l
     ]
 
 
-@pytest.mark.parametrize(("entry", "world_size"), [("label", 2), ("label", 3), ("label", 4), ("mask", 3)])
+@pytest.mark.parametrize(("entry", "world_size"), [("label", 2), ("label", 3), ("label", 4), ("mask", 2), ("mask", 3)])
 def test_every_sample_counts_once(tmp_path: Path, entry: str, world_size: int) -> None:
     alone = evaluations(exact_rows, entry)
     for found in on_ranks(tmp_path / "meeting", world_size, lambda: evaluations(exact_rows, entry)):
         assert different(alone, found) == []
 
 
-def test_padding_would_be_noticed(tmp_path: Path) -> None:
-    alone = evaluations(exact_rows)
-    found = on_ranks(tmp_path / "meeting", 2, lambda: evaluations(padded_rows))[0]
+@pytest.mark.parametrize("entry", ["label", "mask"])
+def test_padding_would_be_noticed(tmp_path: Path, entry: str) -> None:
+    alone = evaluations(exact_rows, entry)
+    found = on_ranks(tmp_path / "meeting", 2, lambda: evaluations(padded_rows, entry))[0]
     assert {size for size, _ in different(alone, found)} >= {5, 9, 17}
 
 
@@ -135,22 +137,29 @@ def wrap(model: nn.Module, **changed: bool) -> nn.Module:
 class Linear(nn.Module):
     """Without BatchNorm, whose statistics are of a rank's rows, and dropout, whose draws differ by rank."""
 
-    def __init__(self) -> None:
+    def __init__(self, output: tuple[int, ...] = (3,)) -> None:
         super().__init__()
-        self.head = nn.Linear(16, 3).double()
+        self.output = output
+        self.head = nn.Linear(16, math.prod(output)).double()
 
     def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.head(image.flatten(1).double())
+        logits: Tensor = self.head(image.flatten(1).double()).unflatten(1, self.output)
         return logits
 
 
-def after_one_step(accumulate: int) -> tuple[float, Tensor]:
+# With class weights the ranks' parts of a batch weigh differently.
+WEIGHTED: dict[str, Callable[[], Task]] = {
+    "classification": lambda: Classification(num_classes=3, class_weights=(0.1, 1.0, 10.0)),
+    "segmentation": lambda: Segmentation(num_classes=3, class_weights=(0.1, 1.0, 10.0)),
+}
+
+
+def after_one_step(task: str, accumulate: int) -> tuple[float, Tensor]:
     """The loss that is logged and the weights after a step of the loop."""
     torch.manual_seed(0)
-    model = Linear()
+    model = Linear(TOYS[task][1])
     state = TrainState(model, torch.optim.SGD(model.parameters(), lr=1.0), GradScaler("cpu", enabled=False))
-    # Class weights make the ranks' parts of a batch weigh differently.
-    trainer = toy_trainer(task=Classification(num_classes=3, class_weights=(0.1, 1.0, 10.0)), accumulate=accumulate)
+    trainer = toy_trainer(task=WEIGHTED[task](), accumulate=accumulate)
     batch = next(trainer.data.train_batches(0, 1, seed=1))
     trainer.update(wrap(model), state, trainer.prepare(batch))
     state.window.read()
@@ -164,16 +173,20 @@ def agree(mine: tuple[float, Tensor], theirs: tuple[float, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (2, 2), (4, 2), (4, 1)])
-def test_loss_and_update_are_those_of_one_process(tmp_path: Path, world_size: int, accumulate: int) -> None:
-    alone = after_one_step(1)
-    for found in on_ranks(tmp_path / "meeting", world_size, lambda: after_one_step(accumulate)):
+@by_task
+def test_loss_and_update_are_those_of_one_process(tmp_path: Path, task: str, world_size: int, accumulate: int) -> None:
+    alone = after_one_step(task, 1)
+    for found in on_ranks(tmp_path / "meeting", world_size, lambda: after_one_step(task, accumulate)):
         assert agree(alone, found)
 
 
-def test_equal_shares_for_unequal_weights_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = after_one_step(1)
+@by_task
+def test_equal_shares_for_unequal_weights_would_be_noticed(
+    tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = after_one_step(task, 1)
     monkeypatch.setattr(loop, "shares_of", lambda task, parts: [1 / len(parts) / collectives.world_size()] * len(parts))
-    assert not agree(alone, on_ranks(tmp_path / "meeting", 2, lambda: after_one_step(1))[0])
+    assert not agree(alone, on_ranks(tmp_path / "meeting", 2, lambda: after_one_step(task, 1))[0])
 
 
 def reductions(accumulate: int) -> int:

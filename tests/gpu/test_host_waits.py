@@ -24,15 +24,17 @@ from plainloop.loop.agreement import Agreement
 from plainloop.loop.normalize import Normalize, to_device, to_float
 from plainloop.loop.state import EMA, TrainState
 from plainloop.loop.trainer import Trainer
+from plainloop.models.tiny_seg import TinySeg
 from plainloop.system import rng
 from plainloop.tasks.classification import Classification
+from plainloop.tasks.segmentation import LOSSES, Segmentation
 from tests.gpu import test_bits
 from tests.harness import inject
 from tests.harness.commands import passed
 from tests.harness.configs import ROOT, checked
 from tests.harness.gpu import FAST, command
 from tests.harness.nets import small_net
-from tests.harness.runs import train
+from tests.harness.runs import TASKS, train
 from tests.harness.tensors import HostWait, NoHostWaits
 from tests.harness.toys import toy_trainer
 
@@ -58,6 +60,11 @@ def on_the_host() -> Batch:
     return {"image": image, "label": torch.arange(8) % 5, "index": torch.arange(8)}
 
 
+def masked() -> Batch:
+    batch = on_the_host()
+    return {"image": batch["image"], "mask": torch.arange(8 * 256).view(8, 16, 16) % 5, "index": batch["index"]}
+
+
 def augmentations(option: str) -> dict[str, Any]:
     """Those that work on whole batches, as a run on photographs without workers builds them."""
     config = checked(f"augment={option}")
@@ -66,10 +73,18 @@ def augmentations(option: str) -> dict[str, Any]:
     return {name: function for name, function in augment.items() if not hasattr(function, "transform")}
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_an_augmentation_sends_nothing_that_the_host_waits_for(option: str) -> None:
+OF_MASKS = (
+    *("segmentation", "crop_flip", "vertical_flip", "random_rotation", "color_jitter", "gaussian_blur", "cutout"),
+    *("random_erasing", "cutmix"),
+)
+
+
+@pytest.mark.parametrize(
+    ("option", "given"), [*((name, on_the_host) for name in OPTIONS), *((name, masked) for name in OF_MASKS)]
+)
+def test_an_augmentation_sends_nothing_that_the_host_waits_for(option: str, given: Callable[[], Batch]) -> None:
     found = augmentations(option)
-    batch = to_float(to_device(on_the_host(), META))
+    batch = to_float(to_device(given(), META))
     for function in found.values():  # the first call may send constants
         function(dict(batch), 0)
     with NoHostWaits():
@@ -108,6 +123,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mixed labels": {"augment": [mixed]},
     "class weights": {"task": Classification(num_classes=5, class_weights=[1, 1, 1, 1, 5.0])},
     "bce": {"task": Classification(num_classes=5, loss="bce", label_smoothing=0.1)},
+    "masks": {"task": Segmentation(num_classes=5)},
+    "masks, every loss": {
+        "task": Segmentation(num_classes=5, losses=dict.fromkeys(LOSSES, 1.0), class_weights=[1, 1, 1, 1, 5.0])
+    },
+    "masks, views": {"task": Segmentation(num_classes=5, tta_scales=[0.5, 1.0], tta_flip=True, window=12)},
 }
 
 
@@ -117,18 +137,20 @@ def test_steps_and_evaluations_send_nothing_that_the_host_waits_for(setting: str
     ema = settings.pop("ema", None)
     normalize = Normalize(mean=(0.4,) * 3, std=(0.2,) * 3, device=META)
     trainer = toy_trainer(steps=100, log_every=1, device=META, normalize=normalize, **settings)
-    model = small_net().to(META)
+    masks = isinstance(trainer.task, Segmentation)
+    model = (TinySeg(num_classes=5, width=2) if masks else small_net()).to(META)
+    given = masked if masks else on_the_host
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     state = TrainState(model, optimizer, GradScaler("cpu", enabled=False), EMA(model, ema) if ema else None)
     metrics = trainer.task.metrics()
 
     def step() -> None:
-        batch = trainer.prepare(to_device(on_the_host(), META))
+        batch = trainer.prepare(to_device(given(), META))
         for function in trainer.augment:
             batch = function(batch, state.step)
         trainer.update(state.model, state, trainer.normalize(batch))
         with torch.no_grad():
-            batch = trainer.normalize(trainer.prepare(to_device(on_the_host(), META)))
+            batch = trainer.normalize(trainer.prepare(to_device(given(), META)))
             metrics.update(trainer.task.predict(state.evaluated, batch), batch)
 
     step()  # the first may send constants
@@ -151,6 +173,7 @@ ON_CUDA: dict[str, tuple[str, ...]] = {
     "compile": ("trainer.compile=true",),
     "deterministic": ("trainer.deterministic=true", "augment=[crop_flip,random_erasing]"),
     "tf32": ("trainer.tf32=true",),
+    "masks": (*TASKS["segmentation"], "task.losses.lovasz=1.0", "task.losses.ohem=1.0"),
     **FAST,
 }
 

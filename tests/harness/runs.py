@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from plainloop.commands.train import main
 from plainloop.run.run import run
 from plainloop.run_dir.checkpoints import Checkpoints
@@ -27,11 +29,21 @@ SMALL = (
     "scheduler=constant",
     "optimizer=sgd",
 )
-# What draws, and what has a state of its own beside the weights.
-RICH = (
-    *("model.drop_rate=0.2", "augment=crop_flip", "augment.crop.pad=1"),
-    *("trainer.clip_norm=1.0", "trainer.ema_decay=0.95"),
-)
+# The laws of the loop hold for each of these: data, model and task of the smallest training in which something is
+# drawn. Five steps an epoch, of a batch that three micro-batches or two ranks with two of them can share.
+TASKS: dict[str, tuple[str, ...]] = {
+    "classification": (
+        *("model.width=4", "model.drop_rate=0.2", "augment=crop_flip", "augment.crop.pad=1", "data.batch_size=240"),
+    ),
+    "segmentation": (
+        *("task=segmentation", "data=digit_scenes", "model=tiny_seg", "augment=segmentation", "model.width=4"),
+        *("data.num_train=62", "data.num_val=7", "data.image_size=32", "data.batch_size=12", "task.losses.dice=1.0"),
+        *("task.class_weights=[0.3,1,1,1,1,1]",),
+    ),
+}
+by_task = pytest.mark.parametrize("task", TASKS)
+# What has a state of its own beside the weights.
+STATEFUL = ("trainer.clip_norm=1.0", "trainer.ema_decay=0.95")
 Prepare = Callable[[], Any]  # called in the new process before the run begins
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from plainloop.contracts import Batch, Facts, Split
+from plainloop.contracts import IGNORE, Batch, Facts, Split, Task
 from plainloop.distributed import collectives
 from plainloop.loop.monitor import Monitor
 from plainloop.loop.normalize import Normalize, to_float
@@ -20,15 +21,26 @@ from plainloop.loop.trainer import Trainer
 from plainloop.schedule import multistep
 from plainloop.system import rng
 from plainloop.system.signals import Preemption
+from plainloop.tasks.classification import Classification
+from plainloop.tasks.segmentation import Segmentation
 from tests.harness.tensors import clone
 
 NUM_TRAIN, NUM_VAL, CLASSES = 45, 13, 3
+
+# Each task, and the shape of what its model gives for a sample.
+TOYS: dict[str, tuple[Callable[[], Task], tuple[int, ...]]] = {
+    "classification": (lambda: Classification(num_classes=CLASSES), (CLASSES,)),
+    "segmentation": (
+        lambda: Segmentation(num_classes=CLASSES, losses={"cross_entropy": 1.0, "focal": 0.5}),
+        (CLASSES, 4, 4),
+    ),
+}
 
 
 class ToyData:
     """45 noisy 4x4 images of 3 classes, keyed by position; batch 8, so that an epoch of 5 steps leaves a rest.
 
-    `change(step, batch)` makes of each training batch what the trainer gets.
+    Each has a label and a mask. `change(step, batch)` makes of each training batch what the trainer gets.
     """
 
     def __init__(self, batch_size: int = 8, change: Callable[[int, Batch], Batch] = lambda step, batch: batch) -> None:
@@ -37,6 +49,8 @@ class ToyData:
         self.label = torch.arange(NUM_TRAIN + NUM_VAL) % CLASSES
         noise = torch.randint(0, 160, (NUM_TRAIN + NUM_VAL, 1, 4, 4), generator=generator, dtype=torch.uint8)
         self.image = noise + (self.label * 40).to(torch.uint8).view(-1, 1, 1, 1)
+        self.mask = (self.label.view(-1, 1, 1) + torch.arange(16).view(4, 4)) % CLASSES
+        self.mask[::3, 0] = IGNORE
 
     @classmethod
     def facts(cls, batch_size: int = 8) -> Facts:
@@ -58,14 +72,16 @@ class ToyData:
             yield self._batch(part)
 
     def _batch(self, index: Tensor) -> Batch:
-        return {"image": self.image[index], "label": self.label[index], "index": index}
+        entries = {"image": self.image, "label": self.label, "mask": self.mask}
+        return {name: values[index] for name, values in entries.items()} | {"index": index}
 
 
 class ToyNet(nn.Module):
     """BatchNorm, dropout, a tied weight, a frozen one."""
 
-    def __init__(self, dropout: float = 0.2) -> None:
+    def __init__(self, dropout: float = 0.2, output: tuple[int, ...] = (CLASSES,)) -> None:
         super().__init__()
+        self.output = output
         self.frozen = nn.Linear(16, 16)
         self.frozen.requires_grad_(False)
         self.body = nn.Linear(16, 16)
@@ -73,11 +89,11 @@ class ToyNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.again = nn.Linear(16, 16)
         self.again.weight = self.body.weight
-        self.head = nn.Linear(16, CLASSES)
+        self.head = nn.Linear(16, math.prod(output))
 
     def forward(self, image: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.body(self.frozen(image.flatten(1)))))
-        return self.head(self.again(self.dropout(x)))
+        return self.head(self.again(self.dropout(x))).unflatten(1, self.output)
 
 
 class Memory:
@@ -109,10 +125,16 @@ class Memory:
 
 
 def toy_state(
-    *, dropout: float = 0.2, ema: float | None = 0.9, scaler: bool = False, lr: float = 0.02, seed: int = 0
+    task: str = "classification",
+    *,
+    dropout: float = 0.2,
+    ema: float | None = 0.9,
+    scaler: bool = False,
+    lr: float = 0.02,
+    seed: int = 0,
 ) -> TrainState:
     torch.manual_seed(seed)
-    model = ToyNet(dropout)
+    model = ToyNet(dropout, TOYS[task][1])
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         [{"params": parameters[:2], "weight_decay": 0.1}, {"params": parameters[2:], "weight_decay": 0.0}],
@@ -127,11 +149,12 @@ def toy_state(
     )
 
 
-def toy_trainer(recorder: Any = None, *, steps: int = 12, **settings: Any) -> Trainer:
-    from plainloop.tasks.classification import Classification
-
+def toy_trainer(
+    recorder: Any = None, *, steps: int = 12, task: str | Task = "classification", **settings: Any
+) -> Trainer:
+    task = TOYS[task][0]() if isinstance(task, str) else task
     given: dict[str, Any] = {
-        "task": Classification(num_classes=CLASSES),
+        "task": task,
         "data": ToyData(),
         "augment": (),
         "schedule": partial(multistep, milestones=[7], gamma=0.1, total_steps=steps),
@@ -147,6 +170,5 @@ def toy_trainer(recorder: Any = None, *, steps: int = 12, **settings: Any) -> Tr
         "log_every": 4,
         "eval_every": 5,
     }
-    task = (given | settings)["task"]
     monitors = dict.fromkeys(("best_by", "stop_by"), Monitor(task.monitor, task.mode))
     return Trainer(**given | monitors | settings)

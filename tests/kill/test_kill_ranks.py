@@ -17,14 +17,12 @@ from plainloop.errors import LostPeer, NoProgress
 from tests.harness import ranks
 from tests.harness.children import Child
 from tests.harness.configs import checked
-from tests.harness.runs import RICH, differences, remains
+from tests.harness.runs import STATEFUL, TASKS, by_task, differences, remains
 
 RANKS = 2
 RUN = (
-    *RICH,
-    "model.width=4",
-    "data.batch_size=120",
-    "trainer.duration=6ep",
+    *STATEFUL,
+    "trainer.duration=12ep",
     "trainer.accumulate=2",
     "trainer.log_every=7",
     "trainer.save_every=3st",
@@ -52,9 +50,9 @@ def kill_after(seconds: float, children: list[Child], rank: int, meeting: Path) 
         failures.write(meeting, Failure(rank, "killed by SIGKILL", LostPeer.code, LostPeer.reason, time=time.time()))
 
 
-def kill(kills: int, folder: Path) -> None:
+def kill(task: str, kills: int, folder: Path) -> None:
     rng, done, runs, hit = random.Random(kills), 0, 0, [0] * RANKS
-    config = checked(*RUN)
+    config = checked(*TASKS[task], *RUN)
     seconds = finish(config, folder / "untouched")
     reference = remains(folder / "untouched")
     while done < kills:
@@ -77,10 +75,12 @@ def kill(kills: int, folder: Path) -> None:
     print(f"{done} kills ({' + '.join(map(str, hit))} of ranks 0 and 1) over {runs} runs, all exact")
 
 
-def test_runs_with_a_killed_rank_end_with_the_same_bits(tmp_path: Path) -> None:
-    kill(4, tmp_path)
+@by_task
+def test_runs_with_a_killed_rank_end_with_the_same_bits(task: str, tmp_path: Path) -> None:
+    kill(task, 4 if task == "classification" else 2, tmp_path)
 
 
 @pytest.mark.kill
-def test_50_kills_of_a_random_rank_and_every_run_is_exact(tmp_path: Path) -> None:
-    kill(50, tmp_path)
+@by_task
+def test_50_kills_of_a_random_rank_and_every_run_is_exact(task: str, tmp_path: Path) -> None:
+    kill(task, 50 if task == "classification" else 10, tmp_path)

@@ -14,7 +14,7 @@ import torch
 from plainloop.errors import BadData
 from plainloop.run_dir.status import read_status
 from tests.harness import inject
-from tests.harness.runs import SMALL, differences, files, remains, start, train
+from tests.harness.runs import SMALL, TASKS, differences, files, remains, start, train
 
 RUN = (*SMALL, "hydra.run.dir=run")
 
@@ -59,12 +59,17 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("name", DEATHS)
+OF_ANY_TASK = ("NaN in the images", "SIGKILL", "SIGTERM")
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [(task, name) for task in TASKS for name in (DEATHS if task == "classification" else OF_ANY_TASK)]
+)
 def test_a_death_is_told_truly_and_the_same_command_goes_on(
-    name: str, tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]
+    task: str, name: str, tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]
 ) -> None:
     death, run = DEATHS[name], tmp_path / "run"
-    ended = train(tmp_path, *RUN, prepare=death.prepare)
+    ended = train(tmp_path, *RUN, *TASKS[task], prepare=death.prepare)
     told = read_status(run)
     assert (ended.code, told.state, told.reason) == (death.code, death.state, death.reason), ended.err
     assert told.checkpoint == death.checkpoint
@@ -73,9 +78,9 @@ def test_a_death_is_told_truly_and_the_same_command_goes_on(
     # What was stopped knows its step; else the heartbeat is a second old at most.
     assert told.step == death.step if told.state == "PREEMPTED" else told.step <= death.step
     assert told.exit_code == (None if death.code < 0 else death.code)
-    again = train(tmp_path, *RUN)
+    again = train(tmp_path, *RUN, *TASKS[task])
     assert again.code == 0, again.err
-    assert differences(undisturbed(), remains(run)) == []
+    assert differences(undisturbed(*TASKS[task]), remains(run)) == []
 
 
 def test_a_start_in_a_held_directory_says_by_whom_and_changes_nothing(tmp_path: Path) -> None:

@@ -17,27 +17,31 @@ from plainloop.run_dir import journal
 from tests.harness.children import Child
 from tests.harness.configs import checked
 from tests.harness.lines import Point, killed_at, trace
-from tests.harness.runs import RICH, differences, remains, start_config
+from tests.harness.runs import STATEFUL, TASKS, by_task, differences, remains, start_config
 
 RUN = (
-    *RICH,
-    "model.width=4",
-    "data.batch_size=240",  # five steps an epoch, and divisible by three
+    *STATEFUL,
     "scheduler=multistep",
     "scheduler.milestones=[1ep,2ep]",
     "trainer.duration=12st",
     "trainer.log_every=3",
     "trainer.save_every=2st",
 )
-KINDS = [(precision, accumulate) for precision in ("fp32", "fp16", "bf16") for accumulate in (1, 3)]
-SAMPLES = 12
+Kind = tuple[str, str, int]
+KINDS: dict[str, list[Kind]] = {
+    task: [(task, precision, accumulate) for precision in ("fp32", "fp16", "bf16") for accumulate in (1, 3)]
+    for task in TASKS
+}
+SAMPLES = {task: 12 if task == "classification" else 4 for task in TASKS}
 
 
 class Reference:
     """A run that nobody touches, and how often it comes to each point."""
 
-    def __init__(self, kind: tuple[str, int], folder: Path) -> None:
-        self.config = checked(*RUN, f"trainer.precision={kind[0]}", f"trainer.accumulate={kind[1]}")
+    def __init__(self, kind: Kind, folder: Path) -> None:
+        task, precision, accumulate = kind
+        more = (f"trainer.precision={precision}", f"trainer.accumulate={accumulate}")
+        self.config = checked(*TASKS[task], *RUN, *more)
 
         def traced() -> None:
             hits: Counter[Point] = Counter()
@@ -63,7 +67,7 @@ class Reference:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[str, int]], Reference]:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Reference]:
     return cache(lambda kind: Reference(kind, tmp_path_factory.mktemp("reference")))
 
 
@@ -73,26 +77,29 @@ def one_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "HEARTBEAT_S", 1e9)
 
 
-def wrong(kind: tuple[str, int], points: list[Point], undisturbed: Reference, folder: Path, share: float) -> Any:
+def wrong(kind: Kind, points: list[Point], undisturbed: Reference, folder: Path, share: float) -> Any:
     """What differs, by the point."""
     found = {p: undisturbed.differences(p, folder / str(n), share=share) for n, p in enumerate(points)}
     print(f"{kind}: {len(points)} points, {share:.0%} of the way")
     return {point: names for point, names in found.items() if names}
 
 
-@pytest.mark.parametrize("sample", range(SAMPLES))
-def test_a_run_killed_at_any_line_ends_with_the_same_bits(sample: int, reference: Any, tmp_path: Path) -> None:
-    kind = KINDS[sample % 2]  # both without and with micro-batches
+@pytest.mark.parametrize(("task", "sample"), [(task, n) for task, samples in SAMPLES.items() for n in range(samples)])
+def test_a_run_killed_at_any_line_ends_with_the_same_bits(
+    task: str, sample: int, reference: Any, tmp_path: Path
+) -> None:
+    kind = KINDS[task][sample % 2]  # both without and with micro-batches
     points = reference(kind).points
-    assert wrong(kind, [points[len(points) * sample // SAMPLES]], reference(kind), tmp_path, 0.6) == {}
+    assert wrong(kind, [points[len(points) * sample // SAMPLES[task]]], reference(kind), tmp_path, 0.6) == {}
 
 
+@by_task
 def test_a_part_that_is_not_carried_over_is_caught(
-    reference: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, reference: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: a resume that forgets the average."""
     load = TrainState.load_state_dict
-    undisturbed = reference(KINDS[0])
+    undisturbed = reference(KINDS[task][0])
 
     def forget(self: TrainState, saved: dict[str, Any], **more: Any) -> None:
         load(self, saved | {"ema": saved["model"]}, **more)
@@ -103,21 +110,22 @@ def test_a_part_that_is_not_carried_over_is_caught(
     assert any(name.startswith("state.ema.") for name in found)
 
 
-def test_the_lines_of_a_step_an_evaluation_and_a_save_are_among_the_points(reference: Any) -> None:
-    functions = {point.function for point in reference(KINDS[0]).hits}
+@by_task
+def test_the_lines_of_a_step_an_evaluation_and_a_save_are_among_the_points(task: str, reference: Any) -> None:
+    functions = {point.function for point in reference(KINDS[task][0]).hits}
     assert functions >= {"Trainer.update", "Trainer.evaluate", "EMA.update", "Checkpoints.save", "write_whole"}
 
 
 @pytest.mark.kill
-@pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_every_fifth_line_of_every_kind_is_exact(kind: tuple[str, int], reference: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [kind for kinds in KINDS.values() for kind in kinds], ids=str)
+def test_every_fifth_line_of_every_kind_is_exact(kind: Kind, reference: Any, tmp_path: Path) -> None:
     undisturbed = reference(kind)
-    at = KINDS.index(kind)
+    at = KINDS[kind[0]].index(kind)
     assert wrong(kind, undisturbed.points[at % 5 :: 5], undisturbed, tmp_path / "step", 0.6) == {}
     assert wrong(kind, undisturbed.points[at::25], undisturbed, tmp_path / "edge of an epoch", 5.5 / 12) == {}
 
 
 @pytest.mark.kill
 def test_every_line_is_exact(reference: Any, tmp_path: Path) -> None:
-    kind = ("fp16", 3)
+    kind = ("classification", "fp16", 3)
     assert wrong(kind, reference(kind).points, reference(kind), tmp_path, 0.4) == {}

@@ -27,8 +27,8 @@ from plainloop.system.signals import SIGNALS, Preemption
 from tests.harness import inject
 from tests.harness.children import children_of, runs, wait_for
 from tests.harness.configs import ROOT
-from tests.harness.pictures import command, write_pictures
-from tests.harness.runs import SMALL, differences, remains, start, status, train
+from tests.harness.pictures import command, write_pictures, written
+from tests.harness.runs import SMALL, TASKS, by_task, differences, remains, start, status, train
 
 RUN = (*SMALL, "hydra.run.dir=run")
 
@@ -65,10 +65,12 @@ def stop_at_random(folder: Path, draw: random.Random, expected: dict[str, Any], 
     return hits
 
 
+@by_task
 def test_random_signals_stop_within_a_step_and_change_nothing(
-    tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]
+    task: str, tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]
 ) -> None:
-    assert stop_at_random(tmp_path, random.Random(3), undisturbed()) >= 2
+    expected = undisturbed(*TASKS[task])
+    assert stop_at_random(tmp_path, random.Random(3), expected, (*RUN, *TASKS[task])) >= 2
 
 
 @pytest.mark.kill
@@ -120,8 +122,9 @@ def called(tree: ast.AST) -> set[str]:
     return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
 
 
-def test_a_signal_to_the_whole_group_is_the_trainers_alone(tmp_path: Path) -> None:
-    pictures = command(write_pictures(tmp_path / "pictures"))
+@by_task
+def test_a_signal_to_the_whole_group_is_the_trainers_alone(task: str, tmp_path: Path) -> None:
+    pictures = written(tmp_path / "pictures", task)
     (tmp_path / "one").mkdir()
     (tmp_path / "other").mkdir()
     assert train(tmp_path / "one", *pictures, "data.num_workers=0").code == 0

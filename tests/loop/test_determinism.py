@@ -6,6 +6,8 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ import torch
 from plainloop.loggers.jsonl import Jsonl
 from plainloop.run_dir.journal import Journal
 from plainloop.tasks.classification import Accuracy
+from plainloop.tasks.iou import MeanIoU
 from tests.harness import inject
 from tests.harness.configs import ROOT
-from tests.harness.runs import RICH, SMALL, Prepare, start, train
+from tests.harness.runs import SMALL, STATEFUL, TASKS, Prepare, by_task, start, train
 
 # Everything that draws: dropout, and augmentation on the device.
-RUN = (*SMALL, *RICH, "hydra.run.dir=run")
+RUN = (*SMALL, *STATEFUL, "hydra.run.dir=run")
 OBSERVERS: dict[str, tuple[str, ...]] = {
     "another folder": ("hydra.run.dir=some/where/else",),
     "logging every step": ("trainer.log_every=1",),
@@ -34,43 +37,49 @@ OBSERVERS: dict[str, tuple[str, ...]] = {
     "verbose": ("hydra.verbose=true",),
     "workers": ("data.num_workers=2",),
 }
+OF_ANY_TASK = ("hardly logging", "saving every step", "never evaluating", "evaluating every step")
+OF_METRICS = [(kind, method) for kind in (Accuracy, MeanIoU) for method in ("update", "compute")]
+Plain = Callable[[str], bytes]
 
 
-def weights(folder: Path, *more: str, prepare: Prepare = lambda: None) -> bytes:
+def weights(folder: Path, task: str, *more: str, prepare: Prepare = lambda: None) -> bytes:
     folder.mkdir(exist_ok=True)
-    ended = train(folder, *RUN, *more, prepare=prepare)
+    ended = train(folder, *RUN, *TASKS[task], *more, prepare=prepare)
     assert ended.code == 0, ended.err
     (path,) = folder.rglob("last.safetensors")
     return path.read_bytes()
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return weights(tmp_path_factory.mktemp("plain"))
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Plain:
+    return cache(lambda task: weights(tmp_path_factory.mktemp("plain"), task))
 
 
-@pytest.mark.parametrize("observer", OBSERVERS)
-def test_an_observer_changes_no_bit(observer: str, plain: bytes, tmp_path: Path) -> None:
-    assert weights(tmp_path, *OBSERVERS[observer]) == plain
+@pytest.mark.parametrize(
+    ("task", "observer"), [(t, name) for t in TASKS for name in (OBSERVERS if t == "classification" else OF_ANY_TASK)]
+)
+def test_an_observer_changes_no_bit(task: str, observer: str, plain: Plain, tmp_path: Path) -> None:
+    assert weights(tmp_path, task, *OBSERVERS[observer]) == plain(task)
 
 
-def test_fresh_processes_give_the_same_bits(plain: bytes, tmp_path: Path) -> None:
+def test_fresh_processes_give_the_same_bits(plain: Plain, tmp_path: Path) -> None:
     """Each with its own interpreter, and so with its own addresses; and with its own order of sets."""
     for seed in "123":
         folder = tmp_path / seed
         folder.mkdir()
-        command = [sys.executable, str(ROOT / "train.py"), *RUN]
+        command = [sys.executable, str(ROOT / "train.py"), *RUN, *TASKS["classification"]]
         env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": seed}
         subprocess.run(command, cwd=folder, check=True, capture_output=True, env=env)
-        assert (folder / "run" / "last.safetensors").read_bytes() == plain
+        assert (folder / "run" / "last.safetensors").read_bytes() == plain("classification")
 
 
-def test_another_seed_changes_them(plain: bytes, tmp_path: Path) -> None:
+@by_task
+def test_another_seed_changes_them(task: str, plain: Plain, tmp_path: Path) -> None:
     """The control: the weights do depend on what is drawn."""
-    assert weights(tmp_path, "seed=1") != plain
+    assert weights(tmp_path, task, "seed=1") != plain(task)
 
 
-def test_a_terminal_that_is_closed_in_between_changes_no_bit(plain: bytes, tmp_path: Path) -> None:
+def test_a_terminal_that_is_closed_in_between_changes_no_bit(plain: Plain, tmp_path: Path) -> None:
     ours, its = pty.openpty()
 
     def screen() -> None:
@@ -80,33 +89,34 @@ def test_a_terminal_that_is_closed_in_between_changes_no_bit(plain: bytes, tmp_p
         os.environ["TERM"] = "xterm"
         inject.at_step(3, lambda: os.close(ours))()
 
-    run = start(tmp_path, *RUN, prepare=screen)
+    run = start(tmp_path, *RUN, *TASKS["classification"], prepare=screen)
     os.close(its)
     while b"\x1b[" not in os.read(ours, 1 << 16):  # until a bar is drawn
         pass
     os.close(ours)  # the run has the last copy
     assert run.wait().code == 0
-    assert (tmp_path / "run" / "last.safetensors").read_bytes() == plain
+    assert (tmp_path / "run" / "last.safetensors").read_bytes() == plain("classification")
 
 
-def test_those_who_draw_from_the_global_generators_disturb_nobody(plain: bytes, tmp_path: Path) -> None:
-    """A task's metrics, a logger and whatever is called at a heartbeat."""
+@by_task
+def test_those_who_draw_from_the_global_generators_disturb_nobody(task: str, plain: Plain, tmp_path: Path) -> None:
+    """Metrics, a logger and whatever is called at a heartbeat."""
 
     def draw(*_: Any) -> None:
         torch.rand(7)
 
     def prepare() -> None:
-        for kind, method in ((Accuracy, "update"), (Accuracy, "compute"), (Jsonl, "log"), (Journal, "running")):
+        for kind, method in (*OF_METRICS, (Jsonl, "log"), (Journal, "running")):
             inject.before(kind, method, draw)
 
-    assert weights(tmp_path, prepare=prepare) == plain
+    assert weights(tmp_path, task, prepare=prepare) == plain(task)
 
 
-def test_an_augmentation_that_draws_more_is_seen(plain: bytes, tmp_path: Path) -> None:
+def test_an_augmentation_that_draws_more_is_seen(plain: Plain, tmp_path: Path) -> None:
     """The control: draws within a step are its own."""
     from plainloop.loop.trainer import Trainer
 
     def prepare() -> None:
         inject.before(Trainer, "update", lambda *_: torch.rand(7))
 
-    assert weights(tmp_path, prepare=prepare) != plain
+    assert weights(tmp_path, "classification", prepare=prepare) != plain("classification")

@@ -15,6 +15,7 @@ from plainloop.loop.monitor import Monitor
 from plainloop.loop.state import TrainState
 from plainloop.loop.stopwatch import Stopwatch
 from plainloop.loop.trainer import Trainer
+from tests.harness.runs import by_task
 from tests.harness.tensors import HostRead, NoHostReads, equal
 from tests.harness.toys import Memory, ToyData, toy_state, toy_trainer
 
@@ -52,9 +53,10 @@ def watched(kind: type[Trainer], **settings: Any) -> Trainer:
     [{}, {"accumulate": 2}, {"clip_norm": 0.5, "clip_value": 0.1}, {"clip_agc": 0.01}, {"precision": torch.bfloat16}],
     ids=str,
 )
-def test_an_update_never_waits_for_the_device(settings: dict[str, Any]) -> None:
-    state = toy_state()
-    watched(Watched, **settings).fit(state, state.model)
+@by_task
+def test_an_update_never_waits_for_the_device(task: str, settings: dict[str, Any]) -> None:
+    state = toy_state(task)
+    watched(Watched, task=task, **settings).fit(state, state.model)
     assert state.step == 12
 
 
@@ -64,7 +66,8 @@ def test_an_update_that_reads_a_value_is_caught() -> None:
         watched(Careless).fit(state, state.model)
 
 
-def test_no_value_leaves_the_device_between_log_and_agreement_steps() -> None:
+@by_task
+def test_no_value_leaves_the_device_between_log_and_agreement_steps(task: str) -> None:
     """The whole loop, data included, under the mode; it is lifted only inside the meetings."""
     mode, meetings = NoHostReads(), []
 
@@ -78,18 +81,19 @@ def test_no_value_leaves_the_device_between_log_and_agreement_steps() -> None:
             with torch.utils._python_dispatch._disable_current_modes():
                 super().log_evaluate_save(state, watch, decision)
 
-    state = toy_state()
+    state = toy_state(task)
     with mode:
-        watched(Lifting, log_every=6, eval_every=None).fit(state, state.model)
+        watched(Lifting, task=task, log_every=6, eval_every=None).fit(state, state.model)
     assert set(meetings) <= {1, 6, 12}
 
 
-def test_accumulation_changes_memory_not_the_update() -> None:
+@by_task
+def test_accumulation_changes_memory_not_the_update(task: str) -> None:
     """Without BatchNorm, whose statistics are of a micro-batch; only the order of additions differs."""
-    whole, parts = (toy_state(dropout=0.0, ema=None, lr=1e-3) for _ in range(2))
+    whole, parts = (toy_state(task, dropout=0.0, ema=None, lr=1e-3) for _ in range(2))
     for state, accumulate in ((whole, 1), (parts, 4)):
         state.model.norm = nn.Identity()
-        trained(state, accumulate=accumulate)
+        trained(state, task=task, accumulate=accumulate)
     for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -131,15 +135,16 @@ def test_ema_follows_its_formula() -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "accumulate", "bf16", "scaler", "clip"])
-def test_a_run_that_goes_on_from_any_step_ends_with_the_same_bits(kind: str) -> None:
-    settings: dict[str, Any] = {
+@by_task
+def test_a_run_that_goes_on_from_any_step_ends_with_the_same_bits(task: str, kind: str) -> None:
+    settings: dict[str, Any] = {"task": task} | {
         "plain": {},
         "accumulate": {"accumulate": 2},
         "bf16": {"precision": torch.bfloat16},
         "scaler": {},
         "clip": {"clip_norm": 0.1},
     }[kind]
-    make = lambda seed=0: toy_state(scaler=kind == "scaler", seed=seed)  # noqa: E731
+    make = lambda seed=0: toy_state(task, scaler=kind == "scaler", seed=seed)  # noqa: E731
     undisturbed, recorder = trained(make(), save_every=1, **settings)
     end = undisturbed.state_dict()
     for step, saved in recorder.saved.items():
