@@ -159,6 +159,10 @@ OPEN_RANGES: dict[str, Range] = {
 LATER_OPEN_KEYS: dict[str, Any] = {
     **{f"data{split}.labels": None for split in ("", ".train", ".val", ".test")},
     "data.max_train_samples": None,
+    "data.only_classes": None,
+    "data.folds": None,
+    "data.fold": 0,
+    "data.group_column": None,
     "data.repeats": 1,
     "data.sampler": "shuffled",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -65,6 +65,9 @@ class CIFAR(SmallSet):
             folder(published, self.root)
         counts = (50_000 // self.classes,) * self.classes
         return Facts(50_000, 10_000, published.classes, (3, 32, 32), mean, std, counts)
+
+    def val_counts(self) -> Sequence[int]:
+        return (10_000 // self.classes,) * self.classes
 
     def read(self) -> Mapping[Split, Batch]:
         import torch

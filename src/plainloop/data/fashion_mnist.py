@@ -7,7 +7,7 @@ import math
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -50,9 +50,10 @@ class FashionMNIST(SmallSet):
         found = folder(self.root)
         num_train, height, width = parse(locate(found, "train", "images"), whole=False)[0]
         num_val, *_ = parse(locate(found, "val", "images"), whole=False)[0]
-        labels = Counter(parse(locate(found, "train", "labels"))[1])
-        counts = tuple(labels[number] for number in range(len(CLASSES)))
-        return Facts(num_train, num_val, CLASSES, (1, height, width), mean, std, counts)
+        return Facts(num_train, num_val, CLASSES, (1, height, width), mean, std, class_counts(found, "train"))
+
+    def val_counts(self) -> Sequence[int]:
+        return (1000,) * 10 if self.download and find(self.root) is None else class_counts(folder(self.root), "val")
 
     def read(self) -> Mapping[Split, Batch]:
         import numpy as np
@@ -103,6 +104,11 @@ def fetch(root: str | None, into: Path) -> None:
 
     if find(root) is None:
         Downloaded(str(into), download=True)
+
+
+def class_counts(found: Path, split: Split) -> tuple[int, ...]:
+    labels = Counter(parse(locate(found, split, "labels"))[1])
+    return tuple(labels[number] for number in range(len(CLASSES)))
 
 
 def locate(found: Path, split: Split, part: str) -> Path:

@@ -61,6 +61,10 @@ class LabelledImages:
         """The facts of the whole set, without torch and without decoding an image."""
         raise NotImplementedError
 
+    def chosen(self, known: Facts) -> Facts:
+        """The facts of what is used of the whole set."""
+        return known
+
     def statistics(self, mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """mean and std of the arguments, else these; raises ValueError where they are impossible."""
         own = {"mean": mean if self.mean is None else self.mean, "std": std if self.std is None else self.std}
@@ -74,7 +78,7 @@ class LabelledImages:
     @classmethod
     def facts(cls, **arguments: Any) -> Facts:
         source = cls(**({"batch_size": 1} | arguments))
-        known = source.known()
+        known = source.chosen(source.known())
         if source.max_train_samples is None:
             return known
         from plainloop.data.loading.stratify import stratified_counts

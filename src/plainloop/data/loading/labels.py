@@ -18,15 +18,22 @@ COLUMNS = ("file", "label")
 SHOWN = 5  # bad rows in a message
 
 
-def list_labelled(root: str, files: Mapping[Split, str | None], *, val_fraction: float) -> Listings:
+def list_labelled(
+    root: str, files: Mapping[Split, str | None], *, val_fraction: float, group_column: str | None = None
+) -> Listings:
     """What the files of labels list. Without one for validation, it takes `val_fraction` of each class of train.
+
+    Args:
+        group_column: of the file of training labels, whose values become the listing's groups.
 
     Raises BadData with the lines of bad rows.
     """
-    return remembered(_list_files, root, tuple(files.items()), val_fraction=val_fraction)
+    return remembered(_list_files, root, tuple(files.items()), group_column, val_fraction=val_fraction)
 
 
-def _list_files(root: str, base: Path, files: tuple[tuple[Split, str | None], ...], *, val_fraction: float) -> Listings:
+def _list_files(
+    root: str, base: Path, files: tuple[tuple[Split, str | None], ...], group_column: str | None, *, val_fraction: float
+) -> Listings:
     names, found = dict(files), dict[Split, Listing]()
     if names["train"] is None:
         given = next(split for split, name in files if name)
@@ -38,7 +45,8 @@ def _list_files(root: str, base: Path, files: tuple[tuple[Split, str | None], ..
     for split, name in files:
         if name:
             key = "data.labels" if split == "train" else f"data.{split}.labels"
-            found[split] = read_labels(base, name, key=key, train=found.get("train"), seen=seen)
+            column = group_column if split == "train" else None
+            found[split] = read_labels(base, name, key=key, train=found.get("train"), seen=seen, group_column=column)
     train = found["train"]
     if len(train.files) < 2:
         raise BadData(
@@ -53,7 +61,15 @@ def _list_files(root: str, base: Path, files: tuple[tuple[Split, str | None], ..
     return Listings(base, train, found.get("val"), found.get("test"), val_fraction)
 
 
-def read_labels(root: Path, name: str, *, key: str, train: Listing | None, seen: dict[str, str]) -> Listing:
+def read_labels(
+    root: Path,
+    name: str,
+    *,
+    key: str,
+    train: Listing | None,
+    seen: dict[str, str],
+    group_column: str | None = None,
+) -> Listing:
     """The images that a file lists, as paths from `root`, by class. Reads folders, opens no image.
 
     Args:
@@ -61,6 +77,7 @@ def read_labels(root: Path, name: str, *, key: str, train: Listing | None, seen:
         key: of the config that gave it, for messages: data.labels.
         train: whose classes these are. None: the classes follow from the labels, sorted; numbers by their value.
         seen: by whole path, where each file was listed, to which this adds.
+        group_column: whose values are the groups of the images. None: there are no groups.
 
     Raises BadData with the lines of all bad rows.
     """
@@ -69,9 +86,9 @@ def read_labels(root: Path, name: str, *, key: str, train: Listing | None, seen:
         here = Path(name).absolute()
         hint = f"{key}={here}" if here.is_file() else f"{key}=<a file in {root}, or an absolute path>"
         raise BadData(f"{key}={name}: there is no file {path}; it is looked for in data.root", hint=hint)
-    rows, bad = list[tuple[str, str]](), list[str]()
+    rows, bad, groups = list[tuple[str, str]](), list[str](), dict[str, str]()
     files_in, classes = cache(_files_in), frozenset(train.files if train else ())
-    for line, file, label in _rows(path, key):
+    for line, file, label, group in _rows(path, key, group_column):
         place = os.path.normpath(os.path.join(root, file))
         if place in seen:
             problem = f"{file} is in {seen[place]} already"
@@ -79,10 +96,13 @@ def read_labels(root: Path, name: str, *, key: str, train: Listing | None, seen:
             problem = f"no training image has the label {label!r}; the labels are {quoted(sorted(classes), 5)}"
         else:
             problem = _problem(file, label, root, files_in)
+        if group_column and not problem and not group:
+            problem = f"{file} has no {group_column}"
         if problem:
             bad.append(f"line {line}: {problem}")
         else:
             rows.append((file, label))
+            groups[file] = group
             seen[place] = f"line {line} of {path.name}"
     if bad or not rows:
         shown = f"has {len(bad)} bad rows: " + "; ".join(bad[:SHOWN] + ["..."] * (len(bad) > SHOWN))
@@ -94,7 +114,8 @@ def read_labels(root: Path, name: str, *, key: str, train: Listing | None, seen:
     for file, label in rows:
         found[label].append(file)
     files = {label: sorted(paths) for label, paths in found.items()}
-    return Listing(root, files, changed={str(path): os.stat(path).st_mtime_ns}, labels_file=path)
+    changed = {str(path): os.stat(path).st_mtime_ns}
+    return Listing(root, files, changed=changed, labels_file=path, groups=groups if group_column else None)
 
 
 def in_order(labels: set[str]) -> list[str]:
@@ -105,15 +126,18 @@ def in_order(labels: set[str]) -> list[str]:
     return sorted(labels, key=int if all(label.isdecimal() for label in labels) else str)
 
 
-def _rows(path: Path, key: str) -> Iterator[tuple[int, str, str]]:
-    """Line, file and label of each row that is not empty. What a row lacks is empty."""
+def _rows(path: Path, key: str, group_column: str | None) -> Iterator[tuple[int, str, str, str]]:
+    """Line, file, label and group of each row that is not empty. What a row lacks is empty."""
+    wanted = (*COLUMNS, *([group_column] if group_column else []))
     try:
         with path.open(encoding="utf-8-sig", newline="") as text:
             if path.suffix.lower() not in (".csv", ".tsv"):
+                if group_column:
+                    raise _no_such_column(path, group_column, [])
                 for number, line in enumerate(text, 1):
                     file, _, label = line.strip().replace("\t", " ").rpartition(" ")
                     if line.strip():
-                        yield number, file.strip() or label, label if file else ""
+                        yield number, file.strip() or label, label if file else "", ""
                 return
             first = text.readline()
             text.seek(0)
@@ -121,13 +145,23 @@ def _rows(path: Path, key: str) -> Iterator[tuple[int, str, str]]:
             columns: Sequence[int] = (0, 1)
             for number, cells in enumerate(reader):
                 names = [cell.strip().lower() for cell in cells]
+                if number == 0 and group_column and not {name.lower() for name in wanted} <= set(names):
+                    raise _no_such_column(path, group_column, cells)
                 if number == 0 and set(COLUMNS) <= set(names):
-                    columns = [names.index(name) for name in COLUMNS]
+                    columns = [names.index(name.lower()) for name in wanted]
                 elif any(names):
-                    file, label = (cells[column].strip() if column < len(cells) else "" for column in columns)
-                    yield reader.line_num, file, label
+                    values = [cells[column].strip() if column < len(cells) else "" for column in columns]
+                    yield reader.line_num, values[0], values[1], values[2] if group_column else ""
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadData(f"{key}: {path} cannot be read as text ({error})", hint="save it as CSV in UTF-8") from error
+
+
+def _no_such_column(path: Path, column: str, first_row: Sequence[str]) -> BadData:
+    found = f"; its first row is {','.join(first_row)[:200]}" if first_row else ""
+    return BadData(
+        f"data.group_column={column}: {path} has no such column{found}",
+        hint=f"begin a .csv file with a row that names the columns: file,label,{column}",
+    )
 
 
 def _problem(file: str, label: str, root: Path, files_in: Callable[[str], Collection[str]]) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from plainloop.contracts import Split
 from plainloop.errors import BadData
+
+if TYPE_CHECKING:
+    from plainloop.data.loading.listing import Listing
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -87,3 +92,34 @@ def quoted(names: Sequence[str], most: int = 10) -> str:
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def require_class_folders(train: Listing, *, is_root: bool) -> None:
+    """Refuses what would be trained on with wrong labels: a folder too high, splits as classes, one class."""
+    folder, names = train.folder, list(train.files)
+    deep = [name for name, paths in train.files.items() if all(path.count("/") > 1 for path in paths)]
+    if deep:
+        inner = sorted({path.rpartition("/")[0] for name in deep for path in train.files[name]})
+        up = f"if {quoted(deep, 3)} are the classes, move the images up into them"
+        lower = folder / deep[0]
+        while not num_images(lower) and len(more := subfolders(lower)) == 1 and not split_of(more[0]):
+            lower /= more[0]
+        lower = lower.parent if num_images(lower) else lower
+        first = f"type data.root={shlex.quote(str(lower))}" if is_root else f"move them up into {folder}"
+        down = f"if the classes are in {deep[0]}/, {first}" if len(names) == 1 or not is_root else ""
+        down = down or f"if the classes are inside, choose one of these folders: {first}"
+        raise BadData(
+            f"the class folders {quoted(deep)} in {folder} hold no images themselves; the images are in the folders "
+            f"{quoted(inner, 6)}",
+            hint=f"{down}; {up}",
+        )
+    if all(names_a_split(name) for name in names):
+        raise BadData(
+            f"the folders {quoted(names)} in {folder} would become classes, and their names are those of splits",
+            hint="name them train, val and test, each with one folder for each class",
+        )
+    if len(names) == 1:
+        raise BadData(
+            f"{folder} has only one class folder, {names[0]}/ with {len(train)} images; there must be two or more",
+            hint=f"make one folder for each class in {folder}",
+        )

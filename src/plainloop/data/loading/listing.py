@@ -9,15 +9,15 @@ import shlex
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from plainloop.contracts import Split
 from plainloop.data.loading import layout
-from plainloop.data.loading.layout import EXTENSIONS, quoted, split_of
-from plainloop.data.loading.stratify import num_held_out
+from plainloop.data.loading.layout import EXTENSIONS, quoted
+from plainloop.data.loading.stratify import Fold, num_held_out, numbers_of
 from plainloop.errors import BadData
 
 SIZES_UP_TO = 100_000  # images; on network storage it takes minutes to ask for the sizes of more
@@ -33,6 +33,7 @@ class Listing:
     stray: int = 0  # images that lie in no class folder
     changed: dict[str, int] = field(default_factory=dict)  # each folder inside: when a name in it changed last
     labels_file: Path | None = None  # None: classes are folders
+    groups: dict[str, str] | None = None  # of each path: what stays together in a fold
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -45,6 +46,10 @@ class Listing:
     @property
     def paths(self) -> Iterator[str]:
         return (name for names in self.files.values() for name in names)
+
+    @property
+    def group_of_each(self) -> list[str] | None:
+        return None if self.groups is None else [self.groups[path] for path in self.paths]
 
     def __len__(self) -> int:
         return sum(map(len, self.files.values()))
@@ -59,6 +64,22 @@ class Listings:
     val: Listing | None
     test: Listing | None
     val_fraction: float
+    fold: Fold | None = None  # the part of train that is validated on instead, where val is None
+
+    def only(self, classes: Sequence[str | int]) -> Listings:
+        """These classes alone, in the order that they have. Raises ValueError."""
+        names = [self.train.class_names[number] for number in numbers_of(classes, self.train.class_names)]
+
+        def part(listing: Listing | None) -> Listing | None:
+            return listing and replace(listing, files={name: listing.files[name] for name in names})
+
+        train = part(self.train)
+        assert train
+        return replace(self, train=train, val=part(self.val), test=part(self.test))
+
+    def in_folds(self, folds: int, number: int) -> Listings:
+        """With a fold of train for validation. Raises ValueError for more folds than images or groups."""
+        return replace(self, val=None, test=self.test or self.val, fold=Fold(folds, number))
 
     @property
     def splits(self) -> dict[Split, Listing]:
@@ -69,6 +90,9 @@ class Listings:
     def class_counts(self) -> tuple[int, ...]:
         """Training images of each class."""
         counts = [len(names) for names in self.train.files.values()]
+        if self.fold is not None:
+            held_out = self.fold.counts(counts, self.train.group_of_each)
+            return tuple(n - out for n, out in zip(counts, held_out, strict=True))
         return tuple(n - (num_held_out(n, self.val_fraction) if self.val is None else 0) for n in counts)
 
     @property
@@ -112,7 +136,12 @@ class Listings:
         if self.val is None and self.train.folder == self.root and not self.train.labels_file:
             where = {"train": "data.root"}
         lines = [f"{split} from {where[split]} ({len(self.splits[split])} images)" for split in where]
-        if self.val is None:
+        if self.fold is not None:
+            together = " with whole groups" if self.train.groups is not None else " of each class"
+            lines.append(
+                f"val is fold {self.fold.number} of {self.fold.folds} (0 to {self.fold.folds - 1}){together} of train"
+            )
+        elif self.val is None:
             lines.append(f"val takes {self.val_fraction:g} of each class of train")
         lines = [", ".join(lines)]
         stray = sum(listing.stray for listing in self.splits.values())
@@ -191,7 +220,7 @@ def _list_folders(root: str, base: Path, *, val_fraction: float) -> Listings:
     parts = {split: list_classes(base / name) for split, name in names.items() if split != "train"}
     for split, part in parts.items():
         require_same_classes(train, split, part)
-    require_class_folders(train, is_root=not names)
+    layout.require_class_folders(train, is_root=not names)
     return Listings(base, train, parts.get("val"), parts.get("test"), val_fraction)
 
 
@@ -238,37 +267,6 @@ def numbered(kinds: Counter[str]) -> str:
     '2 .gif, 1 .txt'
     """
     return quoted([f"{number} {kind}" for kind, number in sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))])
-
-
-def require_class_folders(train: Listing, *, is_root: bool) -> None:
-    """Refuses what would be trained on with wrong labels: a folder too high, splits as classes, one class."""
-    folder, names = train.folder, list(train.files)
-    deep = [name for name, paths in train.files.items() if all(path.count("/") > 1 for path in paths)]
-    if deep:
-        inner = sorted({path.rpartition("/")[0] for name in deep for path in train.files[name]})
-        up = f"if {quoted(deep, 3)} are the classes, move the images up into them"
-        lower = folder / deep[0]
-        while not layout.num_images(lower) and len(more := layout.subfolders(lower)) == 1 and not split_of(more[0]):
-            lower /= more[0]
-        lower = lower.parent if layout.num_images(lower) else lower
-        first = f"type data.root={shlex.quote(str(lower))}" if is_root else f"move them up into {folder}"
-        down = f"if the classes are in {deep[0]}/, {first}" if len(names) == 1 or not is_root else ""
-        down = down or f"if the classes are inside, choose one of these folders: {first}"
-        raise BadData(
-            f"the class folders {quoted(deep)} in {folder} hold no images themselves; the images are in the folders "
-            f"{quoted(inner, 6)}",
-            hint=f"{down}; {up}",
-        )
-    if all(layout.names_a_split(name) for name in names):
-        raise BadData(
-            f"the folders {quoted(names)} in {folder} would become classes, and their names are those of splits",
-            hint="name them train, val and test, each with one folder for each class",
-        )
-    if len(names) == 1:
-        raise BadData(
-            f"{folder} has only one class folder, {names[0]}/ with {len(train)} images; there must be two or more",
-            hint=f"make one folder for each class in {folder}",
-        )
 
 
 def require_same_classes(train: Listing, split: Split, other: Listing) -> None:

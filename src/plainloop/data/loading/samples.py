@@ -128,10 +128,13 @@ def split_images(listings: Listings, *, image_size: int, crop_fraction: float) -
         return Images(listing.folder, paths, np.fromiter(listing.labels, np.int64), image_size, crop_fraction)
 
     images: dict[Split, Images] = {"train": of(listings.train)}
+    whole = images["train"]
     if listings.val is not None:
         images["val"] = of(listings.val)
+    elif listings.fold is not None:
+        is_val = listings.fold.mask(whole.labels, listings.train.group_of_each)
+        images["train"], images["val"] = (whole.rows(np.flatnonzero(chosen)) for chosen in (~is_val, is_val))
     else:
-        whole = images["train"]
         kept, held_out = stratified_split(whole.labels, fraction=listings.val_fraction)
         images["train"], images["val"] = whole.rows(kept), whole.rows(held_out)
     if listings.test is not None:

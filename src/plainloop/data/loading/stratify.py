@@ -1,12 +1,16 @@
-"""Splits one labelled set in two, or takes a part of it, each class in proportion; the same for every seed."""
+"""Splits a labelled set in two or in folds, or takes a part of it, each class in proportion; for every seed alike."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
+
+from plainloop.data.loading.layout import quoted
 
 
 def num_held_out(count: int, fraction: float) -> int:
@@ -67,3 +71,108 @@ def stratified_part(labels: NDArray[np.int64], *, at_most: int | None) -> NDArra
         drawn = np.random.default_rng(fold(SPLIT, label, 1)).permutation(classes[label])
         taken[drawn[:count]] = True
     return np.flatnonzero(taken)
+
+
+def require_fold(folds: int | None, fold: int) -> None:
+    """Raises ValueError for a fold that there is not."""
+    if folds is None:
+        if fold:
+            raise ValueError(f"data.fold={fold} needs the number of folds beside it: data.folds=5")
+    elif folds < 2:
+        raise ValueError(f"data.folds={folds} must be 2 or more; null leaves the split of the data set")
+    elif not 0 <= fold < folds:
+        raise ValueError(f"data.fold={fold} must be 0 to {folds - 1}: data.folds={folds}")
+
+
+def numbers_of(only: Sequence[str | int] | None, names: Sequence[str]) -> list[int]:
+    """The numbers of the classes to use, in the order of the set; all for None. Raises ValueError.
+
+    >>> numbers_of(["dog", "cat"], ["cat", "cow", "dog"]), numbers_of(None, ["cat", "cow"])
+    ([0, 2], [0, 1])
+    """
+    if only is None:
+        return list(range(len(names)))
+    wanted = Counter(map(str, only))  # a class may be named 3
+    if wrong := [name for name in wanted if name not in names]:
+        raise ValueError(f"data.only_classes={quoted(wrong, 5)}: no such class; there are {quoted(list(names), 20)}")
+    if twice := [name for name, times in wanted.items() if times > 1]:
+        raise ValueError(f"data.only_classes names {quoted(twice, 5)} twice")
+    if len(wanted) < 2:
+        raise ValueError(f"data.only_classes=[{quoted(list(wanted))}] must name two classes or more")
+    return [number for number, name in enumerate(names) if name in wanted]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One of the parts that training images are cut into: the one to validate on."""
+
+    folds: int
+    number: int
+
+    def mask(self, labels: NDArray[np.int64], groups: Sequence[str] | None = None) -> NDArray[np.bool_]:
+        """(N,): whether a sample is in it."""
+        return folds_of(labels, self.folds, groups) == self.number
+
+    def counts(self, counts: Sequence[int], groups: Sequence[str] | None = None) -> list[int]:
+        """Samples of each class in it; `counts` are those of the whole set, which is sorted by class."""
+        if groups is None and sum(counts) >= self.folds:
+            return fold_counts(counts, folds=self.folds, fold=self.number)
+        labels = np.repeat(np.arange(len(counts)), counts)
+        return [int(count) for count in np.bincount(labels[self.mask(labels, groups)], minlength=len(counts))]
+
+
+def fold_counts(counts: Sequence[int], *, folds: int, fold: int) -> list[int]:
+    """How many samples of each class are in a fold: what `folds_of` gives, from the size of each class alone.
+
+    >>> [fold_counts([4, 5], folds=3, fold=k) for k in range(3)]
+    [[2, 1], [1, 2], [1, 2]]
+    """
+    found, start = [], 0
+    for count in counts:
+        found.append(len(range(start + (fold - start) % folds, start + count, folds)))
+        start += count
+    return found
+
+
+def folds_of(labels: NDArray[np.int64], folds: int, groups: Sequence[str] | None = None) -> NDArray[np.int64]:
+    """(N,): the fold of each sample. Folds, and the parts of each class in them, differ by one sample at most.
+
+    Samples of one group, where there are groups, are in one fold; classes are then balanced as well as groups allow.
+
+    Args:
+        labels: (N,) of 0, 1, ...
+        groups: the group of each sample.
+
+    Raises ValueError for fewer groups than folds.
+    """
+    from plainloop.system.rng import SPLIT, fold
+
+    if groups is not None:
+        return _of_groups(labels, folds, groups)
+    if len(labels) < folds:
+        raise ValueError(f"data.folds={folds} needs as many training images; there are {len(labels)}")
+    drawn = [
+        np.random.default_rng(fold(SPLIT, label, 3)).permutation(members)
+        for label, members in enumerate(members_of_each(labels))
+    ]
+    found = np.empty(len(labels), np.int64)
+    found[np.concatenate(drawn)] = np.arange(len(labels)) % folds
+    return found
+
+
+def _of_groups(labels: NDArray[np.int64], folds: int, groups: Sequence[str]) -> NDArray[np.int64]:
+    """Large groups first, each into the fold that has least of its classes."""
+    names, group_of = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < folds:
+        raise ValueError(f"data.folds={folds} needs as many groups; data.group_column has {len(names)}")
+    in_group = np.zeros((len(names), labels.max() + 1))
+    np.add.at(in_group, (group_of, labels), 1)
+    totals = np.maximum(in_group.sum(0), 1)
+    in_fold, chosen = np.zeros((folds, len(totals))), np.empty(len(names), np.int64)
+    for group in np.argsort(-in_group.sum(1), kind="stable"):
+        # What the sum of squares of all folds' shares of each class grows by; then the smallest fold.
+        growth = (in_fold * in_group[group] / totals**2).sum(1)
+        chosen[group] = np.lexsort((in_fold.sum(1), growth.round(12)))[0]
+        in_fold[chosen[group]] += in_group[group]
+    found: NDArray[np.int64] = chosen[group_of]
+    return found

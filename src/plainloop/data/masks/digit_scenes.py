@@ -43,6 +43,8 @@ class DigitScenes(SmallSet):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_class_balanced(self.sampler)
+        if self.only_classes is not None:
+            raise ValueError("data.only_classes is for images with one label; data.num_digits chooses these classes")
         for key, least in (("num_train", 1), ("num_val", 1), ("image_size", 32), ("num_digits", 1)):
             if getattr(self, key) < least:
                 raise ValueError(f"data.{key}={getattr(self, key)} must be at least {least}")
