@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from collections import deque
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plainloop.errors import BadConfig, RunError
-from plainloop.sweep import collect, index, outcome, table
+from plainloop.sweep import collect, index, outcome, results, table
 from plainloop.sweep.outcome import BAD, Row
 from plainloop.sweep.slurm import submitted
 from plainloop.sweep.table import printable
@@ -21,6 +22,11 @@ EXAMPLES = """examples:
   python scripts/sweep.py status outputs/train/2026-01-31_12-00-00-000000
   python scripts/sweep.py status --watch 5 outputs/train/2026-01-31_12-00-00-000000
   python scripts/sweep.py logs --failed <sweep dir>
+  python scripts/sweep.py table outputs/a/2026-01-31_12-00-00-000000 outputs/b/2026-02-01_12-00-00-000000
+  python scripts/sweep.py table --best <sweep dir>
+  python scripts/sweep.py table --format markdown --metric val/loss <sweep dir>
+  python scripts/sweep.py compare <sweep dir> --factor augment --baseline none
+  python scripts/sweep.py compare <sweep dir>
   python scripts/sweep.py collect <sweep dir>
   python scripts/sweep.py retry <sweep dir>
   python scripts/sweep.py retry <sweep dir> 3 5 'plugins=[my_package]'
@@ -31,7 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     """The exit code."""
     options = _parser().parse_args(arguments)
     try:
-        _check_sweep(options.sweep, [word for word in getattr(options, "job", ()) if isinstance(word, int)])
+        for sweep in [options.sweep, *getattr(options, "more", ())]:
+            _check_sweep(sweep, [word for word in getattr(options, "job", ()) if isinstance(word, int)])
         code: int = options.do(options)
     except RunError as error:
         sys.stderr.write(f"{error}\n" + (f"next: {error.hint}\n" if error.hint else ""))
@@ -94,13 +101,51 @@ def gather(options: argparse.Namespace) -> int:
     """Writes results.csv and results.json to the sweep's folder and prints the table; or prints one of them."""
     rows = outcome.rows(options.sweep)
     if options.format in ("csv", "json"):
-        results = collect.results(rows)
-        sys.stdout.write(collect.as_csv(results) if options.format == "csv" else collect.as_json(results))
+        flat = collect.results(rows)
+        sys.stdout.write(collect.as_csv(flat) if options.format == "csv" else collect.as_json(flat))
         return 0
-    table.show(rows)
+    table.show_results(rows, options.sweep)
     if options.format is None:
         for path in collect.write(options.sweep, rows):
             sys.stdout.write(f"{path}\n")
+    return 0
+
+
+def show_table(options: argparse.Namespace) -> int:
+    """The settings of one or several sweeps, best first; writes sweep.html."""
+    from plainloop.report.sweep import jobs, text
+
+    read = {sweep: outcome.rows(sweep) for sweep in dict.fromkeys([options.sweep, *options.more])}
+    found = results.read(read)
+    folded = jobs.fold(found, results.metric_of(found, options.metric, last=options.last))
+    if options.best:
+        sys.stdout.writelines(f"{line}\n" for line in text.best_lines(folded))
+        return 0
+    sys.stdout.write({"markdown": text.as_markdown, "csv": text.as_csv, "text": text.as_text}[options.format](folded))
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """What each value of each factor changes."""
+    from plainloop.report.sweep import effects, jobs, text
+
+    read = {sweep: outcome.rows(sweep) for sweep in dict.fromkeys([options.sweep, *options.more])}
+    found = results.read(read)
+    metric, keys = results.metric_of(found, options.metric, last=options.last), jobs.differing(found)
+    if not keys:
+        raise BadConfig("all jobs have the same settings, but for seeds: there is no factor to compare")
+    if options.baseline is not None and options.factor is None:
+        raise BadConfig("--baseline is a value of one factor", hint=f"add --factor {keys[0]}, or another of them")
+    chosen = [key for key in keys if options.factor is None or options.factor in (key, jobs.short_names(keys)[key])]
+    if not chosen:
+        raise BadConfig(f"--factor {options.factor}: all jobs have the same", hint=f"type one of {', '.join(keys)}")
+    try:
+        factors = [effects.factor_of(found, key, metric, options.baseline) for key in chosen]
+    except ValueError as error:
+        values = dict.fromkeys(job.values.get(chosen[0], "") for job in found)
+        raise BadConfig(f"--baseline {error}", hint=f"type one of {' '.join(map(shlex.quote, values))}") from error
+    form = text.factors_as_markdown if options.format == "markdown" else text.factors_as_text
+    sys.stdout.write(form(factors, metric))
     return 0
 
 
@@ -134,10 +179,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sweep.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    verbs = parser.add_subparsers(required=True, metavar="status|logs|collect|retry|cancel")
+    verbs = parser.add_subparsers(required=True, metavar="status|logs|table|compare|collect|retry|cancel")
     for name, do, text in (
         ("status", status, "one line for each job, and what failed"),
         ("logs", logs, "the last lines of the jobs' logs"),
+        ("table", show_table, "the settings, best first: mean and spread over seeds"),
+        ("compare", compare, "what each value of a factor changes, paired over seeds"),
         ("collect", gather, "results as CSV, JSON and table"),
         ("retry", again, "run the failed and lost jobs again"),
         ("cancel", cancel, "stop the jobs; running ones save first"),
@@ -153,6 +200,17 @@ def _parser() -> argparse.ArgumentParser:
             )
             verb.add_argument("--state", nargs="+", choices=STATES, help="only these")
             verb.add_argument("--json", action="store_true", help="as JSON")
+        if name in ("table", "compare"):
+            verb.add_argument("more", type=Path, nargs="*", metavar="SWEEP_DIR", help="further sweeps, joined with it")
+            verb.add_argument("--metric", help="such as val/loss (the one that decides which checkpoint is the best)")
+            verb.add_argument("--last", action="store_true", help="of the last evaluation, not of each run's best")
+        if name == "table":
+            verb.add_argument("--best", action="store_true", help="only which run and weights to go on with")
+            verb.add_argument("--format", choices=("text", "markdown", "csv"), default="text", help="(%(default)s)")
+        if name == "compare":
+            verb.add_argument("--factor", help="a key that was swept, such as augment (all of them)")
+            verb.add_argument("--baseline", help="the value with which the others are compared (none, else the first)")
+            verb.add_argument("--format", choices=("text", "markdown"), default="text", help="(%(default)s)")
         if name == "logs":
             verb.add_argument("--lines", type=int, default=20, help="of each log (20)")
             verb.add_argument("--failed", action="store_true", help="of failed and lost jobs only")

@@ -148,6 +148,7 @@ def train(
             console=console,
             total_steps=total,
             metric=metric,
+            mode=saving.get("mode") or task.mode,
             about=about,
             timm_config=timm_config(config, model, about),
         )

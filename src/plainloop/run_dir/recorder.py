@@ -31,6 +31,7 @@ class Recorder:
         loggers: those that the config names, beside metrics.jsonl and the console.
         total_steps: of the whole run.
         metric: decides the best checkpoint: "val/top1".
+        mode: which of its values is better, max or min.
         about: what the weights and the summary say of the model.
         timm_config: what timm reads beside the weights; None for a model that is not timm's.
     """
@@ -46,13 +47,14 @@ class Recorder:
         console: Console,
         total_steps: int,
         metric: str,
+        mode: str = "max",
         about: Mapping[str, Any] = NOTHING,
         timm_config: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = journal.folder
         self.config, self.state, self.checkpoints, self.journal = config, state, checkpoints, journal
         self.metrics, self.console, self.loggers = Jsonl(), console, loggers
-        self.total, self.metric = total_steps, metric
+        self.total, self.metric, self.mode = total_steps, metric, mode
         self.about, self.timm_config = about, timm_config
         self.environment = environment()
         self.summary: dict[str, Any] = {}
@@ -191,7 +193,7 @@ class Recorder:
     def summarize(self) -> dict[str, Any]:
         best = None
         if self.state.best is not None:
-            best = {"metric": self.metric, "value": self.state.best, "step": self.state.best_step}
+            best = {"metric": self.metric, "value": self.state.best, "step": self.state.best_step, "mode": self.mode}
         return summarize(
             self.folder,
             config=self.config,

@@ -138,7 +138,7 @@ def print_result(
         again: the command that continues the sweep; by default a retry of what is left.
     """
     rows = outcome.rows(root)
-    table.show(rows)
+    table.show_results(rows, root)
     chosen = [row for row in rows if row.number in set(numbers)]
     lines, anew = [f"sweep: {_relative(root)}"], [word for word in typed if word.lstrip("+").startswith(TYPED_ANEW)]
     left = [row for row in chosen if row.state not in ("DONE", *outcome.BAD)]

@@ -6,12 +6,16 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from plainloop import errors
+from plainloop.report.sweep.jobs import fold
+from plainloop.report.sweep.text import as_text, best_lines
+from plainloop.sweep import results
 from plainloop.sweep.outcome import BAD, Row, failures, shown_best, varying
 from plainloop.system.secrets import redact
 
@@ -84,11 +88,25 @@ def failure_lines(rows: Sequence[Row]) -> list[str]:
 
 def show(rows: Sequence[Row]) -> None:
     """Prints the table, the failures and the counts to standard output."""
-    wide = shutil.get_terminal_size((_WIDTH, 0)).columns if sys.stdout.isatty() else _WIDTH
-    console = Console(file=sys.stdout, width=wide, highlight=False, markup=False, soft_wrap=False)
+    console = Console(file=sys.stdout, width=_width(), highlight=False, markup=False, soft_wrap=False)
     console.print(table(rows))
     for line in [*failure_lines(rows), counts(rows)]:
         console.print(line, soft_wrap=True)
+
+
+def show_results(rows: Sequence[Row], sweep: Path) -> None:
+    """Prints the settings, best first, and the run to go on with; of a sweep in which no job is done, its jobs."""
+    found = results.read({sweep: rows})
+    if not any(job.results for job in found):
+        show(rows)
+        return
+    folded = fold(found, results.metric_of(found))
+    sys.stdout.write(as_text(folded, width=_width()))
+    sys.stdout.writelines(f"{line}\n" for line in [*failure_lines(rows), counts(rows), *best_lines(folded)])
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((_WIDTH, 0)).columns if sys.stdout.isatty() else _WIDTH
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,60 @@
+"""What to try next after a run: rules, each of which looks at the run's files and says one thing or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from plainloop.errors import printable
+from plainloop.report.advice import fit, rate, speed
+from plainloop.report.advice.evidence import Advice, Evidence, read
+
+Rule = Callable[[Evidence], Advice | None]
+
+# The most important first.
+RULES: tuple[Rule, ...] = (
+    rate.rate_too_high,
+    rate.rate_too_low,
+    fit.over_fitting,
+    fit.over_fitting_still,
+    fit.under_fitting,
+    fit.label_smoothing,
+    fit.dropout,
+    fit.crop_scale,
+    fit.weight_decay,
+    fit.too_small,
+    rate.not_yet_flat,
+    rate.early_stop,
+    speed.data_bound,
+)
+SHOWN = 3  # at the end of a run
+
+
+def advice(folder: Path) -> list[Advice]:
+    """What the files of a run, also of one that still trains, give reason to try. [] where nothing is clear.
+
+    Raises BadConfig and BadData for files that no run writes.
+    """
+    run = read(folder)
+    return list(given(run)) if run.rows else []
+
+
+def given(run: Evidence) -> Iterator[Advice]:
+    """What the rules say, each with the words of the run's command that its line replaces."""
+    for rule in RULES:
+        if (found := rule(run)) is not None:
+            keys = {key_of(word) for word in found.line.split()}
+            yield replace(found, instead=" ".join(word for word in run.typed if key_of(word) in keys))
+
+
+def key_of(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
+
+
+def lines(folder: Path) -> Iterator[str]:
+    """For the end of a run."""
+    for one in advice(folder)[:SHOWN]:
+        yield printable(f"{one.title}: {one.evidence}")
+        instead = f"   instead of {one.instead}" if one.instead else ""
+        yield printable(f"  try: {one.line}{instead}")

@@ -1,0 +1,298 @@
+"""Each rule of advice speaks up for one made-up run, and not for another; the check accepts what it says to type."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from plainloop.config.durations import clock_of
+from plainloop.errors import BadConfig
+from plainloop.report.advice import fit, rate, speed
+from plainloop.report.advice.advice import RULES, advice, given, lines
+from plainloop.report.advice.evidence import Evidence
+from tests.harness.commands import passed
+
+PHOTOS = ("data=image_folder", "data.root={photos}")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("photos")
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for number in range(64):
+                Image.new("RGB", (40, 40), (number, 0, 0)).save(root / split / name / f"{number}.png")
+    return root
+
+
+@functools.cache
+def config_of(*typed: str) -> dict[str, Any]:
+    return passed(*typed).config
+
+
+def curve(first: float, last: float, num: int = 12) -> list[float]:
+    """Falls evenly."""
+    return [first + (last - first) * i / (num - 1) for i in range(num)]
+
+
+class Made:
+    """A made-up run: its command, and what it has measured."""
+
+    def __init__(
+        self,
+        *typed: str,
+        train: float = 0.9,
+        val: float = 0.88,
+        loss: Sequence[float] = (2.3, 1.5, 1.2, 1.0, 0.9, 0.8, 0.75, 0.7, 0.68, 0.67, 0.66, 0.65),
+        val_loss: Sequence[float] = (),
+        accuracy: Sequence[float] = (),
+        best: int | None = None,
+        parameters: float = 17e3,
+        **more: float,
+    ) -> None:
+        self.typed, self.train, self.val, self.parameters, self.more = typed, train, val, parameters, more
+        self.loss, self.val_loss = list(loss), list(val_loss) or [1.0] * len(loss)
+        self.accuracy, self.best = list(accuracy) or [val] * len(loss), best
+
+    def evidence(self, photos: Path) -> Evidence:
+        typed = tuple(text.format(photos=photos) for text in self.typed)
+        config, num = config_of(*typed), len(self.loss)
+        total = clock_of(config).total_steps
+        steps = [round(total * (i + 1) / num) for i in range(num)]
+        cores = self.more.get("cores", 2)
+        rows = [
+            {
+                "step": step,
+                "train/loss": self.loss[i],
+                "val/loss": self.val_loss[i],
+                "val/top1": self.accuracy[i],
+                "train_eval/top1": self.train,
+                "time/step_s": 0.1,
+                "time/data_s": self.more.get("data_s", 0.001),
+            }
+            for i, step in enumerate(steps)
+        ]
+        finite = [value for value in self.accuracy if math.isfinite(value)]
+        best = total if self.best is None else steps[self.best]
+        summary = {
+            "best": {"metric": "val/top1", "value": max(finite, default=None), "step": best},
+            "steps": total,
+            "parameters": self.parameters,
+        }
+        return Evidence(rows, config, summary, {"cpu": {"cores": cores}}, typed)
+
+
+FIRED_AND_SILENT = {
+    "over-fitting, nothing augments": (
+        fit.over_fitting,
+        Made(train=1.0, val=0.7),
+        Made(train=0.9, val=0.87),
+        "augment=crop_flip",
+    ),
+    "over-fitting, photographs": (
+        fit.over_fitting,
+        Made(*PHOTOS, train=1.0, val=0.5),
+        Made(*PHOTOS, train=0.70, val=0.55),  # 15 points of 128 images are not clear
+        "augment=standard",
+    ),
+    "over-fitting, but for cutout": (
+        fit.over_fitting,
+        Made("augment=cutout", train=1.0, val=0.7),
+        Made("augment=[crop_flip,cutout]", train=1.0, val=0.7),
+        "augment=[crop_flip,cutout]",
+    ),
+    "over-fitting in spite of crops": (
+        fit.over_fitting_still,
+        Made("augment=crop_flip", train=1.0, val=0.8),
+        Made("augment=[crop_flip,cutmix]", train=1.0, val=0.8),
+        "augment=[crop_flip,cutmix]",
+    ),
+    "weight decay, more": (
+        fit.weight_decay,
+        Made("optimizer=sgd", train=1.0, val=0.7),
+        Made("optimizer=sgd", "optimizer.weight_decay=1e-3", train=1.0, val=0.7),
+        "optimizer.weight_decay=0.0005",
+    ),
+    "weight decay, decoupled": (
+        fit.weight_decay,
+        Made(train=1.0, val=0.7),
+        Made(train=0.8, val=0.8, parameters=25e6),
+        "optimizer.weight_decay=0.2",
+    ),
+    "weight decay, less": (
+        fit.weight_decay,
+        Made("optimizer=sgd", train=0.8, val=0.8),
+        Made("optimizer=sgd", train=0.8, val=0.8, parameters=25e6),
+        "optimizer.weight_decay=3e-05",
+    ),
+    "under-fitting by augmentation": (
+        fit.under_fitting,
+        Made("augment=[crop_flip,cutmix,cutout]", train=0.80, val=0.81),
+        Made("augment=[crop_flip,cutmix,cutout]", train=0.98, val=0.98),
+        "~augment.cutmix ~augment.cutout",
+    ),
+    "under-fitting by dropout": (
+        fit.dropout,
+        Made("model.drop_rate=0.5", train=0.80, val=0.81),
+        Made(train=0.80, val=0.81),
+        "model.drop_rate=0.0",
+    ),
+    "too small, by width": (
+        fit.too_small,
+        Made(train=0.80, val=0.80),
+        Made("augment=[crop_flip,cutmix]", train=0.80, val=0.80),
+        "model.width=32",
+    ),
+    "too small, by depth": (
+        fit.too_small,
+        Made("model=resnet20", train=0.80, val=0.80),
+        Made("model=resnet56", train=0.80, val=0.80),
+        "model.depth=32",
+    ),
+    "label smoothing off": (
+        fit.label_smoothing,
+        Made("task.label_smoothing=0.1", train=0.80, val=0.80),
+        Made("task.label_smoothing=0.1", train=0.80, val=0.80, parameters=25e6),
+        "task.label_smoothing=0.0",
+    ),
+    "label smoothing on": (
+        fit.label_smoothing,
+        Made(train=1.0, val=0.7, parameters=25e6),
+        Made(train=1.0, val=0.7, parameters=11e6),
+        "task.label_smoothing=0.1",
+    ),
+    "crop scale": (
+        fit.crop_scale,
+        Made(*PHOTOS, "augment=standard", train=0.5, val=0.55),
+        Made(*PHOTOS, "augment=standard", "augment.crop.scale=[0.2,1]", train=0.5, val=0.55),
+        "augment.crop.scale=[0.2,1]",
+    ),
+    "rate too high, exploding": (
+        rate.rate_too_high,
+        Made("optimizer.lr=1.0", loss=[2.3, 40.0, 8.0, 2.5, 2.4, 2.3, 2.3, 2.3, 2.3, 2.3]),
+        Made("optimizer.lr=1.0", loss=[2.3, 3.0, 2.0, 1.5, 1.4, 1.3, 1.2, 1.1, 1.0, 0.9]),
+        "optimizer.lr=0.1",
+    ),
+    "rate too high, at chance": (
+        rate.rate_too_high,
+        Made("optimizer.lr=0.5", loss=[2.31, 2.29, 2.32, 2.30, 2.33, 2.29, 2.31, 2.30, 2.32, 2.30]),
+        Made("optimizer.lr=0.5", loss=[2.31, 2.29, 2.32, 2.10, 2.0, 1.9, 1.8, 1.7, 1.6, 1.5]),
+        "optimizer.lr=0.05",
+    ),
+    "rate too low": (
+        rate.rate_too_low,
+        Made("optimizer.lr=1e-6", loss=curve(2.4, 2.2)),
+        Made("optimizer.lr=1e-6", loss=curve(2.4, 1.2)),
+        "optimizer.lr=1e-05",
+    ),
+    "not yet flat": (
+        rate.not_yet_flat,
+        Made(val_loss=curve(2.0, 1.0)),
+        Made(val_loss=[*curve(2.0, 1.0, 6), *curve(1.0, 0.99, 6)]),
+        "trainer.duration=60ep",
+    ),
+    "early stop": (
+        rate.early_stop,
+        Made(best=3, accuracy=[0.5, 0.6, 0.7, 0.8, *[0.79] * 8]),
+        Made(best=9, accuracy=[*curve(0.5, 0.8, 10), 0.79, 0.79]),
+        "trainer.early_stop.patience=4",
+    ),
+    "data-bound, workers": (
+        speed.data_bound,
+        Made(*PHOTOS, "data.num_workers=2", data_s=0.06, cores=8),
+        Made(*PHOTOS, "data.num_workers=2", data_s=0.01, cores=8),
+        "data.num_workers=4",
+    ),
+    "data-bound, cache": (
+        speed.data_bound,
+        Made(*PHOTOS, "data.num_workers=2", data_s=0.06, cores=2),
+        Made("data=digits", data_s=0.06, cores=2),  # held in memory: there is nothing to set
+        "data.cache=disk",
+    ),
+}
+
+
+def test_every_rule_is_tried() -> None:
+    assert {rule for rule, *_ in FIRED_AND_SILENT.values()} == set(RULES)
+
+
+@pytest.mark.parametrize("case", FIRED_AND_SILENT)
+def test_a_rule_speaks_up_for_one_run_and_not_for_another(case: str, photos: Path) -> None:
+    rule, fires, silent, line = FIRED_AND_SILENT[case]
+    found = rule(fires.evidence(photos))
+    assert found is not None
+    assert found.line == line
+    assert any(char.isdigit() for char in found.evidence)
+    assert rule(silent.evidence(photos)) is None
+
+
+@pytest.mark.parametrize("case", FIRED_AND_SILENT)
+def test_the_check_accepts_what_advice_says_to_type(case: str, photos: Path) -> None:
+    _, fires, _, line = FIRED_AND_SILENT[case]
+    run = fires.evidence(photos)
+    (found,) = [one for one in given(run) if one.line == line]
+    kept = [word for word in run.typed if word not in found.instead.split()]
+    passed(*kept, *found.line.split())
+
+
+def test_nothing_is_said_about_an_ordinary_run(photos: Path) -> None:
+    ordinary = Made("model=resnet20", "augment=crop_flip", train=0.985, val=0.97, parameters=0.27e6).evidence(photos)
+    assert [rule.__name__ for rule in RULES if rule(ordinary) is not None] == []
+
+
+def written(folder: Path, evidence: Evidence, **changed: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(evidence.config)) | changed))
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in evidence.rows))
+    (folder / "summary.json").write_text(json.dumps(evidence.summary | {"final": {}}))
+    return folder
+
+
+def test_advice_is_read_from_the_files_of_a_run(photos: Path, tmp_path: Path) -> None:
+    run = written(tmp_path / "run", Made(train=1.0, val=0.7).evidence(photos))
+    assert [one.line for one in advice(run)] == ["augment=crop_flip", "optimizer.weight_decay=0.2"]
+    first, second, *_ = lines(run)
+    assert first.startswith("over-fitting: train_eval/top1 1.0000 is far above val/top1 0.7000")
+    assert second == "  try: augment=crop_flip"
+
+
+def test_advice_says_which_words_of_the_command_it_replaces(photos: Path, tmp_path: Path) -> None:
+    run = written(tmp_path / "run", Made("augment=crop_flip", train=1.0, val=0.7).evidence(photos))
+    begun = {"attempt": 1, "started": 0.0, "command": "train.py seed=1 augment=crop_flip 'name=a b'"}
+    (run / "attempts.jsonl").write_text(json.dumps(begun) + "\n")
+    assert list(lines(run))[1] == "  try: augment=[crop_flip,cutmix]   instead of augment=crop_flip"
+
+
+def test_a_run_without_rows_gets_no_advice(photos: Path, tmp_path: Path) -> None:
+    run = written(tmp_path / "run", Made().evidence(photos))
+    (run / "metrics.jsonl").unlink()
+    assert advice(run) == []
+
+
+def test_numbers_that_are_none_are_left_out(photos: Path, tmp_path: Path) -> None:
+    run = written(tmp_path / "run", Made(train=math.nan, val=math.inf, loss=[math.nan] * 12).evidence(photos))
+    assert advice(run) == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"trainer": {"duration": ["30ep"]}},
+        {"facts": {"num_train": 0, "num_val": 1, "class_names": [], "image_shape": [], "mean": [], "std": []}},
+    ],
+    ids=("duration", "facts"),
+)
+def test_a_config_that_no_run_has_written_is_refused(photos: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
+    run = written(tmp_path / "run", Made().evidence(photos), **changed)
+    with pytest.raises(BadConfig, match=r"as in no run"):
+        advice(run)
