@@ -194,6 +194,17 @@ class SumsMetrics(Protocol):
         ...
 
 
+class DrawsPictures(Protocol):
+    """A task with pictures of its own for the report, of the samples that it chooses."""
+
+    def pictures(self, prediction: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B,): the highest are shown, those below 0 never; (B, 1 or 3, H, W): a picture of each, bytes or in [0, 1].
+
+        `image` in the batch is as the data gave it. Never waits for the device.
+        """
+        ...
+
+
 class ChoosesEvalSplits(Protocol):
     """A data source that decides what each evaluation measures; without it ("val", "train")."""
 

@@ -14,6 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from plainloop.contracts import IGNORE, Batch, Facts, Split, Task
 from plainloop.distributed import collectives
+from plainloop.loop.evaluation.collect import Collected
 from plainloop.loop.monitor import Monitor
 from plainloop.loop.normalize import Normalize, to_float
 from plainloop.loop.state import EMA, TrainState
@@ -104,6 +105,7 @@ class Memory:
         self.rows: dict[int, dict[str, float]] = {}
         self.saved: dict[int, dict[str, Any]] = {}
         self.best: list[int] = []
+        self.evaluations: dict[int, Collected] = {}
         self.bad: list[tuple[int, float, list[int]]] = []
 
     def evaluating(self, split: str, rows: int) -> None:
@@ -111,6 +113,9 @@ class Memory:
 
     def advance(self, step: int) -> None:
         pass
+
+    def evaluated(self, step: int, metrics: dict[str, float], collected: Collected) -> None:
+        self.evaluations[step] = collected
 
     def row(self, step: int, scalars: dict[str, float], *, best: bool) -> None:
         self.rows[step] = {key: value for key, value in scalars.items() if not key.startswith("time/")}

@@ -35,7 +35,7 @@ class Watched(Trainer):
 
 
 class Careless(Watched):
-    def evaluate(self, model: nn.Module, split: Any) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, split: Any, collector: Any = None) -> dict[str, float]:
         return {"top1": 0.0}
 
     def needs_grad_norm(self, state: TrainState) -> bool:

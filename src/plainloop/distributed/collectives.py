@@ -68,3 +68,20 @@ def gather(value: Any) -> list[Any]:
     received = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
     dist.all_gather(received, padded)
     return [json.loads(bytes(data.tolist())) for data in received]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """All ranks' rows of a table on the host, rank 0's first; (0, columns) of a rank without any may have fewer columns.
+
+    Collective.
+    """
+    if world_size() == 1:
+        return rows
+    shapes = [torch.zeros(2, dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(shapes, torch.tensor(rows.shape))
+    most, columns = (max(int(shape[side]) for shape in shapes) for side in (0, 1))
+    padded = rows.new_zeros(most, columns)
+    padded[: len(rows), : rows.shape[1]] = rows
+    received = [torch.empty_like(padded) for _ in shapes]
+    dist.all_gather(received, padded)
+    return torch.cat([part[: int(shape[0])] for part, shape in zip(received, shapes, strict=True)])

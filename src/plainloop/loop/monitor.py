@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from plainloop.errors import BadConfig
+from plainloop.errors import BadConfig, NonFinite
+from plainloop.loop.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,12 @@ class Monitor:
         """
         gain = (value - than if self.mode == "max" else than - value) if than is not None else math.inf
         return math.isfinite(value) and gain > by
+
+
+def require_any_best(state: TrainState, best_by: Monitor, eval_every: int | None) -> None:
+    """Raises NonFinite at the end of a run whose evaluations never gave a number: then no weights are the best."""
+    if state.best is None and eval_every is not None:
+        count = math.ceil(state.step / eval_every)
+        what = f"val/{best_by.metric} was not a number in any of the {count} evaluations"
+        hint = "look at the task's metric, or type trainer.eval_every=never"
+        raise NonFinite(f"{what}: no weights are the best", hint=hint)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from plainloop.contracts import Split
+from plainloop.loop.evaluation.collect import Collected
 from plainloop.loop.state import TrainState
 
 
@@ -17,6 +18,10 @@ class Recorder(Protocol):
     def advance(self, step: int) -> None: ...
 
     def evaluating(self, split: Split, rows: int) -> None: ...
+
+    def evaluated(self, step: int, metrics: dict[str, float], collected: Collected) -> None:
+        """Writes down the best validation so far, before its row."""
+        ...
 
     def row(self, step: int, scalars: dict[str, float], *, best: bool) -> None: ...
 

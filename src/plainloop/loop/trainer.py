@@ -17,8 +17,9 @@ from plainloop.distributed import collectives
 from plainloop.errors import BadData, NonFinite, Preempted
 from plainloop.loop.agreement import Agreement, Decision
 from plainloop.loop.augmented import augmented
+from plainloop.loop.evaluation.collect import Collector
 from plainloop.loop.micro_batches import fix_ddp_bucket_order, no_sync, shares_of, split
-from plainloop.loop.monitor import Monitor
+from plainloop.loop.monitor import Monitor, require_any_best
 from plainloop.loop.normalize import to_device
 from plainloop.loop.optim import clip_, momentum_at, set_rate
 from plainloop.loop.recorder import Recorder
@@ -81,7 +82,7 @@ class Trainer:
         if state.reported < state.step and self.is_log_step(state.step):  # a resume from a stop during an evaluation
             self.log_evaluate_save(state, watch, Decision())
         if self.has_ended(state):
-            return self.check_metric_was_ever_finite(state)
+            return require_any_best(state, self.best_by, self.eval_every)
         model.train()
         first = state.step
         draws: Any = {"seed": self.seed, "device": self.device, "torch_draws_alone": self.torch_draws_alone}
@@ -107,7 +108,7 @@ class Trainer:
                 self.raise_if_nonfinite(state, decision.bad_step)
                 self.log_evaluate_save(state, watch, decision)
                 if self.has_ended(state):
-                    return self.check_metric_was_ever_finite(state)
+                    return require_any_best(state, self.best_by, self.eval_every)
                 model.train()
                 agreement.restart_clock(state.step)
         hint = f"train_batches({first}, {self.steps}, seed) must give {self.steps - first} batches"
@@ -164,10 +165,10 @@ class Trainer:
             state.ema.update(state.model, state.step)
         return skip
 
-    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, split: Split, collector: Collector | None = None) -> dict[str, float]:
         """The task's metrics over a split, every sample once over all ranks, with draws of their own. Collective.
 
-        Raises Interrupted when a process on its own is asked to stop.
+        `collector` keeps more of each sample. Raises Interrupted when a process on its own is asked to stop.
         """
         metrics = self.task.metrics()
         model.eval()
@@ -175,9 +176,13 @@ class Trainer:
         with draws, torch.no_grad(), closing_workers(self.data.eval_batches(split)) as batches:
             for batch in batches:
                 self.recorder.evaluating(split, len(batch["index"]) * collectives.world_size())
-                batch = self.normalize(self.prepare(to_device(batch, self.device)))
+                batch = to_device(batch, self.device)
+                image, batch = batch["image"], self.normalize(self.prepare(batch))
                 with self.autocast():
-                    metrics.update(self.task.predict(model, batch), batch)
+                    prediction = self.task.predict(model, batch)
+                    metrics.update(prediction, batch)
+                    if collector:
+                        collector.add(prediction, batch, image)
                 if self.preemption.requested and collectives.world_size() == 1:
                     raise Interrupted
             return metrics.compute()
@@ -194,14 +199,17 @@ class Trainer:
             began = time.perf_counter()
             collectives.share_buffers(state.evaluated)
             try:
+                collectors = {"val": Collector(self.task)}
                 splits = getattr(self.data, "eval_splits", SPLITS)
-                measured = {split: self.evaluate(state.evaluated, split) for split in splits}
+                measured = {split: self.evaluate(state.evaluated, split, collectors.get(split)) for split in splits}
             except Interrupted:
                 self.save(state, required=True)
                 raise Preempted(state.step, self.recorder.folder) from None
             for split, values in measured.items():
                 row |= {f"{'train_eval' if split == 'train' else split}/{key}": value for key, value in values.items()}
             best = self.update_best(state, measured["val"])
+            if best:
+                self.recorder.evaluated(state.step, measured["val"], collectors["val"].collected())
             row["time/eval_s"] = time.perf_counter() - began
         state.window.clear()
         state.reported = state.step
@@ -297,11 +305,3 @@ class Trainer:
             count = state.evaluations_without_gain
             state.stopped_early = f"no better val/{self.stop_by.metric} for {count} evaluations"
         return state.step == self.steps or bool(state.stopped_early)
-
-    def check_metric_was_ever_finite(self, state: TrainState) -> None:
-        """Raises NonFinite at the end of a run whose evaluations never gave a number: then no weights are the best."""
-        if state.best is None and self.eval_every is not None:
-            count = math.ceil(state.step / self.eval_every)
-            what = f"val/{self.best_by.metric} was not a number in any of the {count} evaluations"
-            hint = "look at the task's metric, or type trainer.eval_every=never"
-            raise NonFinite(f"{what}: no weights are the best", hint=hint)

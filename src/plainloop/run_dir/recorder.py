@@ -13,9 +13,11 @@ from plainloop.contracts import Logger
 from plainloop.errors import CannotWrite, NonFinite
 from plainloop.loggers.console import Console
 from plainloop.loggers.jsonl import Jsonl
+from plainloop.loop.evaluation.collect import Collected
 from plainloop.loop.state import TrainState
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.environment import environment, fingerprint, fingerprint_differences
+from plainloop.run_dir.evaluation import write_evaluation
 from plainloop.run_dir.journal import Journal
 from plainloop.run_dir.summary import summarize
 from plainloop.run_dir.weights import NOTHING, save_weights, write_weights
@@ -101,6 +103,14 @@ class Recorder:
 
     def evaluating(self, split: str, rows: int) -> None:
         self.console.evaluating(split, rows)
+
+    def evaluated(self, step: int, metrics: dict[str, float], collected: Collected) -> None:
+        """Where it cannot be written, training goes on: it changes no result."""
+        self.journal.require_same_folder()
+        try:
+            write_evaluation(self.folder, collected, split="val", step=step, metrics=metrics)
+        except CannotWrite as error:
+            log.warning("%s; the report will lack the samples of step %d", error, step)
 
     def row(self, step: int, scalars: dict[str, float], *, best: bool) -> None:
         self.journal.require_same_folder()
@@ -222,6 +232,8 @@ class Silent:
     def advance(self, step: int) -> None: ...
 
     def evaluating(self, split: str, rows: int) -> None: ...
+
+    def evaluated(self, step: int, metrics: dict[str, float], collected: Collected) -> None: ...
 
     def row(self, step: int, scalars: dict[str, float], *, best: bool) -> None: ...
 
