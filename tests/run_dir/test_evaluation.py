@@ -117,6 +117,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_a_run_that_is_killed_before_the_checkpoint_writes_the_same_again(method: str, tmp_path: Path) -> None:
     """The files of the second evaluation are on disk already, and nothing else of it, or its row."""
     arguments = (*runs.SMALL, "trainer.eval_every=3st", "trainer.save_every=never")
+    arguments += ("checkpoint.monitor=loss", "checkpoint.mode=min", "optimizer=adamw", "optimizer.lr=0.01")
     undisturbed, killed = (f"hydra.run.dir={tmp_path / name}" for name in ("undisturbed", "killed"))
     assert runs.train(tmp_path, *arguments, undisturbed).code == 0
     calls = iter(range(100))

@@ -71,10 +71,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """All ranks' rows of a table on the host, rank 0's first; (0, columns) of a rank without any may have fewer columns.
-
-    Collective.
-    """
+    """All ranks' rows of a table on the host, rank 0's first; a table without rows may lack columns. Collective."""
     if world_size() == 1:
         return rows
     shapes = [torch.zeros(2, dtype=torch.int64) for _ in range(world_size())]

@@ -29,7 +29,9 @@ class Collected:
     """Of all ranks, on the host, in the order of the samples' index."""
 
     columns: tuple[str, ...] = ()
-    rows: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.float64))  # (N, 1 + columns): index first
+    rows: Tensor = field(
+        default_factory=lambda: torch.zeros(0, 1, dtype=torch.float64)
+    )  # (N, 1 + columns): index first
     pixels: Tensor | None = None  # (256, 3): of each class those found, those in the masks, those predicted
     worst: Mapping[str, Tensor] = field(default_factory=dict)  # of at most `worst.MOST` samples, the worst first
 

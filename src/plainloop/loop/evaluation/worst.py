@@ -18,7 +18,7 @@ class Worst:
     """The samples with the highest scores; of equal ones, those with the lowest index. Below 0, none is kept."""
 
     def __init__(self) -> None:
-        self._kept: Batch = {}  # `score`, `index`, `size` (height and width within the padded image), and what was added
+        self._kept: Batch = {}  # what was added, `score`, and `size`: height and width within the padded image
 
     def add(self, score: Tensor, entries: Batch) -> None:
         """`score` (B,); `entries` with `index` (B,) and `image` (B, C, H, W), uint8 or float in [0, 1]. Never waits."""
@@ -54,7 +54,8 @@ class Worst:
             filled = torch.zeros(len(best), *shape, dtype=getattr(torch, kinds[0][0]))
             for slot, row in rows:
                 part = mine[name][row]
-                filled[(slot, *(slice(0, size) for size in part.shape))] = part
+                whole = tuple(slice(0, size) for size in part.shape)
+                filled[slot][whole] = part
             found[name] = collectives.sum_(filled)
         return found if best else {}
 
