@@ -80,6 +80,7 @@ def test_every_option_composes_and_passes(choice: str, photographs: Path, masked
     data = COMPOSER.compose(COMPOSER.as_names(typed)).data
     root = masked if data._target_.startswith("plainloop.data.masks.") else photographs
     typed += [f"data.root={root}"] if OmegaConf.is_missing(data, "root") else []
+    typed += ["data.batch_size=64"] if data.batch_size > 64 and data._target_.endswith("ImageFolder") else []
     typed += ["data.name=FakeData"] if choice == "data=torchvision" else []
     typed += ["data.num_classes=3"] if choice in FOLDERS_OF_MASKS[:2] else []
     # What a model says to type, as in its file.

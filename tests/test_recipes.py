@@ -19,11 +19,23 @@ from plainloop.config.durations import clock_of
 from plainloop.config.parts import base_lr_of, schedule_of
 from plainloop.data.fashion_mnist import FILES
 from plainloop.run.run import run
+from tests.harness.commands import COMPOSER
 from tests.harness.configs import ROOT, checked
 from tests.harness.pictures import write_pictures
 
 RECIPES = sorted(file.stem for file in (ROOT / "conf/experiment").glob("*.yaml"))
 NUM = 24  # images of each split
+
+TOY = ("trainer.lr_scaling.rule=none", "device=cpu", "logger=none")
+
+# Model of a recipe -> arguments that make it small: the check builds it as it is, on the meta device, before.
+SMALLER: dict[str, dict[str, Any]] = {
+    "resnet50": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]},
+    "resnet50d": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]},
+    "resnet18": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]},
+    "deit_small_patch16_224": {"embed_dim": 12, "depth": 2, "num_heads": 3},
+    "convnext_tiny": {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]},
+}
 
 
 def write_digits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -95,6 +107,11 @@ WRITERS: dict[str, Callable[[Path, pytest.MonkeyPatch], list[str]]] = {
 }
 
 
+def rows_of(recipe: str) -> list[dict[str, Any]]:
+    """What is published for a recipe, in its own file: what is typed, and the number."""
+    return list((yaml.safe_load(text_of(recipe)).get("published") or {}).get("rows", ()))
+
+
 def text_of(recipe: str) -> str:
     return (ROOT / f"conf/experiment/{recipe}.yaml").read_text()
 
@@ -113,8 +130,9 @@ def test_a_recipe_trains(recipe: str, tmp_path: Path, monkeypatch: pytest.Monkey
     """The whole recipe is checked; then its first two steps are done, with the rates of the whole."""
     (tmp_path / "data").mkdir()
     found = WRITERS[data_of(recipe)](tmp_path / "data", monkeypatch)
-    config = checked(f"experiment={recipe}", *found, "data.batch_size=8", "device=cpu", "logger=none")
+    config = checked(f"experiment={recipe}", *found, "data.batch_size=8", *TOY)
     config["trainer"] |= {"duration": "2st"}
+    config["model"] |= SMALLER.get(config["model"].get("model_name"), {})
     summary = run(config, tmp_path / "run")
     assert summary["steps"] == 2
     assert 0 <= summary["best"]["value"] <= 1
@@ -129,7 +147,19 @@ def test_a_recipe_says_what_was_measured_where_it_comes_from_and_how_to_run_it(r
     assert measured is None or measured.start() == len("# ")
     assert (measured is None) == header.startswith("# Not yet measured here.")
     assert "Source: " in header
+    assert ("# Cost: " in header) >= bool(rows_of(recipe))
     assert f"#   python train.py experiment={recipe}" in header
+
+
+ROWS = [(recipe, row) for recipe in RECIPES for row in rows_of(recipe)]
+
+
+@pytest.mark.parametrize(("recipe", "row"), ROWS, ids=[f"{recipe} {row['overrides']}" for recipe, row in ROWS])
+def test_what_is_typed_for_a_published_number_composes(recipe: str, row: dict[str, Any]) -> None:
+    typed = row["overrides"].split()
+    composed = COMPOSER.compose_or_explain([f"experiment={recipe}", *typed])
+    assert composed.problems == []
+    assert 0.3 < row["value"] < 1  # of all images, and no percents
 
 
 def test_yolov3_rises_over_1000_steps_and_falls_at_213_and_240() -> None:

@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from plainloop.config.build import build
 from plainloop.config.durations import Clock
 from plainloop.config.explain.problems import InvalidConfig
-from plainloop.models.resnet_small import BasicBlock, ResNetSmall
+from plainloop.models.mobilenet import mobilenet
+from plainloop.models.resnet_small import BasicBlock, ResNetSmall, with_small_stem
 from plainloop.models.tiny import TinyNet
 from tests.harness.configs import checked
 
@@ -39,6 +41,31 @@ def test_small_resnets_have_the_papers_layers_and_parameters(depth: int, million
     assert len(layers) == depth
     assert num_parameters(model) == by_hand(depth)
     assert num_parameters(model) == pytest.approx(millions * 1e6, rel=0.02)
+
+
+@pytest.mark.parametrize(("version", "name", "quarter"), [(1, "mobilenetv1_100", 0.47), (2, "mobilenetv2_100", 1.52)])
+def test_mobilenets_are_timms_at_full_width_and_have_the_papers_parameters_at_a_quarter(version, name, quarter) -> None:
+    with torch.device("meta"):
+        theirs = timm.create_model(name)
+        ours = {width: mobilenet(version=version, width=width, num_classes=1000) for width in (1, 0.25)}
+    shapes = [{key: tensor.shape for key, tensor in model.state_dict().items()} for model in (ours[1], theirs)]
+    assert shapes[0] == shapes[1]
+    assert num_parameters(ours[0.25]) == pytest.approx(quarter * 1e6, rel=0.01)
+
+
+def test_a_small_stem_keeps_the_size_of_the_image_and_has_mmpretrains_parameters() -> None:
+    with torch.device("meta"):
+        model = with_small_stem(model_name="resnet18", num_classes=10)
+        first = model.layer1(model.maxpool(model.act1(model.bn1(model.conv1(torch.zeros(1, 3, 32, 32))))))
+    assert first.shape == (1, 64, 32, 32)
+    assert num_parameters(model) == pytest.approx(11.17e6, rel=0.001)
+
+
+def test_models_that_cannot_be_made_so_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.model_name=tf_efficientnet_b0 must be a ResNet of timm: resnet18"):
+        with_small_stem(model_name="tf_efficientnet_b0", num_classes=10)
+    with pytest.raises(ValueError, match=r"model\.width=2 must lie between 1/16 and 1, as 0\.25"):
+        mobilenet(version=1, width=2, num_classes=10)
 
 
 def test_a_shortcut_takes_every_second_pixel_and_fills_new_channels_with_zeros() -> None:

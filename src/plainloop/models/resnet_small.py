@@ -1,7 +1,11 @@
-"""Residual networks for small images: He et al. 2015, section 4.2 (https://arxiv.org/abs/1512.03385)."""
+"""Residual networks for small images: He et al. 2015, section 4.2 (https://arxiv.org/abs/1512.03385), and timm's."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import timm
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,6 +47,28 @@ class ResNetSmall(nn.Module):
         x = F.relu(self.bn1(self.conv1(image)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.fc(self.drop(x.mean((2, 3))))
+
+
+def with_small_stem(
+    *, model_name: str, num_classes: int, in_chans: int = 3, pretrained: bool = False, **arguments: Any
+) -> nn.Module:
+    """A ResNet of timm that does not make small images smaller before its first block, as is usual for CIFAR.
+
+    Its first convolution is 3 x 3 with stride 1, and there is no pooling after it.
+
+    Args:
+        model_name: of timm, such as resnet18 or resnet50.
+        pretrained: there are no such weights; true is refused.
+        arguments: timm's for that model, such as drop_path_rate.
+    """
+    refuse_pretrained(pretrained, f"{model_name} with a stem for small images")
+    model = timm.create_model(model_name, num_classes=num_classes, in_chans=in_chans, **arguments)
+    if not isinstance(model, ResNet) or not isinstance(model.conv1, nn.Conv2d):
+        raise ValueError(f"model.model_name={model_name} must be a ResNet of timm: resnet18, resnet34, resnet50, ...")
+    stem = nn.Conv2d(in_chans, model.conv1.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    model.conv1, model.maxpool = stem, nn.Identity()  # type: ignore[assignment]
+    return model
 
 
 class BasicBlock(nn.Module):
