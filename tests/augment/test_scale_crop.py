@@ -70,6 +70,15 @@ def test_scales_are_uniform(way):
     assert scale.mean().item() == pytest.approx(1.25, abs=4 * 1.5 * (1 / 12 / 200) ** 0.5)
 
 
+@pytest.mark.parametrize("way", [changed, in_worker])
+def test_scales_in_steps_are_equally_likely_and_no_others_are_drawn(way):
+    after = way(RandomScaleCrop(size=100, scale=(0.5, 2.0), scale_step=0.25), WHITE)
+    widths, times = (after["mask"] == 1).any(1).sum(1).unique(return_counts=True)
+    assert widths.tolist() == [20, 30, 40, 50, 60, 70, 80]
+    expected = times.sum() / 7
+    assert ((times - expected) ** 2 / expected).sum() < 22.5  # chi-squared with 6 degrees of freedom, p = 0.001
+
+
 def test_a_factor_of_one_and_the_same_size_change_nothing():
     generator = torch.Generator().manual_seed(0)
     batch = {"image": torch.rand(4, 3, 12, 16, generator=generator), "mask": torch.arange(4 * 192).view(4, 12, 16) % 9}
@@ -96,6 +105,8 @@ def test_spans_lie_inside_of_both_and_meet_at_every_scale():
     ("settings", "match"),
     [
         ({"size": 0}, "size=0 must be one number of pixels or two"),
+        ({"size": 8, "scale_step": 0.4}, r"scale_step=0.4 must divide scale=\[0.5, 2.0\] into equal parts"),
+        ({"size": 8, "scale_step": 0}, r"scale_step=0 must divide"),
         ({"size": 8, "scale": (2, 1)}, r"scale=\[2, 1\] must be two numbers in rising order"),
         ({"size": 8, "scale": (0, 1)}, r"scale=\[0, 1\] must be two numbers in rising order"),
     ],

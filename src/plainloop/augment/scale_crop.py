@@ -23,21 +23,34 @@ class RandomScaleCrop:
     Args:
         size: pixels, of the result; (H, W) or one number for both.
         scale: the factor, uniform from and to.
+        scale_step: only factors that are this far apart, the first and the last included; None: any.
         fill: one number per channel in [0, 1].
     """
 
     def __init__(
-        self, *, size: int | Sequence[int], scale: Sequence[float] = (0.5, 2.0), fill: Sequence[float] = (0.5,)
+        self,
+        *,
+        size: int | Sequence[int],
+        scale: Sequence[float] = (0.5, 2.0),
+        scale_step: float | None = None,
+        fill: Sequence[float] = (0.5,),
     ) -> None:
         self.size = (size, size) if isinstance(size, int) else (size[0], size[-1])
         if min(self.size) < 1:
             raise ValueError(f"augment: size={size} must be one number of pixels or two, height and width")
         check_range(scale, "scale", low=1e-3)
+        steps = (scale[1] - scale[0]) / scale_step if scale_step else 0.0
+        if scale_step is not None and (scale_step <= 0 or abs(steps - round(steps)) > 1e-6):
+            raise ValueError(f"augment: scale_step={scale_step} must divide scale={list(scale)} into equal parts")
         self.scale, self.fill = (scale[0], scale[1]), tuple(fill)
+        self.scale_step, self.num_scales = scale_step, round(steps) + 1
 
     def __call__(self, batch: Batch, step: int) -> Batch:
         image = batch["image"]
-        scale = draws.uniform(batch, low=self.scale[0], high=self.scale[1])
+        if self.scale_step is None:
+            scale = draws.uniform(batch, low=self.scale[0], high=self.scale[1])
+        else:
+            scale = self.scale[0] + self.scale_step * draws.integers(batch, below=self.num_scales)
         place = draws.uniform(batch, 2)
         rows = []
         for number, (side, length) in enumerate(zip(reversed(self.size), reversed(image.shape[-2:]))):
@@ -52,7 +65,10 @@ class RandomScaleCrop:
     def sample(self, sample: Sample) -> Sample:
         """image (C, H, W) uint8 -> (C, *size), in a worker."""
         image = sample["image"]
-        scale = float(torch.empty(()).uniform_(*self.scale))
+        if self.scale_step is None:
+            scale = float(torch.empty(()).uniform_(*self.scale))
+        else:
+            scale = self.scale[0] + self.scale_step * int(torch.randint(self.num_scales, ()))
         vertical, horizontal = (
             Span.drawn(length, side, scale) for length, side in zip(image.shape[-2:], self.size, strict=True)
         )
