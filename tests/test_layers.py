@@ -78,7 +78,8 @@ def upward(module: str, source: str) -> list[str]:
     """What of plainloop a module imports that is not below it."""
     part = part_of(module)
     others = {part_of(name) for name in imported(source) if name.startswith("plainloop.")} - {part}
-    return sorted(other for other in others if LEVEL[other] >= LEVEL[part])
+    level = LEVEL[part] if part else len(LAYERS)  # the package itself stands above all of them
+    return sorted(other for other in others if LEVEL[other] >= level)
 
 
 def loaded_by(module: str) -> set[str]:
@@ -178,10 +179,22 @@ def folders(package: Path) -> set[Path]:
 
 
 def test_packages_have_empty_inits_so_that_a_name_has_one_import_path() -> None:
+    # `plainloop.load` and the one function of distributed import torch late.
+    but = (SRC / "plainloop/__init__.py", SRC / "plainloop/distributed/__init__.py")
     for file in FILES:
-        if file.name == "__init__.py" and file.parent.name != "distributed":  # its one function imports torch late
+        if file.name == "__init__.py" and file not in but:
             body = ast.parse(file.read_text()).body
             assert all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body), file
+
+
+def test_the_package_offers_load_alone_and_imports_nothing_for_it() -> None:
+    watched = (
+        "import sys, plainloop; print(*plainloop.__all__, *sorted(set(sys.stdin.read().split()) & {*sys.modules}))"
+    )
+    command = [sys.executable, "-c", watched]
+    heavy = " ".join(HEAVY)
+    found = subprocess.run(command, cwd=SRC, input=heavy, capture_output=True, text=True, timeout=120, check=True)
+    assert found.stdout == "load\n"
 
 
 def test_other_packages_may_share_the_name_of_hydras_plugins() -> None:

@@ -26,28 +26,38 @@ COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114
 def sheet(before: Batch, after: Batch, class_names: Sequence[str], *, title: str, num_images: int) -> Image.Image:
     """Each image above what became of it. Images are float in [0, 1]; labels class numbers or probabilities."""
     number = min(num_images, len(before["index"]))
-    has_places = "mask" in before or "boxes" in before
+    kinds = [[sample_of(batch, i) for i in range(number)] for batch in (before, after)]
+    texts = [[caption(sample, class_names) for sample in samples] for samples in kinds]
+    return page(kinds, texts, class_names, title=title)
+
+
+def page(
+    kinds: Sequence[Sequence[Sample]], texts: Sequence[Sequence[list[str]]], class_names: Sequence[str], *, title: str
+) -> Image.Image:
+    """Samples in rows with texts below them. Of several kinds, those of the same place stand below one another."""
+    number = len(kinds[0])
+    has_places = "mask" in kinds[0][0] or "boxes" in kinds[0][0]
     side, most = (LARGE_SIDE, FEWER_COLUMNS) if has_places else (SIDE, COLUMNS)
     columns = min(most, number)
-    rows = [(batch, first) for first in range(0, number, columns) for batch in (before, after)]
-    samples = [[sample_of(batch, i) for i in range(first, min(first + columns, number))] for batch, first in rows]
+    rows = [(kind, first) for first in range(0, number, columns) for kind in range(len(kinds))]
+    samples = [kinds[kind][first : first + columns] for kind, first in rows]
     pictures = [[drawn(sample, class_names, side=side) for sample in row] for row in samples]
     width = columns * (side + GAP) + GAP
-    texts = [[caption(sample, class_names)[:LINES] for sample in row] for row in samples]
-    lines = [max(map(len, row)) for row in texts]
+    below_images = [[lines[:LINES] for lines in texts[kind][first : first + columns]] for kind, first in rows]
+    lines = [max(map(len, row)) for row in below_images]
     heights = [max(p.height for p in row) + LINE * n + 2 * GAP for row, n in zip(pictures, lines, strict=True)]
     below = legend([sample for row in samples for sample in row], class_names, width)
     page = Image.new("RGB", (width, sum(heights) + LINE + 2 * GAP + below.height), PAPER)
     write = ImageDraw.Draw(page)
     write.text((GAP, GAP), shortened(title, width - 2 * GAP), INK, font())
     top = LINE + 2 * GAP
-    for (batch, _), row, captions, height, number in zip(rows, pictures, texts, heights, lines, strict=True):
+    for (kind, _), row, captions, height, number in zip(rows, pictures, below_images, heights, lines, strict=True):
         for i, (picture, text) in enumerate(zip(row, captions, strict=True)):
             left = GAP + i * (side + GAP)
             page.paste(picture, (left + (side - picture.width) // 2, top))
             for line, words in enumerate(text):
                 place = (left, top + height - 2 * GAP - LINE * (number - line))
-                write.text(place, shortened(words, side), INK if batch is after else FAINT, font())
+                write.text(place, shortened(words, side), INK if kind == len(kinds) - 1 else FAINT, font())
         top += height
     page.paste(below, (0, top))
     return page

@@ -127,9 +127,11 @@ def saved_config(folder: Path) -> dict[str, Any]:
     return with_later_keys(read_config(folder))
 
 
-def require_plugins(saved: Mapping[str, Any], plugins: Sequence[str]) -> None:
-    """Raises BadConfig where the model or the task comes from a package that was not allowed now."""
-    for group in ("model", "task"):
+def require_plugins(
+    saved: Mapping[str, Any], plugins: Sequence[str], *, groups: Sequence[str] = ("model", "task")
+) -> None:
+    """Raises BadConfig where a part of these groups comes from a package that was not allowed now."""
+    for group in groups:
         try:
             authorize(saved[group]["_target_"], plugins)
         except (Forbidden, KeyError) as error:

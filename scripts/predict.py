@@ -1,0 +1,11 @@
+"""Predicts images with the model of a run: python scripts/predict.py --help"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # a clone runs without installation
+
+from plainloop.commands.predict import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,140 @@
+"""A trained model that takes images as people have them, and answers in the names of its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from plainloop.config.parts import preprocessing_of
+from plainloop.contracts import Batch, Sample
+from plainloop.data.loading.decode import decode
+from plainloop.data.loading.outside import of_picture
+from plainloop.errors import BadConfig
+from plainloop.run.trained.open import Trained, open_run, require_plugins
+
+Picture = Image.Image | str | Path
+BATCH_SIZE = 64  # images of one size that go through the model together
+MOST_SHOWN = 5  # classes of a printed prediction
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image. An entry that its task does not give is empty, or None."""
+
+    class_names: tuple[str, ...]
+    probabilities: dict[str, float] = field(default_factory=dict)  # by class name, best first
+    mask: NDArray[np.int64] | None = None  # (H, W) of the image's own size: the number of the class in `class_names`
+
+    @property
+    def name(self) -> str:
+        """The most probable class."""
+        return next(iter(self.probabilities))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """By class name, its share of the mask's pixels, largest first; without classes that do not occur."""
+        if self.mask is None:
+            return {}
+        counts = np.bincount(self.mask.ravel(), minlength=len(self.class_names))
+        order = np.argsort(-counts, kind="stable")
+        return {self.class_names[number]: float(counts[number] / self.mask.size) for number in order if counts[number]}
+
+    def __str__(self) -> str:
+        shown = list((self.probabilities or self.shares).items())
+        words = [f"{name} {share:.1%}" for name, share in shown[:MOST_SHOWN]]
+        return ", ".join(words) + (", ..." if len(shown) > MOST_SHOWN else "")
+
+
+class Predictor:
+    """Calls with an image, a path, or a list of them give a `Prediction`, or a list of them.
+
+    An image goes through what it would go through in an evaluation of the run.
+    """
+
+    def __init__(self, trained: Trained) -> None:
+        require_plugins(trained.config, trained.config["plugins"], groups=("data",))
+        if not hasattr(trained.task, "results"):
+            raise BadConfig(
+                f"the task {type(trained.task).__name__} cannot be asked for plain results: it has no method results",
+                hint="give it one: see GivesResults in contracts.py",
+            )
+        self.trained = trained
+        self.class_names = trained.class_names
+        self.preprocessing = preprocessing_of(trained.config)
+
+    @overload
+    def __call__(self, images: Picture) -> Prediction: ...  # type: ignore[overload-overlap]  # a text is a path
+
+    @overload
+    def __call__(self, images: Sequence[Picture]) -> list[Prediction]: ...
+
+    def __call__(self, images: Picture | Sequence[Picture]) -> Prediction | list[Prediction]:
+        """Raises BadData for a file that cannot be read, TypeError for what is no image."""
+        if isinstance(images, Picture):
+            return self([images])[0]
+        if not isinstance(images, list | tuple):
+            raise TypeError(
+                f"expected an image of PIL, a path, or a list of them, got {type(images).__name__}; "
+                "PIL.Image.fromarray(array) makes an image of an array (H, W, 3) of uint8"
+            )
+        found, size = [], BATCH_SIZE if self.preprocessing.one_size else 1
+        for start in range(0, len(images), size):
+            pixels = [self._pixels(image) for image in images[start : start + size]]
+            results = self.results({"image": torch.stack([self.preprocessing.prepare(one) for one in pixels])})
+            for row, one in enumerate(pixels):
+                found.append(self.prediction({name: values[row] for name, values in results.items()}, one.shape[-2:]))
+        return found
+
+    def _pixels(self, image: Picture) -> Tensor:
+        if isinstance(image, Image.Image):
+            return of_picture(image)
+        if isinstance(image, str | Path):
+            return decode(Path(image).expanduser())
+        raise TypeError(f"expected an image of PIL or a path, got {type(image).__name__}")
+
+    def results(self, batch: Batch) -> Batch:
+        """The task's results for a batch of prepared images (B, C, H, W) uint8, on the host."""
+        found: dict[str, Any] = self.trained.task.results(self.trained.predict(batch), batch)  # type: ignore[attr-defined]
+        return {name: values.cpu() for name, values in found.items()}  # waits for the device
+
+    def prediction(self, result: Sample, size: Sequence[int]) -> Prediction:
+        """Of one image, which had this height and width before it was prepared."""
+        probabilities, mask = {}, None
+        if "label" in result:
+            values, order = result["label"].sort(descending=True, stable=True)
+            names = [self.class_names[number] for number in order.tolist()]
+            probabilities = dict(zip(names, values.tolist(), strict=True))
+        if "mask" in result:
+            mask = of_size(result["mask"], size).numpy()
+        return Prediction(self.class_names, probabilities, mask)
+
+
+def of_size(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """A mask (H, W) for an image of another size: each pixel takes the nearest class."""
+    if tuple(mask.shape) == tuple(size):
+        return mask
+    return F.interpolate(mask[None, None].double(), tuple(size), mode="nearest-exact")[0, 0].long()
+
+
+def load(
+    run: str | Path, checkpoint: str | int = "best", *, device: str | None = None, plugins: Sequence[str] = ()
+) -> Predictor:
+    """The trained model of a run directory, with its preprocessing and class names.
+
+    Args:
+        checkpoint: best, last, or the step of a checkpoint.
+        device: `auto`, `cuda`, `cpu` or `mps`; None: the run's, or `auto` where this machine lacks that.
+        plugins: packages of your own that the run's config names.
+
+    Raises BadConfig and BadData, which say what is wrong with the folder.
+    """
+    return Predictor(open_run(Path(run).expanduser(), checkpoint, device=device, plugins=plugins))
