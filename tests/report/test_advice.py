@@ -119,20 +119,20 @@ FIRED_AND_SILENT = {
     ),
     "weight decay, more": (
         fit.weight_decay,
-        Made("optimizer=sgd", train=1.0, val=0.7),
-        Made("optimizer=sgd", "optimizer.weight_decay=1e-3", train=1.0, val=0.7),
+        Made("optimizer=sgd", "trainer.duration=300ep", train=1.0, val=0.7),
+        Made("optimizer=sgd", "trainer.duration=300ep", "optimizer.weight_decay=1e-3", train=1.0, val=0.7),
         "optimizer.weight_decay=0.0005",
     ),
     "weight decay, decoupled": (
         fit.weight_decay,
-        Made(train=1.0, val=0.7),
-        Made(train=0.8, val=0.8, parameters=25e6),
+        Made("optimizer.lr=0.01", train=1.0, val=0.7),
+        Made("optimizer.lr=1e-4", train=1.0, val=0.7),  # 660 steps of 2e-5 shrink the weights by 1 % only
         "optimizer.weight_decay=0.2",
     ),
     "weight decay, less": (
         fit.weight_decay,
-        Made("optimizer=sgd", train=0.8, val=0.8),
-        Made("optimizer=sgd", train=0.8, val=0.8, parameters=25e6),
+        Made("optimizer=sgd", "trainer.duration=900ep", train=0.8, val=0.8),
+        Made("optimizer=sgd", "trainer.duration=900ep", train=0.8, val=0.8, parameters=25e6),
         "optimizer.weight_decay=3e-05",
     ),
     "under-fitting by augmentation": (
@@ -150,7 +150,7 @@ FIRED_AND_SILENT = {
     "too small, by width": (
         fit.too_small,
         Made(train=0.80, val=0.80),
-        Made("augment=[crop_flip,cutmix]", train=0.80, val=0.80),
+        Made(train=0.80, val=0.80, val_loss=curve(2.0, 1.0)),  # first a longer run
         "model.width=32",
     ),
     "too small, by depth": (
@@ -191,8 +191,8 @@ FIRED_AND_SILENT = {
     ),
     "rate too low": (
         rate.rate_too_low,
-        Made("optimizer.lr=1e-6", loss=curve(2.4, 2.2)),
-        Made("optimizer.lr=1e-6", loss=curve(2.4, 1.2)),
+        Made("optimizer.lr=1e-6", train=0.3, val=0.3, loss=curve(2.4, 2.2)),
+        Made("optimizer.lr=1e-6", train=0.3, val=0.3, loss=curve(2.4, 1.2)),
         "optimizer.lr=1e-05",
     ),
     "not yet flat": (
@@ -259,7 +259,7 @@ def written(folder: Path, evidence: Evidence, **changed: Any) -> Path:
 
 
 def test_advice_is_read_from_the_files_of_a_run(photos: Path, tmp_path: Path) -> None:
-    run = written(tmp_path / "run", Made(train=1.0, val=0.7).evidence(photos))
+    run = written(tmp_path / "run", Made("optimizer.lr=0.01", train=1.0, val=0.7).evidence(photos))
     assert [one.line for one in advice(run)] == ["augment=crop_flip", "optimizer.weight_decay=0.2"]
     first, second, *_ = lines(run)
     assert first.startswith("over-fitting: train_eval/top1 1.0000 is far above val/top1 0.7000")
@@ -268,8 +268,9 @@ def test_advice_is_read_from_the_files_of_a_run(photos: Path, tmp_path: Path) ->
 
 def test_advice_says_which_words_of_the_command_it_replaces(photos: Path, tmp_path: Path) -> None:
     run = written(tmp_path / "run", Made("augment=crop_flip", train=1.0, val=0.7).evidence(photos))
-    begun = {"attempt": 1, "started": 0.0, "command": "train.py seed=1 augment=crop_flip 'name=a b'"}
-    (run / "attempts.jsonl").write_text(json.dumps(begun) + "\n")
+    (run / ".hydra").mkdir()
+    words = {"hydra": {"overrides": {"task": ["seed=1", "augment=crop_flip", "name=a b"]}}}
+    (run / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(words))
     assert list(lines(run))[1] == "  try: augment=[crop_flip,cutmix]   instead of augment=crop_flip"
 
 

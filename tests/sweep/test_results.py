@@ -67,7 +67,8 @@ def test_a_table_has_what_differs_folds_seeds_and_begins_with_the_best(
         ["0.1", "0.5200", "0.0283", "2"],
         ["0.8", "-", "-", "0/1"],
     ]
-    assert lines[-1] == "not in the table: 2 FAILED, jobs 5, 6: data: no such file"
+    assert lines[-2] == "not in the table: 2 FAILED, jobs 5, 6: data: no such file"
+    assert lines.pop() == f"page: {tmp_path / 's' / 'sweep.html'}"
     assert max(map(len, lines)) <= 80
 
 
@@ -95,7 +96,7 @@ def test_best_names_the_best_run_of_the_setting_with_the_best_mean(
     assert main(["table", "--best", str(folder)]) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "best      optimizer.lr=0.2: val/top1 0.6400 ± 0.0566, n = 2"
-    assert "second    0.1: 0.5767, a change of " in out and ": not distinguishable with n = 2" in out
+    assert "second    optimizer.lr=0.1: 0.5767, a change of " in out and ": not distinguishable with n = 2" in out
     assert f"run       {folder}/3   (0.6800, the best of its 2)\n" in out
     assert f"weights   {folder}/3/best.safetensors\n" in out
 
@@ -209,4 +210,4 @@ def test_a_table_of_a_thousand_jobs_takes_less_than_five_seconds(
     assert main(["table", str(folder)]) == 0
     ended = resource.getrusage(resource.RUSAGE_SELF)
     assert ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime < 5.0
-    assert len(capsys.readouterr().out.splitlines()) == 1 + 200 + 2
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 200 + 2 + 1

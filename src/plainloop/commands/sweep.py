@@ -122,6 +122,8 @@ def show_table(options: argparse.Namespace) -> int:
         sys.stdout.writelines(f"{line}\n" for line in text.best_lines(folded))
         return 0
     sys.stdout.write({"markdown": text.as_markdown, "csv": text.as_csv, "text": text.as_text}[options.format](folded))
+    if options.format == "text" or options.out:
+        sys.stdout.write(f"page: {table.write_page(folded, list(read), options.out)}\n")
     return 0
 
 
@@ -207,6 +209,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "table":
             verb.add_argument("--best", action="store_true", help="only which run and weights to go on with")
             verb.add_argument("--format", choices=("text", "markdown", "csv"), default="text", help="(%(default)s)")
+            verb.add_argument("--out", type=Path, help="the page (sweep.html in the first sweep's folder)")
         if name == "compare":
             verb.add_argument("--factor", help="a key that was swept, such as augment (all of them)")
             verb.add_argument("--baseline", help="the value with which the others are compared (none, else the first)")

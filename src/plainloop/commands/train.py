@@ -211,7 +211,10 @@ def train(config: dict[str, Any], folder: Path | None) -> int:
     except RunError as error:
         return print_error(error)
     if folder is not None:
-        for line in closing_lines(summary, folder):
+        from plainloop.report.advice.advice import lines
+
+        *results, where = closing_lines(summary, folder)
+        for line in (*results, *lines(folder), where):
             log.info(line)
     return 0
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from plainloop.errors import BadConfig
+from plainloop.errors import BadConfig, BadData
 from plainloop.system import storage
 
 GROUPS = ("task", "data", "model", "augment", "optimizer", "scheduler", "trainer", "checkpoint", "logger", "facts")
@@ -63,3 +63,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _unusable(path: Path, why: str) -> BadConfig:
     hint = f"put the file back as the run wrote it, or begin a new run from its weights: init_from={path.parent}"
     return BadConfig(f"{path} cannot be used: {why}", hint=hint)
+
+
+def recorded_overrides(folder: Path) -> list[str]:
+    """The overrides of the command that began the run, as Hydra has written them down; [] where it has not."""
+    try:
+        found = read_yaml(folder / ".hydra" / "hydra.yaml")["hydra"]["overrides"]["task"]
+    except (OSError, ValueError, KeyError, TypeError, BadData):
+        return []
+    return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []

@@ -29,7 +29,16 @@ _COUNTED_EARLIER = ("data.device", "data.download", "device", "trainer.accumulat
 _KINDS = {"number": int, "overrides": list, "folder": str, "hash": str}
 _SAFE_NAME = re.compile(r"[\w.=,+@%:()\[\]{} -]+")  # letters of any script; no control characters, no shell quoting
 _LONGEST = 200  # bytes; file systems end at 255, and temporary names need some of them
-_FILES_OF_THE_SWEEP = (FILE, "slurm.jsonl", "multirun.yaml", "run.lock", "run.lease", "results.csv", "results.json")
+_FILES_OF_THE_SWEEP = (
+    FILE,
+    "slurm.jsonl",
+    "multirun.yaml",
+    "run.lock",
+    "run.lease",
+    "results.csv",
+    "results.json",
+    "sweep.html",
+)
 
 
 @dataclass(frozen=True)

@@ -133,8 +133,14 @@ def varying(rows: Sequence[Row]) -> dict[int, str]:
     >>> varying([make(0, "model=tiny", "seed=0"), make(1, "model=tiny", "seed=1")])
     {0: 'seed=0', 1: 'seed=1'}
     """
-    common = set.intersection(*(set(row.overrides) for row in rows)) if len(rows) > 1 else set()
-    return {row.number: " ".join(text.lstrip("+") for text in row.overrides if text not in common) for row in rows}
+    texts = without_common([row.overrides for row in rows])
+    return {row.number: text for row, text in zip(rows, texts, strict=True)}
+
+
+def without_common(overrides: Sequence[Sequence[str]]) -> list[str]:
+    """What tells jobs apart: the overrides of each that not all have, joined by spaces; all of a single one."""
+    common = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
+    return [" ".join(text.lstrip("+") for text in one if text not in common) for one in overrides]
 
 
 def _minutes(folder: Path, status: Status) -> float:

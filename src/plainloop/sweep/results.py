@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from plainloop.config.nodes import leaves
-from plainloop.errors import BadConfig, BadData
+from plainloop.errors import BadConfig, BadData, printable
 from plainloop.report.sweep.jobs import REPLICATES, Job, Metric
 from plainloop.run_dir.config_file import read_config, read_yaml
 from plainloop.run_dir.status import read_summary
@@ -67,11 +67,12 @@ def _job(row: Row, name: str) -> Job:
             final = (read_summary(row.folder) or {}).get("final", {})
         except BadData as error:
             final, why = {}, str(error)
-        results = {f"last {key}": value for key, value in final.items() if _is_number(value)}
+        results = {f"last {printable(key)}": value for key, value in final.items() if _is_number(value)}
         if row.best and _is_number(row.best.get("value")):
-            results[f"best {row.best['metric']}"] = row.best["value"]
+            metric = printable(row.best["metric"])
+            results[f"best {metric}"] = row.best["value"]
             if row.best.get("mode") in ("max", "min"):
-                modes[row.best["metric"]] = row.best["mode"]
+                modes[metric] = row.best["mode"]
     return Job(name, typed(row.overrides), row.state, row.folder, results, modes, row.minutes, why, row.hash)
 
 
@@ -82,7 +83,7 @@ def typed(overrides: Sequence[str]) -> dict[str, str]:
     """
     found = {}
     for text in overrides:
-        key, _, value = text.lstrip("+~").partition("=")
+        key, _, value = printable(text).lstrip("+~").partition("=")
         found[key] = REMOVED if text.startswith("~") else "***" if looks_secret(key) else redact(value)
     return found
 

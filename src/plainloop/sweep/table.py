@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections import Counter
@@ -13,10 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from plainloop import errors
+from plainloop.report.sweep.jobs import Table as Folded
 from plainloop.report.sweep.jobs import fold
 from plainloop.report.sweep.text import as_text, best_lines
 from plainloop.sweep import results
 from plainloop.sweep.outcome import BAD, Row, failures, shown_best, varying
+from plainloop.system import storage
 from plainloop.system.secrets import redact
 
 COLUMNS = ("job", "overrides", "state", "step", "best", "minutes", "why")
@@ -28,6 +31,7 @@ _COLORS = {
     "PREEMPTED": "yellow",
     "CANCELLED": "yellow",
 }
+PAGE = "sweep.html"
 _WIDTH = 160  # where the output is not a terminal
 _MOST_NAMED = 8  # numbers of jobs in one line
 
@@ -95,7 +99,10 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def show_results(rows: Sequence[Row], sweep: Path) -> None:
-    """Prints the settings, best first, and the run to go on with; of a sweep in which no job is done, its jobs."""
+    """Prints the settings, best first, and the run to go on with; of a sweep in which no job is done, its jobs.
+
+    Writes them to sweep.html. Raises CannotWrite.
+    """
     found = results.read({sweep: rows})
     if not any(job.results for job in found):
         show(rows)
@@ -103,6 +110,18 @@ def show_results(rows: Sequence[Row], sweep: Path) -> None:
     folded = fold(found, results.metric_of(found))
     sys.stdout.write(as_text(folded, width=_width()))
     sys.stdout.writelines(f"{line}\n" for line in [*failure_lines(rows), counts(rows), *best_lines(folded)])
+    sys.stdout.write(f"page      {write_page(folded, [sweep])}\n")
+
+
+def write_page(folded: Folded, sweeps: Sequence[Path], out: Path | None = None) -> Path:
+    """Writes the page of a table, by default to the folder of the first sweep. Raises CannotWrite."""
+    from plainloop.report.sweep.page import as_html
+
+    out = out or sweeps[0] / PAGE
+    title = f"{'Sweeps' if len(sweeps) > 1 else 'Sweep'} {', '.join(sweep.absolute().name for sweep in sweeps)}"
+    command = shlex.join(["python", "scripts/sweep.py", "table", *map(str, sweeps)])
+    storage.write_whole(out, as_html(folded, title=title, command=command).encode(errors="backslashreplace"))
+    return out
 
 
 def _width() -> int:

@@ -55,6 +55,24 @@ class Origin:
         """The line that wrote exactly this key."""
         return self._places.get(key)
 
+    def history(self, key: str) -> list[Place]:
+        """All lines that wrote exactly this key, the one that counts last; of a saved config, its line."""
+        if self.saved is not None:
+            return [place] if (place := self.written(key)) else []
+        return [places[key] for places in self._files if key in places]
+
+    def chosen_by(self, group: str) -> str:
+        """For the person: what chose the option of a group: an override, or a line of a list of defaults."""
+        if typed := next((text for text in self.overrides if text.partition("=")[0].lstrip("+") == group), ""):
+            return f"command line override {as_typed(typed)}"
+        found = [
+            places[key]
+            for key in (f"defaults.{group}", f"defaults.override /{group}")
+            for places in self._files
+            if key in places
+        ]
+        return str(found[-1]) if found else ""
+
     def located(self, problem: Problem) -> Problem:
         """The same with file and line of the key that was meant."""
         place = self.written(problem.meant) if problem.meant else None
@@ -70,7 +88,12 @@ class Origin:
         return places | {key: place for key, place in self._of_conf().items() if key == "plugins"}
 
     def _of_conf(self) -> dict[str, Place]:
-        places: dict[str, Place] = {}
+        return {key: place for places in self._files for key, place in places.items()}
+
+    @cached_property
+    def _files(self) -> list[dict[str, Place]]:
+        """What each file of conf/ writes, the later over the earlier."""
+        found: list[dict[str, Place]] = []
         if self._composer is not None:
             root = self._composer.conf_dir.parent
             folders = [Path(one.path) for one in self._composer.repository.get_sources() if one.scheme() == "file"]
@@ -79,8 +102,9 @@ class Origin:
                 file = next(filter(Path.is_file, files), None)
                 if file is not None:
                     shown = str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
-                    _add_places(file, shown, default.package or "", places)
-        return places
+                    found.append({})
+                    _add_places(file, shown, default.package or "", found[-1])
+        return found
 
 
 def _add_places(file: Path, shown: str, package: str, places: dict[str, Place]) -> None:
@@ -92,6 +116,7 @@ def _add_places(file: Path, shown: str, package: str, places: dict[str, Place]) 
 def _walk(node: yaml.MappingNode, shown: str, prefix: str, places: dict[str, Place]) -> None:
     for key, value in node.value:
         if not prefix and key.value == "defaults":
+            _add_choices(value, shown, places)
             continue
         path = f"{prefix}{key.value}"
         is_mapping = isinstance(value, yaml.MappingNode)
@@ -99,3 +124,11 @@ def _walk(node: yaml.MappingNode, shown: str, prefix: str, places: dict[str, Pla
         places[path] = Place(shown, key.start_mark.line + 1, written)
         if is_mapping:
             _walk(value, shown, f"{path}.", places)
+
+
+def _add_choices(node: yaml.Node, shown: str, places: dict[str, Place]) -> None:
+    """The options that a list of defaults chooses, as `defaults.<group>`, which is no key of a config."""
+    for entry in node.value if isinstance(node, yaml.SequenceNode) else ():
+        if isinstance(entry, yaml.MappingNode):
+            for group, option in entry.value:
+                places[f"defaults.{group.value}"] = Place(shown, group.start_mark.line + 1, option.value)

@@ -22,9 +22,9 @@ RULES: tuple[Rule, ...] = (
     fit.label_smoothing,
     fit.dropout,
     fit.crop_scale,
+    rate.not_yet_flat,
     fit.weight_decay,
     fit.too_small,
-    rate.not_yet_flat,
     rate.early_stop,
     speed.data_bound,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +14,13 @@ from plainloop.config.nodes import leaves
 from plainloop.errors import BadConfig
 from plainloop.loggers.jsonl import read_rows
 from plainloop.loggers.numbers import score
-from plainloop.run_dir.config_file import read_config
-from plainloop.run_dir.status import read_attempts, read_summary
+from plainloop.run_dir.config_file import read_config, recorded_overrides
+from plainloop.run_dir.status import read_summary
 from plainloop.system import storage
 
 CLEAR = 3.0  # standard errors
+GAP = 0.05  # training above validation by less is usual, and no reason to do anything
+NO_GAP = 0.01
 
 
 @dataclass(frozen=True)
@@ -152,17 +153,8 @@ def read(folder: Path) -> Evidence:
         config,
         read_summary(folder) or {},
         storage.read_json(folder / "environment.json") or {},
-        _typed(folder),
+        recorded_overrides(folder),
     )
-
-
-def _typed(folder: Path) -> list[str]:
-    """The words of the command that made the first attempt."""
-    command = next((row["command"] for row in read_attempts(folder) if isinstance(row.get("command"), str)), "")
-    try:
-        return [word for word in shlex.split(command)[1:] if "=" in word]
-    except ValueError:
-        return []
 
 
 # Of the config; the other keys may have any value, and a rule that needs one asks for a number.

@@ -6,10 +6,9 @@ They follow "training tricks" of PaddleClas, sections 4 to 8; its tables are quo
 from __future__ import annotations
 
 from plainloop.loggers.numbers import amount, score
-from plainloop.report.advice.evidence import CLEAR, Advice, Evidence, Fit
+from plainloop.report.advice.evidence import CLEAR, GAP, NO_GAP, Advice, Evidence, Fit
+from plainloop.report.advice.rate import not_yet_flat
 
-GAP = 0.05  # training above validation by less is usual, and no reason to do anything
-NO_GAP = 0.01
 SOLVED = 0.97  # of a share: above it nothing is under-fitted
 SMALL_MODEL = 15e6  # parameters: label smoothing cost ResNet-18 (11.7 million) accuracy, and helped ResNet-50 (25.6)
 TINY_MODEL = 5e6  # MobileNets of a quarter width, which less weight decay and milder crops have helped
@@ -17,6 +16,7 @@ SMALL_IMAGE = 64  # pixels; `augment=standard` is for larger ones
 # What every recipe begins with, by the augmentation's function -> the option that holds it.
 BASIC = {"pad_crop": "crop_flip", "RandomResizedCrop": "standard", "RandomScaleCrop": "scale_crop"}
 MILD = (*BASIC, "horizontal_flip")
+SHRINKS = 0.1  # share of the weights that weight decay alone takes away in the whole run: less has no effect
 COUPLED = ("SGD", "RMSprop", "Adam", "NAdam", "Adagrad", "Adadelta")  # add weight_decay to the gradient
 
 
@@ -25,7 +25,7 @@ def over_fitting(run: Evidence) -> Advice | None:
     fit = run.fit
     if fit is None or not is_over(fit) or any(run.target(name) in MILD for name in run.augment):
         return None
-    option = "crop_flip" if max(run.config["facts"]["image_shape"][1:]) <= SMALL_IMAGE else "standard"
+    option = "crop_flip" if max([0, *run.config["facts"]["image_shape"][1:]]) <= SMALL_IMAGE else "standard"
     options = f"[{','.join((option, *run.augment))}]" if run.augment else option
     more = run.number("data.max_train_samples")
     rather = f"; more images than data.max_train_samples={more:g} would help most" if more is not None else ""
@@ -47,15 +47,16 @@ def over_fitting_still(run: Evidence) -> Advice | None:
 
 def weight_decay(run: Evidence) -> Advice | None:
     """More where the model over-fits, less where a tiny one does not."""
-    fit, value = run.fit, run.number("optimizer.weight_decay")
-    if fit is None or value is None:
+    fit, value, lr = run.fit, run.number("optimizer.weight_decay"), run.number("optimizer.lr")
+    if fit is None or value is None or lr is None:
         return None
     coupled = str(run.config["optimizer"].get("_target_")).rpartition(".")[2] in COUPLED
     most, least = (5e-4, 5e-5) if coupled else (0.2, 0.02)
-    if is_over(fit) and value < most:
+    steps = lr * run.clock.total_steps
+    if is_over(fit) and value < most and most * steps > SHRINKS:
         evidence = f"{gap_of(fit)}; optimizer.weight_decay={value:g}, and more holds the weights smaller"
         return Advice("weight decay", evidence, f"optimizer.weight_decay={most:g}")
-    if is_under(run, fit) and run.parameters < TINY_MODEL and value > least:
+    if is_under(run, fit) and run.parameters < TINY_MODEL and value > least and value * steps > SHRINKS:
         evidence = (
             f"{fit}; with {amount(run.parameters)} parameters this is a tiny model, which weight decay holds back: "
             f"MobileNetV1_x0_25 gained a point on ImageNet by 3e-5 instead of 1e-4"
@@ -79,7 +80,7 @@ def too_small(run: Evidence) -> Advice | None:
     fit = run.fit
     if fit is None or not is_under(run, fit) or any(run.target(name) not in MILD for name in run.augment):
         return None
-    if run.number("task.label_smoothing") or run.number("model.drop_rate"):
+    if run.number("task.label_smoothing") or run.number("model.drop_rate") or not_yet_flat(run) is not None:
         return None
     width, depth = run.number("model.width"), run.number("model.depth")
     if width is not None and width >= 1:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from plainloop.config.durations import parse
 from plainloop.loggers.numbers import digits, score
-from plainloop.report.advice.evidence import Advice, Evidence
+from plainloop.report.advice.evidence import GAP, Advice, Evidence
 
 FEW = 8  # rows or evaluations: with fewer, no curve says anything
 EXPLODED = 2.0  # times its first value
-UNTOUCHED = 0.15  # share of the first loss that has gone by the end
+SLOW = 0.35  # share of the first loss that has gone by the end: less is slow
 STEADY = 0.8  # share of the steps from row to row that go down
 STILL_FALLING = 0.05  # share of val/loss that the last quarter of the run took off
 WASTED = 0.5  # share of the run after the best evaluation
@@ -41,8 +41,10 @@ def rate_too_low(run: Evidence) -> Advice | None:
     losses, lr = [loss for _, loss in run.series("train/loss")], run.number("optimizer.lr")
     if lr is None or len(losses) < FEW or not run.finished:
         return None
-    first, last = losses[0], losses[-1]
-    if first <= 0 or not 0 < first - last < UNTOUCHED * first or not is_steady(losses) or last < at_chance(run) / 2:
+    first, last, early = losses[0], losses[-1], losses[: 2 * len(losses) // 3]  # later, a falling rate ends the fall
+    if first <= 0 or not 0 < first - last < SLOW * first or not is_steady(early) or last < at_chance(run) / 2:
+        return None
+    if run.fit is not None and run.fit.gap > GAP:
         return None
     evidence = f"train/loss fell only from {digits(first)} to {digits(last)}, steadily, with optimizer.lr={lr:g}"
     return Advice("rate too low", evidence, f"optimizer.lr={as_number(10 * lr)}")

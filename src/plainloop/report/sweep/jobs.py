@@ -88,10 +88,7 @@ class Table:
     groups: tuple[Group, ...]
     metric: Metric
     replicates: tuple[str, ...]  # those of REPLICATES that differ
-
-    @property
-    def jobs(self) -> list[Job]:
-        return [job for group in self.groups for job in group.jobs]
+    jobs: tuple[Job, ...]  # all, as they were typed
 
     def best(self) -> tuple[Group, Job] | None:
         """The group with the best mean, and its best job. The best of all jobs would often only be the luckiest."""
@@ -121,7 +118,7 @@ def fold(jobs: Sequence[Job], metric: Metric) -> Table:
         scores = tuple(score for job in members if (score := job.result(metric.key)) is not None)
         groups.append(Group(shown[same], tuple(members), scores))
     groups.sort(key=lambda group: math.inf if group.mean is None else metric.best_first(group.mean))
-    return Table(keys, tuple(groups), metric, replicates)
+    return Table(keys, tuple(groups), metric, replicates, tuple(jobs))
 
 
 def differing(jobs: Sequence[Job]) -> tuple[str, ...]:

@@ -94,7 +94,9 @@ def best_lines(table: Table) -> Iterator[str]:
     )
     second = next((other for other in table.groups[1:] if other.mean is not None), None)
     if second is not None:
-        yield printable(f"second    {' '.join(second.values)}: {_behind(group, second, table)}")
+        others = zip(table.keys, second.values, group.values, strict=True)
+        values = " ".join(f"{key}={value}" for key, value, best in others if value != best)
+        yield printable(f"second    {values}: {_behind(group, second, table)}")
     yield printable(
         f"run       {job.folder}" + (f"   ({score(value)}, the best of its {len(group.scores)})" if several else "")
     )
@@ -162,7 +164,7 @@ def factors_as_text(factors: Sequence[Factor], metric: Metric, *, width: int = W
                 lines.append(f"  {value}"[:width])
                 first = " " * (name + 2)
             lines.append(f"{first}  {mean:>8}  {ends:<18}  {verdict}".rstrip())
-        lines += _wrapped(_about(factor), width, indent="  ")
+        lines += _wrapped(about(factor), width, indent="  ")
         lines.append("")
     return "\n".join([*lines, *_wrapped(closing(factors), width)]) + "\n"
 
@@ -176,7 +178,7 @@ def factors_as_markdown(factors: Sequence[Factor], metric: Metric) -> str:
             mean, ends = _numbers(one)
             cells = (one.value, mean, ends, str(one.num_units), one.verdict(metric))
             lines.append(f"| {' | '.join(map(_markdown, cells))} |")
-        lines += ["", *(_markdown(line) for line in _about(factor)), ""]
+        lines += ["", *(_markdown(line) for line in about(factor)), ""]
     return "\n".join([*lines, *closing(factors)]) + "\n"
 
 
@@ -186,7 +188,7 @@ def _numbers(effect: Effect) -> tuple[str, str]:
     return mean, ends
 
 
-def _about(factor: Factor) -> Iterator[str]:
+def about(factor: Factor) -> Iterator[str]:
     """Over what the pairs are, and which are missing."""
     units = sorted({effect.num_units for effect in factor.effects})
     settings = sorted({effect.num_settings for effect in factor.effects})
