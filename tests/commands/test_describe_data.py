@@ -50,7 +50,8 @@ def root(tmp_path):
 def described(capsys, root, *words, code=0):
     """What is printed, as lines, and the rows of the CSV by file."""
     out = root.parent / "described.html"
-    assert main(["data=image_folder", f"data.root={root}", "--out", str(out), *words]) == code
+    data = () if any(word.startswith("data=") for word in words) else ("data=image_folder",)
+    assert main([*data, f"data.root={root}", "--out", str(out), *words]) == code
     with out.with_suffix(".csv").open(newline="") as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
     return capsys.readouterr().out.splitlines(), rows
@@ -235,3 +236,43 @@ def test_hostile_names_are_text(root, capsys):
 def test_what_cannot_be_described_is_told(words, code, told, capsys):
     assert main(words) == code
     assert told in capsys.readouterr().err
+
+
+@pytest.fixture
+def masked(tmp_path):
+    """Masks of the classes 0 and 1; the second training image has no labelled pixel."""
+    for split, values in (("train", ([0, 0, 0, 1], [255] * 4)), ("val", ([0, 255, 255, 255],))):
+        for number, value in enumerate(values):
+            for kind, picture in (
+                ("images", photograph((4, 1))),
+                ("masks", Image.fromarray(np.array([value], np.uint8))),
+            ):
+                (tmp_path / "set" / kind / split).mkdir(parents=True, exist_ok=True)
+                picture.save(tmp_path / "set" / kind / split / f"{number}.png")
+    return tmp_path / "set"
+
+
+OF_MASKS = ("data=mask_folder", "data.class_names=[sky,road,car]")
+
+
+def test_masks_have_their_classes_counted_and_what_never_occurs_is_named(masked, capsys):
+    lines, rows = described(capsys, masked, *OF_MASKS)
+    assert part(lines, "images") == "images 2 train, 1 val"
+    assert part(lines, "classes").endswith(
+        "train val of pixels sky 1 1 75.00% road 1 0 25.00% car 0 0 0.00%"
+    )  # of the labelled pixels of training
+    told = [line.split(None, 1)[1] for line in lines if line.startswith("  missing")]
+    assert told == ["in train: car", "in val: road, car"]
+    assert part(lines, "unlabelled") == "unlabelled 1 images have no pixel of any class train/images/train/1.png"
+    assert not any(row["problem"] for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("size", "value", "told"),
+    [((4, 1), 7, "has values that are no class: 7, the first at x=0, y=0"), ((3, 1), 0, "has 3 x 1 pixels, and its")],
+)
+def test_a_mask_that_does_not_fit_is_listed_with_its_reason(masked, capsys, size, value, told):
+    Image.new("L", size, value).save(masked / "masks/train/0.png")
+    _, rows = described(capsys, masked, *OF_MASKS, code=65)
+    assert told in rows["images/train/0.png"]["problem"]
+    assert rows["images/train/1.png"]["problem"] == ""

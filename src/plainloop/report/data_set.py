@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from plainloop.contracts import IGNORE
 from plainloop.errors import printable
 
 WIDTH = 80
@@ -52,13 +53,27 @@ class Found:
     def bad(self) -> list[Any]:
         return [one for one in self.looked if one.problem]
 
+    @property
+    def masked(self) -> list[Any]:
+        return [one for one in self.readable if one.pixels is not None]
+
     def counts(self) -> dict[int, Counter[str]]:
-        """Images of each class, by split; of class -1 where there are no labels."""
-        labels = range(len(self.class_names)) if any(one.label >= 0 for one in self.looked) else (-1,)
+        """By split, images of each class, or with a pixel of it; of class -1 without labels and masks."""
+        known = any(one.label >= 0 for one in self.looked) or self.masked
+        labels = range(len(self.class_names)) if known else (-1,)
         counts: dict[int, Counter[str]] = {label: Counter() for label in labels}
-        for one in self.looked:
-            counts.setdefault(one.label, Counter())[one.split] += 1
+        for one in self.masked or self.looked:
+            for label in (one.label,) if one.pixels is None else one.pixels.keys() - {IGNORE}:
+                counts.setdefault(label, Counter())[one.split] += 1
         return counts
+
+    def pixel_shares(self, split: str) -> dict[int, float]:
+        """Of the labelled pixels of a split, by class; {} without masks."""
+        pixels: Counter[int] = Counter()
+        for one in self.masked:
+            pixels.update(one.pixels if one.split == split else {})
+        labelled = sum(count for label, count in pixels.items() if label != IGNORE)
+        return {label: pixels[label] / labelled for label in range(len(self.class_names))} if labelled else {}
 
     def splits(self) -> list[str]:
         return list(dict.fromkeys(one.split for one in self.looked))
@@ -104,7 +119,7 @@ def as_text(found: Found) -> Iterator[str]:
 def _lines(found: Found) -> Iterator[str]:
     splits, counts = found.splits(), found.counts()
     yield found.title
-    total = {split: sum(count[split] for count in counts.values()) for split in splits}
+    total = Counter(one.split for one in found.looked)
     yield f"  images      {', '.join(f'{total[split]:,} {split}' for split in splits)}"
     if found.readable:
         yield from _sizes(found)
@@ -112,6 +127,7 @@ def _lines(found: Found) -> Iterator[str]:
         yield "  statistics  of the training images, each of which counts the same:"
         yield f"              data.mean={_numbers(mean)} data.std={_numbers(std)}"
     yield from _classes(found, counts, splits)
+    yield from _without_labels(found, counts)
     if found.bad:
         yield f"  unreadable  {len(found.bad):,} images"
         for one in found.bad[:SHOWN]:
@@ -164,13 +180,31 @@ def _classes(found: Found, counts: Mapping[int, Counter[str]], splits: Sequence[
     yield f"  classes     {len(order):,}; the largest has {sizes[0]:,} {first} images{ratio}"
     shown = order if len(order) <= CLASSES_SHOWN else order[: CLASSES_SHOWN // 2] + order[-CLASSES_SHOWN // 2 :]
     name_width = min(34, max(len(_name(found, label)) for label in shown))
-    yield " " * 14 + f"{'':<{name_width}}" + "".join(f"{split:>10}" for split in splits)
+    shares = found.pixel_shares(first)
+    more = "    of pixels" if shares else ""
+    yield " " * 14 + f"{'':<{name_width}}" + "".join(f"{split:>10}" for split in splits) + more
     for number, label in enumerate(shown):
         if len(shown) < len(order) and number == CLASSES_SHOWN // 2:
             yield f"              ... {len(order) - len(shown):,} classes between"
         name = _name(found, label)
         name = name if len(name) <= name_width else name[: name_width - 3] + "..."
-        yield f"{'':14}{name:<{name_width}}" + "".join(f"{counts[label][split]:>10,}" for split in splits)
+        share = f"{shares.get(label, 0.0):>13.2%}" if shares else ""
+        yield f"{'':14}{name:<{name_width}}" + "".join(f"{counts[label][split]:>10,}" for split in splits) + share
+
+
+def _without_labels(found: Found, counts: Mapping[int, Counter[str]]) -> Iterator[str]:
+    """Of masks: classes that no image of a split has, and images that have none of the classes."""
+    if not found.masked:
+        return
+    for split in found.splits():
+        if names := [_name(found, label) for label, count in counts.items() if not count[split]]:
+            yield from wrap(f"  missing     in {split}: {', '.join(names)}", WIDTH, subsequent_indent=" " * 14)
+    empty = [one for one in found.masked if not one.pixels.keys() - {IGNORE}]
+    if empty:
+        yield f"  unlabelled  {len(empty):,} images have no pixel of any class"
+        yield from (f"                {one.split}/{one.name}" for one in empty[:3])
+        if empty[3:]:
+            yield f"                and {len(empty) - 3:,} more"
 
 
 def _name(found: Found, label: int) -> str:
@@ -207,7 +241,7 @@ def as_html(found: Found) -> str:
             for label, count in counts.items()
         ]
         parts.append(_table("Classes", ["class", *splits, splits[0], "some images"], rows))
-    else:
+    if found.masked or set(counts) == {-1}:
         parts.append(f"<h2>Some images</h2>{_mosaic(found, -1)}")
     parts.append(_table("Unreadable", ["file", "why"], [[_file(one), _text(one.problem)] for one in found.bad]))
     odd = [[_file(one), _text("; ".join(one.notes))] for one in found.readable if one.notes]

@@ -48,15 +48,8 @@ class MaskedImages(Images):
         return replace(self, sample_transforms=tuple(sample_transforms), seed=seed, training=True)
 
     def sample(self, key: Key, index: int, image: Tensor) -> Sample | RunError:
-        image_path, mask_path = (self.folder / os.fsdecode(names[index]) for names in (self.paths, self.masks))
         try:
-            mask = read_mask(mask_path, self.reading)
-            if image.shape[-2:] != mask.shape:
-                sizes = [f"{width} x {height}" for height, width in (mask.shape, image.shape[-2:])]
-                raise BadData(
-                    f"{mask_path} has {sizes[0]} pixels, and its image {image_path} has {sizes[1]}",
-                    hint="a mask has one pixel for each of its image: make it anew, or remove both",
-                )
+            mask = self.mask_of(index, tuple(image.shape[-2:]))
             sample = {"image": image, "mask": mask, "index": torch.tensor(index)}
             if self.sample_transforms:
                 with rng.drawing_from(rng.fold(rng.SAMPLE, self.seed, *key)):
@@ -64,6 +57,18 @@ class MaskedImages(Images):
         except BadData as error:
             return error
         return fitted(sample, self.image_size) if self.training else sample
+
+    def mask_of(self, index: int, size: tuple[int, ...]) -> Tensor:
+        """(H, W) int64, of this size. Raises BadData."""
+        image_path, mask_path = (self.folder / os.fsdecode(names[index]) for names in (self.paths, self.masks))
+        mask = read_mask(mask_path, self.reading)
+        if mask.shape != size:
+            sizes = [f"{width} x {height}" for height, width in (mask.shape, size)]
+            raise BadData(
+                f"{mask_path} has {sizes[0]} pixels, and its image {image_path} has {sizes[1]}",
+                hint="a mask has one pixel for each of its image: make it anew, or remove both",
+            )
+        return mask
 
 
 def fitted(sample: Sample, size: int) -> Sample:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -53,6 +54,7 @@ class Looked:
     mean: tuple[float, ...] = ()  # of each channel, in [0, 1]
     square: tuple[float, ...] = ()  # mean of the squares
     thumb: NDArray[np.uint8] | None = None  # (THUMB, THUMB, C)
+    pixels: Mapping[int, int] | None = None  # of each class in the image's mask, IGNORE included; None: it has no mask
 
 
 def look_at_file(path: Path, *, split: str, name: str, label: int, thumb: bool) -> Looked:
@@ -96,7 +98,17 @@ def look_at_pixels(
         mean=tuple((counts @ steps).tolist()),
         square=tuple((counts @ steps**2).tolist()),
         thumb=small(image) if thumb else None,
+        pixels=looked.pixels,
     )
+
+
+def pixels_of(mask: Tensor) -> dict[int, int]:
+    """
+    >>> pixels_of(torch.tensor([[0, 0], [2, 255]]))
+    {0: 2, 2: 1, 255: 1}
+    """
+    counts = torch.bincount(mask.flatten()).tolist()
+    return {number: count for number, count in enumerate(counts) if count}
 
 
 def content_of(path: Path) -> bytes:

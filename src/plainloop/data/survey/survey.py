@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -14,7 +14,7 @@ from plainloop.contracts import Data, Split
 from plainloop.data.loaders import workers_for_this_rank
 from plainloop.data.loading.samples import Images
 from plainloop.data.loading.workers import start_worker
-from plainloop.data.survey.look import Looked, look_at_file, look_at_pixels
+from plainloop.data.survey.look import Looked, look_at_file, look_at_pixels, pixels_of
 from plainloop.errors import BadData
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -38,6 +38,9 @@ class Files:
         name, label = os.fsdecode(self.images.paths[index]), int(self.images.labels[index])
         about: dict[str, Any] = {"split": self.split, "name": name, "label": label}
         thumb = index in self.with_thumb
+        if hasattr(self.images, "mask_of"):
+            looked = look_at_file(self.images.folder / name, **about | {"label": -1}, thumb=thumb)
+            return looked if looked.problem else self._with_mask(looked, index)
         if getattr(self.images, "dataset", None) is None:
             return look_at_file(self.images.folder / name, **about, thumb=thumb)
         try:
@@ -45,6 +48,13 @@ class Files:
         except BadData as error:
             return Looked(**about, problem=str(error))
         return look_at_pixels(image, Looked(**about), thumb=thumb)
+
+    def _with_mask(self, looked: Looked, index: int) -> Looked:
+        try:
+            mask = self.images.mask_of(index, (looked.height, looked.width))  # type: ignore[attr-defined]
+        except BadData as error:
+            return replace(looked, problem=str(error))
+        return replace(looked, pixels=pixels_of(mask))
 
 
 def survey(data: Data, *, tell: Callable[[str, int, int], None]) -> Iterator[Looked]:
@@ -79,8 +89,9 @@ def _of_batches(data: Data, split: Split) -> Iterator[Looked]:
     labels = [label for batch in batches for label in batch.get("label", -batch["index"] * 0 - 1).tolist()]
     with_thumb, number = first_of_each_class(labels), 0
     for batch in batches:
-        for image in batch["image"].cpu():
-            looked = Looked(split, f"{split} {number}", labels[number])
+        for row, image in enumerate(batch["image"].cpu()):
+            pixels = pixels_of(batch["mask"][row]) if "mask" in batch else None
+            looked = Looked(split, f"{split} {number}", labels[number], pixels=pixels)
             yield look_at_pixels(image, looked, thumb=number in with_thumb)
             number += 1
 
