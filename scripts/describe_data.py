@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # your own packages lie beside train.py
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # a clone runs without installation
 
 from plainloop.commands.describe_data import main

@@ -266,6 +266,14 @@ class NamesFiles(Protocol):
         ...
 
 
+class NamesSamples(Protocol):
+    """A data source whose samples have names that a person knows, such as files."""
+
+    def name_of(self, split: Split, index: int) -> str:
+        """The name of the sample with this `index` in the batches of the split."""
+        ...
+
+
 class HarmlessArguments(Protocol):
     """A part of which some arguments may have other values when a run is resumed."""
 

@@ -78,9 +78,15 @@ def checked(overrides: Sequence[str]) -> Checked:
 
 def take_word(name: str, overrides: list[str]) -> str | None:
     """Takes `name=value` out of the overrides; the value that was given last, None where there is none."""
+    given = take_words(name, overrides)
+    return given[-1] if given else None
+
+
+def take_words(name: str, overrides: list[str]) -> list[str]:
+    """Takes every `name=value` out of the overrides; the values, in order."""
     given = [text for text in overrides if text.partition("=")[0] == name]
     overrides[:] = [text for text in overrides if text not in given]
-    return given[-1].partition("=")[2] if given else None
+    return [text.partition("=")[2] for text in given]
 
 
 def arguments_for(config: dict[str, Any], **changed: Any) -> dict[str, Any]:

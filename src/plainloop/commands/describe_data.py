@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from plainloop.commands.composed import answer, arguments_for, compose, parser_of
 from plainloop.config.check.check import check_data
 from plainloop.errors import BadData
-from plainloop.loggers.screen import is_terminal
+from plainloop.loggers.screen import counting
+from plainloop.system.tables import as_cell, to_csv
 
 EXAMPLES = (
     "data=image_folder data.root=/data/pets",
@@ -26,7 +26,6 @@ EXAMPLES = (
     "data=image_folder data.root=/data/pets --against outputs/describe_data.csv",
 )
 COLUMNS = ("split", "file", "class", "width", "height", "hash", "problem", "notes")
-EVERY_S = 0.2  # between two updates of the progress on a terminal; a pipe gets a line every 10 seconds
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,8 +52,8 @@ def describe(overrides: Sequence[str], options: argparse.Namespace) -> int:
     try:
         data = build(node, Clock(1, 1), plugins=config["plugins"])
         facts = data.known() if hasattr(data, "known") else type(data).facts(**arguments_of(node))
-        with told() as tell:
-            looked = list(survey(data, tell=tell))
+        with counting("reading") as tell:
+            looked = list(survey(data, tell=lambda split, done, total: tell(done, total, split)))
     except ValueError as error:
         raise BadData(str(error)) from error
     root = node.get("root") or node.get("name") or ""
@@ -71,23 +70,13 @@ def describe(overrides: Sequence[str], options: argparse.Namespace) -> int:
 
 
 def write_table(path: Path, found: Any) -> None:
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(COLUMNS)
-        for one in found.looked:
-            label = found.class_names[one.label] if 0 <= one.label < len(found.class_names) else one.label
-            about = (one.width, one.height, one.digest, one.problem, "; ".join(one.notes))
-            rows.writerow([as_cell(value) for value in (one.split, one.name, label, *about)])
+    from plainloop.system.storage import write_whole
 
-
-def as_cell(value: object) -> str:
-    """Text that no spreadsheet takes for a formula.
-
-    >>> as_cell("=1+1"), as_cell("cat")
-    ("'=1+1", 'cat')
-    """
-    text = str(value)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    rows = []
+    for one in found.looked:
+        label = found.class_names[one.label] if 0 <= one.label < len(found.class_names) else one.label
+        rows.append((one.split, one.name, label, one.width, one.height, one.digest, one.problem, "; ".join(one.notes)))
+    write_whole(path, to_csv(COLUMNS, rows))
 
 
 def earlier(path: Path) -> dict[tuple[str, str], str]:
@@ -103,31 +92,10 @@ def earlier(path: Path) -> dict[tuple[str, str], str]:
 
 
 def differences(before: dict[tuple[str, str], str], looked: Sequence[Any]) -> list[str]:
-    now = {(one.split, as_cell(one.name)): one.digest for one in looked}
+    now = {(one.split, str(as_cell(one.name))): one.digest for one in looked}
     changed = [
         f"changed: {split}/{name}" for split, name in now.keys() & before if now[split, name] != before[split, name]
     ]
     gone = [f"gone: {split}/{name}" for split, name in before.keys() - now.keys()]
     new = [f"new: {split}/{name}" for split, name in now.keys() - before.keys()]
     return [*sorted(changed), *sorted(gone), *sorted(new)]
-
-
-class told:
-    """Shows on standard error how many images are read, and removes it from a terminal at the end."""
-
-    def __enter__(self) -> Callable[[str, int, int], None]:
-        self.shown_at, self.every = time.monotonic(), EVERY_S if is_terminal(sys.stderr) else 10.0
-        self.shown = False
-        return self.tell
-
-    def tell(self, split: str, done: int, total: int) -> None:
-        if time.monotonic() - self.shown_at < self.every:
-            return
-        self.shown_at, self.shown = time.monotonic(), True
-        text = f"reading {split} {done:,}" + (f"/{total:,}" if total else "")
-        sys.stderr.write(f"\r{text}\x1b[K" if self.every == EVERY_S else f"{text}\n")
-        sys.stderr.flush()
-
-    def __exit__(self, *_: object) -> None:
-        if self.shown and self.every == EVERY_S:
-            sys.stderr.write("\r\x1b[K")

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plainloop.commands.composed import answer, parser_of, take_word
-from plainloop.commands.describe_data import as_cell, told
 from plainloop.errors import BadConfig, BadData, printable
+from plainloop.loggers.screen import counting
+from plainloop.system.tables import as_cell
 
 if TYPE_CHECKING:
     from plainloop.contracts import Batch
@@ -113,7 +114,7 @@ def predict_all(
         pin_memory=predictor.trained.device.type == "cuda",
         on_bad=bad,
     )
-    with told() as show:
+    with counting("predicting") as show:
         for batch in batches:
             numbers = batch["index"].tolist()
             try:
@@ -124,7 +125,7 @@ def predict_all(
                 continue
             for row, number in enumerate(numbers):
                 rows[number] = row_of(predictor, paths[number], number, batch, results, row, drawings, options.top_k)
-            show("images", len(rows), len(paths))
+            show(len(rows), len(paths), "images")
 
 
 def row_of(

@@ -4,6 +4,7 @@ This module has no `from __future__ import annotations`: the check reads these t
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -69,6 +70,9 @@ class DecodedFiles(LabelledImages):
         found = self.all_images()
         part = stratified_part(found["train"].labels, at_most=self.max_train_samples)
         return found | {"train": found["train"].rows(part)}
+
+    def name_of(self, split: Split, index: int) -> str:
+        return os.fsdecode(self.images[split].paths[index])
 
     def readable(self, split: Split) -> "Images":
         """What the workers read. Collective."""

@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
@@ -35,6 +36,32 @@ def working(what: str) -> Iterator[None]:
         yield
     finally:
         if shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[Callable[..., None]]:
+    """Shows on standard error how far the block is: on a terminal in one line, which goes away; else every 10 s.
+
+    What it gives takes how many are done, of how many (0: not known), and of which part.
+    """
+    on_terminal = is_terminal(sys.stderr)
+    every, shown_at, shown = 0.2 if on_terminal else 10.0, time.monotonic(), False
+
+    def tell(done: int, total: int = 0, part: str = "") -> None:
+        nonlocal shown_at, shown
+        if time.monotonic() - shown_at < every:
+            return
+        shown_at, shown = time.monotonic(), True
+        text = f"{what}{' ' if part else ''}{part} {done:,}" + (f"/{total:,}" if total else "")
+        sys.stderr.write(f"\r{text}\x1b[K" if on_terminal else f"{text}\n")
+        sys.stderr.flush()
+
+    try:
+        yield tell
+    finally:
+        if shown and on_terminal:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 

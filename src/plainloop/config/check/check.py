@@ -124,6 +124,23 @@ def check_data(config: DictConfig, origin: Origin, known: Sequence[Problem]) -> 
     return context.config
 
 
+def check_evaluation(config: DictConfig, origin: Origin, known: Sequence[Problem]) -> dict[str, Any]:
+    """The resolved config, with facts, for a command that trains nothing: no rule counts. Raises InvalidConfig."""
+    config = _with_global_batch_size(config, 1) if _PER_DEVICE in config.data else config
+    resolved = resolve(config)
+    context = _context(resolved.config, origin, None)
+    findings = list(_without_torch(resolved, config, context))
+    known = [*map(origin.located, known), *chosen_twice(origin.overrides)]
+    if not findings and not known:
+        facts, findings = _facts(context, CheckCache())
+        if facts is not None:
+            context = replace(context, config=resolve(config, facts).config)
+            findings = [one for group in ("model", "task") for one in schema.group_matches(group, context)]
+    if findings or known:
+        raise invalid_run([*known, *locate(findings, origin)], origin.overrides)
+    return context.config
+
+
 def hydra_is_right(config: DictConfig, plugins: Sequence[str]) -> Iterator[Finding]:
     """Hydra's own node: it builds only what is Hydra's or ours, and what becomes part of a path is a name."""
     expected = "a launcher or sweeper: hydra/launcher=..."

@@ -7,37 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
-from torch import Tensor, nn
+from torch import nn
 
 from plainloop.config.build import settings
 from plainloop.config.device_choices import with_choices
 from plainloop.config.durations import clock_of
 from plainloop.config.parts import build_model, make_part
-from plainloop.config.settings import TrainerSettings, with_later_keys
-from plainloop.config.targets import Forbidden, authorize
+from plainloop.config.settings import TrainerSettings
+from plainloop.config.targets import Forbidden, authorize, locate
+from plainloop.config.types import signature_of
 from plainloop.contracts import Batch, Task
 from plainloop.distributed.process_group import pick_device
-from plainloop.errors import BadConfig, BadData, Unresumable
+from plainloop.errors import BadConfig
 from plainloop.loop.normalize import Normalize, to_device, to_float
 from plainloop.run.run import PRECISIONS
-from plainloop.run_dir.checkpoints import Checkpoints
-from plainloop.run_dir.config_file import read_config
-from plainloop.run_dir.status import BEST_KINDS, command_to_continue, read_status, read_summary
-from plainloop.system import rng, storage
-
-log = logging.getLogger("plainloop")
-
-MOST_NAMES = 8  # in a message
+from plainloop.run.trained.folder import saved_config, weights_of
+from plainloop.run_dir.weights import load_weights
+from plainloop.system import rng
 
 
 @dataclass(frozen=True)
@@ -46,6 +38,7 @@ class Trained:
 
     folder: Path  # of the run
     config: dict[str, Any]  # of the run, complete; or as the caller has changed it
+    checkpoint: str  # best, last, or a step; a weights file's name
     weights: str  # which ones, for people: "best.safetensors, step 500 of 1000"
     step: int | None  # finished optimizer steps; None where no file says it
     model: nn.Module  # on the device, in eval mode, without gradients
@@ -109,22 +102,23 @@ def open_run(
             f"the weights of {folder} ({weights}) do not fit the model that its config builds now:\n{error}",
             hint="leave model.* out of the command; or the code of the model has changed since: take the old code",
         ) from error
-    return Trained(**{**vars(built), "weights": weights, "step": step})
+    return replace(built, checkpoint=str(checkpoint), weights=weights, step=step)
 
 
-def saved_config(folder: Path) -> dict[str, Any]:
-    """The config of a run, with the keys that were added since. Raises BadConfig, BadData for what is no run."""
-    if not os.path.lexists(folder):
-        raise BadConfig(f"{folder} does not exist; expected a run directory", hint=_elsewhere(folder))
-    if not folder.is_dir():
-        raise BadConfig(f"{folder} is a file; expected a run directory", hint=_elsewhere(folder))
-    if not os.path.lexists(folder / "config.yaml"):
-        if runs := _runs_in(folder):
-            names = ", ".join(run.name for run in runs[:MOST_NAMES]) + (", ..." if len(runs) > MOST_NAMES else "")
-            what = f"holds {len(runs)} run{'s' if len(runs) > 1 else ''} and is none itself: {names}"
-            raise BadConfig(f"{folder} {what}", hint=f"type one of them: {runs[-1]}")
-        raise BadConfig(f"{folder} has no config.yaml: it is no run directory", hint=_elsewhere(folder))
-    return with_later_keys(read_config(folder))
+def open_weights(file: Path, config: Mapping[str, Any]) -> Trained:
+    """The model of a checked config with the weights of a file. Raises BadConfig where they do not fit."""
+    built = _built(file, config, _device_here(config["device"]), config["facts"])
+    try:
+        new = load_weights(built.model, file)
+    except ValueError as error:
+        raise BadConfig(str(error).removeprefix("init_from=")) from error
+    if new:
+        number = len(config["facts"]["class_names"])
+        raise BadConfig(
+            f"the classifier in {file} has other classes than the data, which have {number}: {', '.join(new)} differ",
+            hint="type the data that it was trained for: data=... data.root=...",
+        )
+    return replace(built, checkpoint=file.stem, weights=f"weights of {file.name}")
 
 
 def require_plugins(
@@ -142,76 +136,35 @@ def require_plugins(
             ) from error
 
 
-def weights_of(folder: Path, checkpoint: str | int) -> tuple[dict[str, Tensor], str, int | None]:
-    """The tensors, which ones they are in words, and their step. Raises BadConfig, BadData."""
-    checkpoints = Checkpoints(folder / "checkpoints")
-    steps = checkpoints.steps()
-    if checkpoint == "best" and (folder / "best.safetensors").is_file():
-        step = _best_step(folder)
-        return _read(folder / "best.safetensors", steps, step), f"best.safetensors{_of(folder, step)}", step
-    if checkpoint in ("best", "last") and steps:
-        step = max(steps)
-        if checkpoint == "best":
-            log.warning("%s has no best weights: nothing was evaluated. Step %d is taken", folder, step)
-        return _from_checkpoint(checkpoints, step), f"checkpoint{_of(folder, step)}", step
-    if checkpoint in ("best", "last") and (folder / "last.safetensors").is_file():
-        step = (read_summary(folder) or {}).get("steps")
-        return _read(folder / "last.safetensors", steps, None), f"last.safetensors{_of(folder, step)}", step
-    if checkpoint in ("best", "last"):
-        status, again = read_status(folder), command_to_continue(folder)
-        raise BadConfig(
-            f"{folder} has no weights yet: it is {status.state} at step {status.step} of {status.total or '?'}",
-            hint="wait for its first evaluation or save" if status.state == "RUNNING" else f"train it: {again}",
-        )
-    if not str(checkpoint).isdecimal():
-        raise BadConfig(f"checkpoint={checkpoint} must be best, last or a step", hint=_there_is(folder, steps))
-    if int(checkpoint) not in steps:
-        raise BadConfig(f"{folder} has no checkpoint of step {checkpoint}", hint=_there_is(folder, steps))
-    return _from_checkpoint(checkpoints, int(checkpoint)), f"checkpoint{_of(folder, int(checkpoint))}", int(checkpoint)
-
-
-def _from_checkpoint(checkpoints: Checkpoints, step: int) -> dict[str, Tensor]:
-    steps = checkpoints.steps()
-    try:
-        state = checkpoints.load(steps[step])
-    except Unresumable as error:
-        others = {other: path for other, path in steps.items() if other != step}
-        raise BadData(f"damaged: {error}", hint=_there_is(checkpoints.folder.parent, others)) from error
-    return dict(state["ema"] or state["model"])
-
-
-def _read(path: Path, steps: Mapping[int, Path], step: int | None) -> dict[str, Tensor]:
-    try:
-        return load(storage.read_whole(path))
-    except (OSError, SafetensorError) as error:
-        same = {step: steps[step]} if step is not None and step in steps else steps
-        raise BadData(
-            f"damaged: {path} cannot be used: {error}", hint=_there_is(path.parent, same, but=path)
-        ) from error
-
-
-def _there_is(folder: Path, steps: Mapping[int, Path], *, but: Path | None = None) -> str:
-    """What to type for `checkpoint` in this folder."""
-    words = [f"checkpoint={step}" for step in sorted(steps)]
-    files = [name for name in ("best", "last") if (path := folder / f"{name}.safetensors") != but and path.is_file()]
-    words += [f"checkpoint={name}" for name in files]
-    return (
-        f"type {', '.join(words[:-1])}{' or ' if words[:-1] else ''}{words[-1]}" if words else "there is no other one"
+def require_same_classes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises BadConfig where the classes of the data are not those of the run, name by name."""
+    before, after = saved["facts"]["class_names"], now["facts"]["class_names"]
+    if list(before) == list(after):
+        return
+    gone, new = [name for name in before if name not in after], [name for name in after if name not in before]
+    how = [f"only in the run: {_listed(gone)}"] if gone else []
+    how += [f"only in the data: {_listed(new)}"] if new else []
+    if not how:
+        number = next(number for number, name in enumerate(before) if name != after[number])
+        how = [f"class {number} is {before[number]} in the run and {after[number]} in the data"]
+    raise BadConfig(
+        f"the data have {len(after)} classes, and the run {len(before)}: {'; '.join(how)}",
+        hint="the classes must have the run's names and order; a list of the images can name them: data.labels=<file>",
     )
 
 
-def _of(folder: Path, step: int | None) -> str:
-    """ ", step 500 of 1000", with the state of a run that is not done."""
-    status = read_status(folder)
-    of = f" of {status.total}" if status.total else ""
-    state = "" if status.state in ("DONE", "PENDING") else f"; the run is {status.state} at step {status.step}"
-    return ("" if step is None else f", step {step}{of}") + state
+def with_each_class(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the metrics of each class, for a task that has the argument `per_class`."""
+    task = dict(config["task"])
+    known = signature_of(locate(task["_target_"], config["plugins"])).parameters
+    if "per_class" in known:
+        names = {"class_names": list(config["facts"]["class_names"])} if "class_names" in known else {}
+        task |= {"per_class": True} | names
+    return {**config, "task": task}
 
 
-def _best_step(folder: Path) -> int | None:
-    row = storage.read_json(folder / "checkpoints" / "best.json", BEST_KINDS)
-    row = row or (read_summary(folder) or {}).get("best")
-    return row["step"] if row and "step" in row else None
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _built(folder: Path, config: Mapping[str, Any], device: str, facts: Mapping[str, Any]) -> Trained:
@@ -231,6 +184,7 @@ def _built(folder: Path, config: Mapping[str, Any], device: str, facts: Mapping[
     return Trained(
         folder=folder,
         config=config,
+        checkpoint="",
         weights="",
         step=None,
         model=built.eval().requires_grad_(False),
@@ -248,29 +202,3 @@ def _device_here(name: str) -> str:
         name == "mps" and not torch.backends.mps.is_available()
     )
     return "auto" if missing else name
-
-
-def _runs_in(folder: Path) -> list[Path]:
-    """The runs directly below a folder, as a sweep or outputs/<name> holds them; in the order of their numbers."""
-    with contextlib.suppress(OSError):
-        found = [path for path in folder.iterdir() if (path / "config.yaml").is_file()]
-        return sorted(found, key=lambda path: (len(path.name) if path.name.isdecimal() else 0, path.name))
-    return []
-
-
-def _elsewhere(folder: Path) -> str:
-    """The newest run near a wrong path."""
-    for place in (folder.parent, Path("outputs")):
-        if runs := [run for part in (place, *_folders_in(place)) for run in _runs_in(part)]:
-            return f"the newest run in {place} is {max(runs, key=_changed)}"
-    return "a run directory holds config.yaml; train.py prints its path in its first line"
-
-
-def _folders_in(folder: Path) -> list[Path]:
-    with contextlib.suppress(OSError):
-        return [path for path in folder.iterdir() if path.is_dir()]
-    return []
-
-
-def _changed(run: Path) -> float:
-    return (run / "config.yaml").stat().st_mtime
