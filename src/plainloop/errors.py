@@ -15,6 +15,14 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def counted(number: int, what: str) -> str:
+    """
+    >>> counted(1, "bad row"), counted(1200, "bad row")
+    ('1 bad row', '1,200 bad rows')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 class RunError(Exception):
     """A failure with one clear message for the person who started the run. `hint` is what to type next."""
 

@@ -37,6 +37,12 @@ def cut(name: str, size: int) -> Callable[[Path], None]:
     return lambda run: os.truncate(run / name, size)
 
 
+def torn(run: Path) -> None:
+    """The first lines of the config alone, as a write that was cut off between two of its blocks would leave them."""
+    path = run / "config.yaml"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:25]))
+
+
 def added(name: str, text: bytes) -> Callable[[Path], None]:
     return lambda run: (run / name).open("ab").write(text) and None
 
@@ -62,13 +68,15 @@ def asking(run: Path) -> None:
 BOMB = b"a0: &a0 [x, x]\n" + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (n, n, n - 1, n - 1) for n in range(1, 60))
 CODE = b"x: !!python/object/apply:os.system ['touch canary2']\n"
 CONFIGS: dict[str, tuple[Callable[[Path], None], type[RunError], str]] = {
-    "torn": (cut("config.yaml", 900), BadConfig, "config.yaml cannot be used: it is not whole"),
+    "torn": (torn, BadConfig, "config.yaml cannot be used: it is not whole"),
     "bytes": (replaced("config.yaml", bytes(range(256)) * 50), BadConfig, "it is no text"),
     "aliases": (added("config.yaml", BOMB), BadConfig, r"\*a0 is an alias"),
     "deep": (replaced("config.yaml", b"[" * 100_000), BadConfig, "more than any run writes"),
     "code": (added("config.yaml", CODE), BadConfig, "could not determine a constructor"),
     "a date": (added("config.yaml", b"x: 2026-01-31\n"), BadConfig, "type date is not JSON"),
     "a variable": (asking, BadConfig, r"it holds \${oc.env:SECRET}, and a run saves values only"),
+    "a null key": (added("config.yaml", b"null: 1\n"), BadConfig, "it has a key null, and the keys that a run"),
+    "a null key inside": (added("config.yaml", b"x: {y: [{null: 1}]}\n"), BadConfig, r"x\.y\.0 has a key null"),
     "a link": (linked("config.yaml", "../canary"), BadData, "it is a symbolic link"),
 }
 
@@ -87,7 +95,7 @@ def test_a_config_that_no_run_has_saved_has_one_message_at_once(name: str, run: 
 
 AGAIN = ("resume=run", "trainer.duration=12st")  # something is left to do
 CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], int, str]] = {
-    "a torn config": (cut("config.yaml", 900), (*SMALL, "hydra.run.dir=run"), 64, "it is not whole"),
+    "a torn config": (torn, (*SMALL, "hydra.run.dir=run"), 64, "it is not whole"),
     "a config that asks for a variable": (asking, ("resume=run",), 64, "it holds ${oc.env:SECRET}"),
     "a torn summary": (cut("summary.json", 60), ("resume=run",), 0, "is finished; run/summary.json is missing"),
     "a summary of lists": (replaced("summary.json", b'{"best": []}'), ("resume=run",), 65, "best is []"),

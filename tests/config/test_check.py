@@ -238,6 +238,31 @@ def test_the_lowest_rate_is_held_against_the_scaled_one() -> None:
     assert problems("optimizer.lr=0.1", "scheduler.min_lr=0.05", *halved) == {}
 
 
+@pytest.mark.parametrize(
+    ("typed", "key", "instead"),
+    [
+        ("augment=mixup augment.mixup.until=0%", "augment.mixup.until", "augment.mixup.until=null"),
+        ("augment=mixup augment.mixup.until=0", "augment.mixup.until", "augment.mixup.until=null"),
+        ("augment=randaugment augment.randaugment.num_ops=0", "augment.randaugment.num_ops", None),
+    ],
+)
+def test_an_augmentation_that_would_do_nothing_is_told(typed: str, key: str, instead: str | None) -> None:
+    found = problems(*typed.split())[key]
+    assert "leaves it out" in found.expected
+    assert instead is None or found.instead == instead
+    assert problems("augment=mixup", "augment.mixup.until=1%") == {}
+
+
+@pytest.mark.parametrize(
+    ("typed", "instead"),
+    [("augment=[crop_flip,]", "augment=[crop_flip]"), ("augment=[,mixup,,cutout]", "augment=[mixup,cutout]")],
+)
+def test_an_empty_value_in_a_list_is_left_out_in_what_is_to_be_typed(typed: str, instead: str) -> None:
+    found = problems(typed)["augment"]
+    assert (found.what, found.instead) == ("has an empty value in its list", instead)
+    assert problems(instead) == {}
+
+
 # Warnings
 
 
@@ -283,7 +308,7 @@ def test_a_folder_of_images_is_looked_at_and_not_decoded(pets: Path) -> None:
     assert str(pets / "no") in problems("data=image_folder", f"data.root={pets / 'no'}")["data.root"].what
     (pets / "bad.csv").write_text("no.jpg,cat\n")
     (problem,) = problems("data=image_folder", f"data.root={pets}", "data.labels=bad.csv").values()
-    assert problem.key == "data.labels" and problem.what.startswith(f"{pets}/bad.csv has 1 bad rows: line 1: no.jpg")
+    assert problem.key == "data.labels" and problem.what.startswith(f"{pets}/bad.csv has 1 bad row: line 1: no.jpg")
 
 
 def test_what_runs_in_workers_is_built_and_not_tried_on_a_batch(pets: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_bad_row_is_told_with_its_line(root, row, told):
     name = write(root, "labels.csv", ROWS)
     with (root / name).open("a") as file:
         file.write(row + "\n")
-    with pytest.raises(BadData, match=f"has 1 bad rows: .*{told}"):
+    with pytest.raises(BadData, match=f"has 1 bad row: .*{told}"):
         source(root, labels=name).known()
 
 

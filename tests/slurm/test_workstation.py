@@ -50,7 +50,7 @@ def test_at_its_time_limit_a_job_saves_and_stops_and_the_same_command_goes_on(tm
     limited = [*long, *LOCAL, "hydra.launcher.timeout_min=1", "hydra.sweep.dir=limited"]
     first = train(*limited, at=tmp_path)
     assert first.code == 75, first.text
-    assert "1 of 1 jobs are not finished; to continue:" in first.text
+    assert "1 of 1 job not finished; to continue:" in first.text
     assert "PREEMPTED" in tool("status", tmp_path / "limited").text
     codes = [first.code]
     while codes[-1] == 75 and len(codes) < 5:

@@ -134,7 +134,7 @@ def test_a_sweep_that_was_torn_is_told_as_far_as_it_goes(tmp_path: Path, capsys:
     assert main(["status", str(folder)]) == 0
     shown = capsys.readouterr()
     assert "2 DONE" in shown.out
-    assert shown.err.startswith(f"warning: 1 lines of {folder}/jobs.jsonl cannot be read, and their jobs are not shown")
+    assert shown.err.startswith(f"warning: 1 line of {folder}/jobs.jsonl cannot be read, with the jobs in it")
     (folder / "jobs.jsonl").write_text("no line of ours\n")
     assert main(["retry", str(folder)]) == 64
     assert "holds no job that can be read\nnext: type the sweep's command again" in capsys.readouterr().err

@@ -151,7 +151,7 @@ def test_a_sweep_that_was_stopped_goes_on_by_the_command_in_its_last_line(
     os.kill(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert states(sweep) == {0: "PREEMPTED", 1: "LOST", 2: "PREEMPTED"}
-    assert process.returncode == 137 and "stopped by SIGINT: 2 of 3 jobs are not finished" in said
+    assert process.returncode == 137 and "stopped by SIGINT: 2 of 3 jobs not finished" in said
     again = said.splitlines()[-1]
     assert again.startswith("python ") and again.endswith(f"hydra.sweep.dir={sweep.relative_to(tmp_path)}")
     code, said = run(tmp_path, *again.split()[2:])

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from plainloop.errors import BadConfig, RunError
+from plainloop.errors import BadConfig, RunError, counted
 from plainloop.sweep import collect, index, outcome, results, table
 from plainloop.sweep.outcome import BAD, Row
 from plainloop.sweep.slurm import submitted
@@ -60,7 +60,7 @@ def _check_sweep(sweep: Path, numbers: Sequence[int]) -> None:
     if not known:
         raise BadConfig(f"{file} holds no job that can be read", hint=hint)
     if broken:
-        sys.stderr.write(f"warning: {broken} lines of {file} cannot be read, and their jobs are not shown; {hint}\n")
+        sys.stderr.write(f"warning: {counted(broken, 'line')} of {file} cannot be read, with the jobs in it; {hint}\n")
     for number in numbers:
         if number not in known:
             raise BadConfig(f"job {number} is not a job of this sweep", hint=f"they are {min(known)} to {max(known)}")

@@ -40,7 +40,7 @@ from plainloop.loggers.screen import working
 from plainloop.report.plan import plan_of
 from plainloop.run_dir.journal import end_in_log_file
 from plainloop.run_dir.status import command_to_continue, read_summary
-from plainloop.sweep.check import check_sweep, unreadable
+from plainloop.sweep.check import Sweep, check_sweep, unreadable
 from plainloop.system import storage
 from plainloop.system.folders import require_plain_folder, require_working_directory
 from plainloop.system.processes import open_screens, sleep_while_waiting
@@ -184,15 +184,25 @@ def train_as_hydra_job(composer: Composer, config: DictConfig, checked: Checked,
 
 
 def start_sweep(command: Command, composer: Composer) -> int:
-    if ranks.rank() != 0 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        wrong = Problem("-m", "a launcher has started processes", instead="-m without torchrun, with trainer.devices=N")
-        raise invalid_run([wrong], command.overrides)
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # without initialising CUDA, so that jobs can be forked
-    sweep = check_sweep(composer, command.overrides, composer.wrong_flags(command.flags))
+    sweep = checked_sweep(command, composer)
     if sweep.jobs and sweep.jobs[0].config["check"]:
         for job, checked in zip(sweep.jobs, sweep.checked, strict=True):
             print_once(f"job {job.number} of {len(sweep.jobs)}   ({' '.join(job.overrides)})\n{plan_of(checked)}")
         return 0
+    return run_sweep(sweep, composer)
+
+
+def checked_sweep(command: Command, composer: Composer) -> Sweep:
+    """All jobs of a sweep; nothing exists yet. Raises InvalidConfig."""
+    if ranks.rank() != 0 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        wrong = Problem("-m", "a launcher has started processes", instead="-m without torchrun, with trainer.devices=N")
+        raise invalid_run([wrong], command.overrides)
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # without initialising CUDA, so that jobs can be forked
+    return check_sweep(composer, command.overrides, composer.wrong_flags(command.flags))
+
+
+def run_sweep(sweep: Sweep, composer: Composer) -> int:
+    """The worst exit code of the jobs."""
     for text in sweep.warnings:
         print_once(f"warning: {text}", sys.stderr)
     from plainloop.sweep import driver

@@ -147,6 +147,7 @@ OPEN_RANGES: dict[str, Range] = {
     "optimizer.lr": above(0),
     "optimizer.weight_decay": at_least(0),
     "optimizer.momentum": _SHARE,
+    "augment.randaugment.num_ops": at_least(1, ": operations for each image; ~augment.randaugment leaves it out"),
     "scheduler.warmup_start_lr": at_least(0, ": an absolute rate"),
     "scheduler.min_lr": at_least(0, ": an absolute rate"),
     "scheduler.gamma": above(0),

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from plainloop.errors import counted
 from plainloop.loggers.numbers import amount, digits, duration, score
 from plainloop.loggers.screen import ignore_closed_screen, is_terminal
 from plainloop.loggers.terminal import Bar
@@ -220,4 +221,5 @@ def skipped_lines(number: int = 0, first: Sequence[str] = ()) -> list[str]:
     if not number:
         return []
     more = [f"  and {number - len(first)} more in events.jsonl"] if number > len(first) else []
-    return [f"{number} bad images were skipped:", *(f"  {why}" for why in first), *more]
+    head = f"{counted(number, 'bad image')} {'was' if number == 1 else 'were'} skipped:"
+    return [head, *(f"  {why}" for why in first), *more]

@@ -40,6 +40,7 @@ def require_any_best(state: TrainState, best_by: Monitor, eval_every: int | None
     """Raises NonFinite at the end of a run whose evaluations never gave a number: then no weights are the best."""
     if state.best is None and eval_every is not None:
         count = math.ceil(state.step / eval_every)
-        what = f"val/{best_by.metric} was not a number in any of the {count} evaluations"
+        of_all = f"any of the {count} evaluations" if count > 1 else "the one evaluation"
+        what = f"val/{best_by.metric} was not a number in {of_all}"
         hint = "look at the task's metric, or type trainer.eval_every=never"
         raise NonFinite(f"{what}: no weights are the best", hint=hint)

@@ -14,7 +14,7 @@ from torch import nn
 
 from plainloop.contracts import Augment, Batch, Data, Schedule, Split, Task
 from plainloop.distributed import collectives
-from plainloop.errors import BadData, NonFinite, Preempted
+from plainloop.errors import BadData, NonFinite, Preempted, counted
 from plainloop.loop.agreement import Agreement, Decision
 from plainloop.loop.augmented import augmented
 from plainloop.loop.evaluation.collect import Collector
@@ -303,5 +303,5 @@ class Trainer:
         """Whether all steps are done or training stops early; notes in the state why it does."""
         if self.patience is not None and state.evaluations_without_gain >= self.patience and state.step < self.steps:
             count = state.evaluations_without_gain
-            state.stopped_early = f"no better val/{self.stop_by.metric} for {count} evaluations"
+            state.stopped_early = f"no better val/{self.stop_by.metric} for {counted(count, 'evaluation')}"
         return state.step == self.steps or bool(state.stopped_early)

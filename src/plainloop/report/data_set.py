@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from plainloop.contracts import IGNORE
-from plainloop.errors import printable
+from plainloop.errors import counted, printable
 
 WIDTH = 80
 SHOWN = 10  # files of each kind in the text
@@ -129,7 +129,7 @@ def _lines(found: Found) -> Iterator[str]:
     yield from _classes(found, counts, splits)
     yield from _without_labels(found, counts)
     if found.bad:
-        yield f"  unreadable  {len(found.bad):,} images"
+        yield f"  unreadable  {counted(len(found.bad), 'image')}"
         for one in found.bad[:SHOWN]:
             text = printable(f"{one.split}/{one.name}: {one.problem}")
             yield from wrap(text, WIDTH, initial_indent=" " * 16, subsequent_indent=" " * 18)
@@ -143,14 +143,14 @@ def _lines(found: Found) -> Iterator[str]:
     groups = found.duplicates()
     if groups:
         between, wrong = sum(map(leaks, groups)), sum(map(contradicts, groups))
-        yield f"  duplicates  {len(groups):,} images are there more than once;"
+        yield f"  duplicates  {counted(len(groups), 'image')} in several files;"
         yield f"              {between:,} of them in several splits, {wrong:,} with several labels"
         for group in groups[:SHOWN]:
             yield f"                {' = '.join(f'{one.split}/{one.name}' for one in group[:3])}"
         if groups[SHOWN:]:
             yield f"                and {len(groups) - SHOWN:,} more"
     if found.changed:
-        yield f"  changed     {len(found.changed):,} files since the earlier survey"
+        yield f"  changed     {counted(len(found.changed), 'file')} since the earlier survey"
         yield from (f"                {text}" for text in found.changed[:SHOWN])
 
 

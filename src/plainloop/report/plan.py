@@ -135,7 +135,7 @@ def _marks(config: Mapping[str, Any], clock: Clock) -> list[tuple[int, str]]:
 def _model(config: Mapping[str, Any], ranks: int, model: ModelSummary) -> Lines:
     trainer, device, size = config["trainer"], config["device"], "its size is known when it is built"
     if model.parameters is not None:
-        macs = "" if model.macs is None else f", {model.macs / 1e6:.3g} million MACs per image"
+        macs = "" if model.macs is None else f", {float(f'{model.macs / 1e6:.3g}'):,g} million MACs per image"
         size = f"{model.parameters / 1e6:.3f} million parameters{macs}"
     yield "model", f"{config['model'].get('model_name') or _name(config['model'])}: {size}"
     if device == "auto":

@@ -30,6 +30,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     missing = [group for group in GROUPS if not isinstance(config.get(group), dict)]
     if missing := missing or [f"facts.{name}" for name in FACTS if name not in config["facts"]]:
         raise _unusable(path, f"it is not whole, or no run's: {', '.join(missing)} missing")
+    if (holder := _with_null_key(config)) is not None:
+        raise _unusable(path, f"{holder or 'it'} has a key null, and the keys that a run writes are words")
     if asks := re.search(r"\$\{[^}]*}?", text):
         raise _unusable(path, f"it holds {asks[0]}, and a run saves values only")
     return config
@@ -58,6 +60,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("it holds no keys")
     return found
+
+
+def _with_null_key(node: Any, path: str = "") -> str | None:
+    """The dotted key of a mapping with a key `null`, which OmegaConf does not take; "" is the whole config."""
+    if isinstance(node, dict) and None in node:
+        return path
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    found = (_with_null_key(inner, f"{path}.{key}".lstrip(".")) for key, inner in items)
+    return next((key for key in found if key is not None), None)
 
 
 def _unusable(path: Path, why: str) -> BadConfig:

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf, open_dict, read_write
 
 from plainloop.config.compose.composer import Composer
 from plainloop.config.compose.job_environment import set_secrets
-from plainloop.errors import Locked, Preempted, RunError
+from plainloop.errors import Locked, Preempted, RunError, counted
 from plainloop.run_dir.status import command_to_continue
 from plainloop.sweep import outcome, table
 from plainloop.sweep.check import Sweep, check_proposed
@@ -71,7 +71,7 @@ def start(sweep: Sweep, composer: Composer, typed: Sequence[str]) -> int:
         if sweep.jobs:
             task.jobs = assign_numbers(root, task.jobs)
             if count := num_other_jobs(root, task.jobs):
-                log.info("%d jobs of %s are not part of this command; they stay as they are", count, root)
+                log.info("not part of this command, and left alone: %s of %s", counted(count, "job"), root)
             launched = run_unfinished(plugin, task)
         else:
             launched = search(plugin, list(master.hydra.overrides.task))
@@ -100,7 +100,8 @@ def run_unfinished(launcher: Any, task: SweepTask) -> Launched:
         todo = [job for job in left if states[job.number] != "DONE"]
         busy = [] if _is_slurm(launcher) else [job for job in todo if states[job.number] == "RUNNING"]
         ready = [job for job in todo if job not in busy]
-        log.info("%s: %d jobs, %d done, %d to do", _relative(task.root), len(left), len(left) - len(todo), len(todo))
+        jobs, num_done = counted(len(left), "job"), len(left) - len(todo)
+        log.info("%s: %s, %d done, %d to do", _relative(task.root), jobs, num_done, len(todo))
         launched = launch(launcher, ready) if ready else Launched({})
         codes |= launched.codes
         if not busy or launched.stopped_by or not launched.waited:
@@ -146,7 +147,7 @@ def print_result(
         lines.append(f"to retry what failed: {sweep_command('retry', root, *anew)}")
     if launched.waited and (launched.stopped_by or left):
         stopped = f"stopped by {launched.stopped_by}: " if launched.stopped_by else ""
-        lines += [f"{stopped}{len(left)} of {len(chosen)} jobs are not finished; to continue:"]
+        lines += [f"{stopped}{len(left)} of {counted(len(chosen), 'job')} not finished; to continue:"]
         lines.append(again or sweep_command("retry", root, *(str(row.number) for row in left), *anew))
     print_lines(lines)
     return (outcome.worst(chosen) or launched.codes.get(-1, 0)) if launched.waited else 0
@@ -166,7 +167,8 @@ def command_to_continue_sweep(root: Path, typed: Sequence[str], *, script: str) 
 def sweep_command(verb: str, root: Path, *more: str) -> str:
     """The line to type for scripts/sweep.py, from the script that runs now."""
     script = Path(sys.argv[0])
-    script = script if script.name == "sweep.py" else script.parent / "scripts/sweep.py"
+    folder = script.parent if script.parent.name == "scripts" else script.parent / "scripts"
+    script = folder / "sweep.py"
     return shlex.join(["python", str(script), verb, str(_relative(root)), *more])
 
 

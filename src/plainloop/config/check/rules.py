@@ -149,6 +149,12 @@ def steps_are_not_zero(context: CheckContext) -> Findings:
             what = f"is zero steps (one epoch is {clock.steps_per_epoch} steps, the run {clock.total_steps})"
             instead = f"{key}=1ep" if clock.total_steps >= clock.steps_per_epoch else f"{key}=1st"
             yield Finding(key, what, str(text), "at least 1st", instead)
+    for name, node in (context.get("augment") or {}).items():
+        key, text = f"augment.{name}.until", node.get("until")
+        if isinstance(text, str | int) and clock.steps(text) < 1:
+            what = f"is zero steps: {name} would never do anything"
+            expected = f"at least 1st, or null: never switched off; ~augment.{name} leaves it out"
+            yield Finding(key, what, str(text), expected, f"{key}=null")
 
 
 def warmup_ends_before_the_first_decay(context: CheckContext) -> Findings:

@@ -249,6 +249,7 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
     except HydraException as error:
         key, _, value = as_typed(text).partition("=")
         what, instead = f"does not parse: {_first_line(error)}", f"'{key}=\"{value}\"'"
+        inside = value[1:-1] if re.fullmatch(r"\[[^][{}]*\]", value) else value
         if "=" not in text:
             problems.append(Problem(text, "is no override", expected="key=value, as in trainer.duration=90ep"))
             return None
@@ -256,9 +257,10 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
             what, instead = "is no list: lists are written with [ ]", f"{key}=[{value[1:-1]}]"
         elif value.startswith("{") and '"' in value:
             what, instead = "has keys in quotes, which Hydra does not read", f"'{key}={value.replace(chr(34), '')}'"
-        elif re.search(r"(^|,)\s*(,|$)", value):
+        elif re.search(r"(^|,)\s*(,|$)", inside):
             what = "has an empty value in its list"
-            instead = f"{key}={','.join(item for item in value.split(',') if item.strip()) or '...'}"
+            kept = ",".join(item for item in inside.split(",") if item.strip())
+            instead = f"{key}=[{kept}]" if inside != value else f"{key}={kept or '...'}"
         problems.append(Problem(key, what, given_by=by(text), instead=instead))
         return None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from plainloop.contracts import Split
 from plainloop.data.loading.layout import is_image, quoted
 from plainloop.data.loading.listing import Listing, Listings, remembered
-from plainloop.errors import BadData
+from plainloop.errors import BadData, counted
 
 COLUMNS = ("file", "label")
 SHOWN = 5  # bad rows in a message
@@ -105,7 +105,7 @@ def read_labels(
             groups[file] = group
             seen[place] = f"line {line} of {path.name}"
     if bad or not rows:
-        shown = f"has {len(bad)} bad rows: " + "; ".join(bad[:SHOWN] + ["..."] * (len(bad) > SHOWN))
+        shown = f"has {counted(len(bad), 'bad row')}: " + "; ".join(bad[:SHOWN] + ["..."] * (len(bad) > SHOWN))
         raise BadData(
             f"{key}: {path} {shown if bad else 'lists no images'}",
             hint="each row is a path from data.root and a label; only a first row that says file,label is a header",

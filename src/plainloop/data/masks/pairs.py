@@ -12,7 +12,7 @@ from plainloop.contracts import Split
 from plainloop.data.loading import layout
 from plainloop.data.loading.layout import quoted
 from plainloop.data.loading.stratify import num_held_out
-from plainloop.errors import BadData
+from plainloop.errors import BadData, counted
 
 Pair = tuple[str, str]  # image and mask, from data.root
 IMAGES = ("images", "image", "imgs", "img", "JPEGImages")  # names of the folders, tried in this order
@@ -136,7 +136,7 @@ def pairs_of(base: Path, images: Path, masks: Path, naming: Naming, notes: list[
             hint="add the masks, or move these images out; masks with longer names: data.mask_suffix=_mask",
         )
     if alone := [path for name, path in of_masks.items() if name not in of_images]:
-        notes.append(f"not used: {len(alone)} masks without an image in {masks}: {quoted(alone, 3)}")
+        notes.append(f"not used: {counted(len(alone), 'mask')} without an image in {masks}: {quoted(alone, 3)}")
     start = images.relative_to(base), masks.relative_to(base)
     return [(str(start[0] / path), str(start[1] / of_masks[name])) for name, path in of_images.items()]
 
@@ -167,7 +167,7 @@ def listed(base: Path, naming: Naming) -> tuple[dict[Split, list[Pair]], list[st
         missing = [name for pair in found[split] for name in pair if not (base / name).is_file()]
         if missing:
             raise BadData(
-                f"{file} names {len(missing)} files that are not in {base}: {quoted(missing, 3)}",
+                f"{file} names {counted(len(missing), 'file')} not in {base}: {quoted(missing, 3)}",
                 hint="the paths in a list begin in data.root",
             )
     if "train" not in found:

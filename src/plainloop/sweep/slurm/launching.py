@@ -12,7 +12,7 @@ from typing import Any
 
 from plainloop.config.compose.resume import is_finished
 from plainloop.config.explain.problems import Problem, invalid_run
-from plainloop.errors import Preempted
+from plainloop.errors import Preempted, counted
 from plainloop.run_dir.status import command_to_continue, read_status, write_end
 from plainloop.sweep.slurm import client, outcome, site, submitted
 from plainloop.sweep.slurm.job import SlurmJob
@@ -56,7 +56,7 @@ def launch(parameters: Mapping[str, Any], *, root: Path, jobs: Mapping[int, Slur
     unfinished = {number: job for number, job in jobs.items() if not is_finished(job.folder, job.config)}
     ids = {number: job for number, job in submitted.in_queue(root).items() if number in unfinished}
     if ids:
-        log.info("%d jobs were submitted before: %s", len(ids), spans(ids.values()))
+        log.info("submitted before: %s, %s", counted(len(ids), "job"), spans(ids.values()))
     new = {number: job for number, job in unfinished.items() if number not in ids}
     if new:
         ids |= submit(parameters, root, new)
@@ -84,7 +84,7 @@ def submit(parameters: Mapping[str, Any], root: Path, jobs: Mapping[int, SlurmJo
     for some in submission.submit(jobs, root):
         submitted.write(root, some, logs=submission.folder)
         ids |= some
-    log.info("submitted %d jobs: Slurm %s, logs in %s", len(ids), spans(ids.values()), submission.folder)
+    log.info("submitted %s: Slurm %s, logs in %s", counted(len(ids), "job"), spans(ids.values()), submission.folder)
     return ids
 
 
