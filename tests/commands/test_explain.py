@@ -94,7 +94,7 @@ def test_a_runs_command_is_explained_beside_what_the_run_has_saved(
     ("words", "said"),
     [
         (["optimizer.lrr"], "next: type optimizer.lr\n"),
-        (["optimizer.zzz"], "next: type optimizer to see all keys of that group\n"),
+        (["optimizer.zzz"], "next: type optimizer\n"),
         (["optimizer=sgd"], "no key was given"),
         (["optimizer=sdg", "optimizer.lr"], "type instead: optimizer=sgd"),
         (["run=nowhere", "seed"], "nowhere/config.yaml cannot be used"),

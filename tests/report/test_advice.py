@@ -18,6 +18,7 @@ from plainloop.report.advice import fit, rate, speed
 from plainloop.report.advice.advice import RULES, advice, given, lines
 from plainloop.report.advice.evidence import Evidence
 from tests.harness.commands import passed
+from tests.harness.runs import train
 
 PHOTOS = ("data=image_folder", "data.root={photos}")
 
@@ -77,7 +78,8 @@ class Made:
                 "val/loss": self.val_loss[i],
                 "val/top1": self.accuracy[i],
                 "train_eval/top1": self.train,
-                "time/step_s": 0.1,
+                "time/step_s": self.more.get("step_s", 0.1),
+                **({"time/memory_gb": self.more["memory_gb"]} if "memory_gb" in self.more else {}),
                 "time/data_s": self.more.get("data_s", 0.001),
             }
             for i, step in enumerate(steps)
@@ -89,7 +91,7 @@ class Made:
             "steps": total,
             "parameters": self.parameters,
         }
-        return Evidence(rows, config, summary, {"cpu": {"cores": cores}}, typed)
+        return Evidence(rows, config, summary, {"cpu": {"cores": cores}, "memory_gb": [80.0]}, typed)
 
 
 FIRED_AND_SILENT = {
@@ -219,6 +221,24 @@ FIRED_AND_SILENT = {
         Made("data=digits", data_s=0.06, cores=2),  # held in memory: there is nothing to set
         "data.cache=disk",
     ),
+    "GPU idle": (
+        speed.gpu_idle,
+        Made(step_s=0.008, memory_gb=40.0),
+        Made(step_s=0.008),  # on a CPU
+        "trainer=fast",
+    ),
+    "batch small for the memory": (
+        speed.small_batch,
+        Made("data=fashion_mnist", memory_gb=4.0),
+        Made("data=fashion_mnist", memory_gb=30.0),
+        "data.batch_size=1024 optimizer.lr=0.008",
+    ),
+    "batch small for the memory, scaled rates": (
+        speed.small_batch,
+        Made("data=fashion_mnist", "trainer.lr_scaling.rule=linear", memory_gb=12.0),
+        Made("data=digits", "trainer.lr_scaling.rule=linear", memory_gb=12.0),  # an epoch would have 11 steps
+        "data.batch_size=512",
+    ),
 }
 
 
@@ -297,3 +317,14 @@ def test_a_config_that_no_run_has_written_is_refused(photos: Path, tmp_path: Pat
     run = written(tmp_path / "run", Made().evidence(photos), **changed)
     with pytest.raises(BadConfig, match=r"as in no run"):
         advice(run)
+
+
+def test_a_run_ends_with_advice_between_its_results_and_its_folder(tmp_path: Path) -> None:
+    few = ("data.max_train_samples=40", "data.batch_size=20", "trainer.duration=200st", "trainer.eval_every=100st")
+    ended = train(tmp_path, *few, "optimizer.lr=0.01", "augment=none", "hydra.run.dir=run")
+    assert ended.code == 0, ended.err
+    *_, best, what, line, more, other, where = ended.out.splitlines()
+    assert best.startswith("best val/top1 ") and where == "run: run"
+    assert what.startswith("over-fitting: train_eval/top1 1.0000 is far above val/top1 0.")
+    assert line == "  try: augment=crop_flip   instead of augment=none"
+    assert more.startswith("weight decay: ") and other == "  try: optimizer.weight_decay=0.2"

@@ -87,7 +87,7 @@ def test_a_missing_pair_is_named_and_the_seeds_keep_the_same_settings(missing: i
     values = jobs[missing].values
     jobs[missing] = job(values["seed"], None, augment=values["augment"], lr=values["lr"])
     (found,) = of_augment(jobs).effects
-    assert found.missing == (f"lr={float(values['lr'])} seed={values['seed']}",)
+    assert found.missing == (f"lr={values['lr']} seed={values['seed']}",)
     assert (found.num_units, found.num_settings, found.pairs) == (3, 3, (9, 12))
 
 

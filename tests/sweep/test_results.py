@@ -126,6 +126,16 @@ def test_joined_sweeps_count_an_equal_config_once_and_fill_in_what_one_of_them_d
     assert folding.differing(found) == ()  # 0.001 and none are the defaults
 
 
+def test_jobs_that_were_typed_alike_with_other_configs_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (made(tmp_path / name, [(("seed=0",), 0.5), (("seed=1",), 0.5)]) for name in ("first", "second"))
+    (second / "jobs.jsonl").write_text((second / "jobs.jsonl").read_text().replace('"hash": "0', '"hash": "f'))
+    assert main(["table", str(first), str(second)]) == 0
+    told = "counted each: jobs first/0, first/1, second/0, second/1"
+    assert told in " ".join(capsys.readouterr().out.split())
+
+
 def test_jobs_of_one_sweep_are_all_there_also_where_their_configs_count_as_equal(tmp_path: Path) -> None:
     folder = made(tmp_path / "s", [(("data.num_workers=0",), 0.5), (("data.num_workers=2",), 0.5)])
     lines = [json.loads(line) | {"hash": "same"} for line in (folder / "jobs.jsonl").read_text().splitlines()]

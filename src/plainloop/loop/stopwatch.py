@@ -6,6 +6,8 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 
+import torch
+
 from plainloop.contracts import Batch
 
 
@@ -54,6 +56,8 @@ class Stopwatch:
         if steps == 0:
             return saved
         seconds = time.perf_counter() - self._since
+        if torch.cuda.is_initialized():  # rank 0's device, the most at once so far; reading it is no wait
+            saved["time/memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         return saved | {
             "time/images_per_s": steps * batch_size / seconds,
             "time/data_s": self._waited / steps,

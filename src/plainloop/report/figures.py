@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from plainloop.report.page import text
 
 WIDTH, HEIGHT = 480, 280  # units; the page makes them as wide as there is room
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 34  # margins, for the numbers of the axes
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 34  # margins, for the numbers of the axes
 MOST_POINTS = 400  # of a curve: more than pixels
 LONGEST = 26  # characters of a name
 NUM_COLOURS = 8
+FIRST = 72  # of parallel axes: the names of its values stand before it
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Axis:
 
 
 def colour(number: int | None) -> str:
-    return "var(--faint)" if number is None else f"var(--c{number % NUM_COLOURS})"
+    return "var(--soft)" if number is None else f"var(--c{number % NUM_COLOURS})"
 
 
 def span(values: Iterable[float], *, room: float = 0.04) -> tuple[float, float]:
@@ -121,7 +122,7 @@ def points(groups: Sequence[tuple[str, Sequence[float]]], *, x: str) -> str:
 
 def parallel(names: Sequence[str], rows: Sequence[tuple[Sequence[str], float]], *, metric: str) -> str:
     """One line a setting, best first, through its value of each key to its result; the first three have colours."""
-    columns = [LEFT + i * (WIDTH - LEFT - 64) / max(1, len(names)) for i in range(len(names) + 1)]
+    columns = [FIRST + i * (WIDTH - FIRST - 64) / max(1, len(names)) for i in range(len(names) + 1)]
     scales = [_scale([values[i] for values, _ in rows]) for i in range(len(names))]
     results = Axis(*span(result for _, result in rows), HEIGHT - BOTTOM, TOP + 12)
     parts = []
@@ -159,7 +160,7 @@ def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], *, 
     for number, (name, mean, low, high) in enumerate(rows):
         y = TOP + height * (number + 0.5)
         clear = low is not None and high is not None and not low <= 0 <= high
-        style = f"var({'--c0' if clear else '--faint'})"
+        style = f"var({'--c0' if clear else '--soft'})"
         parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor=end>{short(name, 22)}</text>')
         if low is not None and high is not None:
             parts.append(

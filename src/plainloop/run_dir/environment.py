@@ -46,6 +46,7 @@ def environment(code: Path | None = None) -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if torch.cuda.is_available() else None,
         "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "memory_gb": [_memory_gb(index) for index in range(torch.cuda.device_count())],
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
         "threads": torch.get_num_threads(),
@@ -119,6 +120,12 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout if result.returncode == 0 else None
+
+
+def _memory_gb(index: int) -> float:
+    import torch
+
+    return round(float(torch.cuda.get_device_properties(index).total_memory) / 1e9, 1)
 
 
 def _version(name: str) -> str | None:

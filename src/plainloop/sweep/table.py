@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from plainloop import errors
+from plainloop.errors import CannotWrite
 from plainloop.report.sweep.jobs import Table as Folded
 from plainloop.report.sweep.jobs import fold
 from plainloop.report.sweep.text import as_text, best_lines
@@ -101,7 +102,7 @@ def show(rows: Sequence[Row]) -> None:
 def show_results(rows: Sequence[Row], sweep: Path) -> None:
     """Prints the settings, best first, and the run to go on with; of a sweep in which no job is done, its jobs.
 
-    Writes them to sweep.html. Raises CannotWrite.
+    Writes them to sweep.html, too, where it can.
     """
     found = results.read({sweep: rows})
     if not any(job.results for job in found):
@@ -110,7 +111,10 @@ def show_results(rows: Sequence[Row], sweep: Path) -> None:
     folded = fold(found, results.metric_of(found))
     sys.stdout.write(as_text(folded, width=_width()))
     sys.stdout.writelines(f"{line}\n" for line in [*failure_lines(rows), counts(rows), *best_lines(folded)])
-    sys.stdout.write(f"page      {write_page(folded, [sweep])}\n")
+    try:
+        sys.stdout.write(f"page      {write_page(folded, [sweep])}\n")
+    except CannotWrite as error:  # the jobs' results matter more, and their exit code
+        sys.stdout.write(f"no page   {error}\n")
 
 
 def write_page(folded: Folded, sweeps: Sequence[Path], out: Path | None = None) -> Path:

@@ -27,6 +27,8 @@ RULES: tuple[Rule, ...] = (
     fit.too_small,
     rate.early_stop,
     speed.data_bound,
+    speed.gpu_idle,
+    speed.small_batch,
 )
 SHOWN = 3  # at the end of a run
 

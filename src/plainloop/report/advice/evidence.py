@@ -159,3 +159,4 @@ def read(folder: Path) -> Evidence:
 
 # Of the config; the other keys may have any value, and a rule that needs one asks for a number.
 _KINDS = {"facts.num_train": int, "facts.class_names": list, "facts.image_shape": list, "trainer.duration": str}
+_KINDS |= {"trainer.lr_scaling.rule": str, "data.batch_size": int}

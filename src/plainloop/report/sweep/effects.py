@@ -61,9 +61,14 @@ class Factor:
 
 def factor_of(jobs: Sequence[Job], key: str, metric: Metric, baseline: str | None = None) -> Factor:
     """Raises ValueError where the baseline is no value of the key."""
-    values = {canonical(job.values.get(key, "")): job.values.get(key, "") for job in reversed(jobs)}
-    values = dict(reversed(values.items()))
-    base = canonical(baseline) if baseline is not None else _baseline(list(values))
+    first: dict[str, str] = {}  # how a value was spelled first: 0.1 and 1e-1 are the same
+
+    def value(job: Job, name: str) -> str:
+        text = job.values.get(name, "")
+        return first.setdefault(canonical(text), text)
+
+    values = list(dict.fromkeys(value(job, key) for job in jobs))
+    base = first.get(canonical(baseline), "") if baseline is not None else _baseline(values)
     if base not in values:
         raise ValueError(f"{baseline} is no value of {key}")
     others = [other for other in differing(jobs) if other != key]
@@ -71,21 +76,18 @@ def factor_of(jobs: Sequence[Job], key: str, metric: Metric, baseline: str | Non
     unit, inner = (replicates or ["seed"])[0], replicates[1:]  # folds of a seed are averaged, as other factors are
     cells: dict[tuple[str, ...], dict[str, dict[str, list[float]]]] = {}  # setting -> seed -> value -> scores
     for job in jobs:
-        setting = tuple(canonical(job.values.get(name, "")) for name in (*others, *inner))
-        by_value = cells.setdefault(setting, {}).setdefault(job.values.get(unit, ""), {})
-        scores = by_value.setdefault(canonical(job.values.get(key, "")), [])
+        setting = tuple(value(job, name) for name in (*others, *inner))
+        scores = cells.setdefault(setting, {}).setdefault(value(job, unit), {}).setdefault(value(job, key), [])
         if (score := job.result(metric.key)) is not None:
             scores.append(score)
-    effects = tuple(
-        _effect(cells, value, values[value], base, (*others, *inner), unit) for value in values if value != base
-    )
-    return Factor(key, values[base], effects, unit)
+    found = tuple(_effect(cells, one, base, (*others, *inner), unit) for one in values if one != base)
+    return Factor(key, base, found, unit)
 
 
 Cells = Mapping[tuple[str, ...], Mapping[str, Mapping[str, Sequence[float]]]]
 
 
-def _effect(cells: Cells, value: str, shown: str, base: str, names: Sequence[str], unit: str) -> Effect:
+def _effect(cells: Cells, value: str, base: str, names: Sequence[str], unit: str) -> Effect:
     """Settings in which neither value was tried do not count: a sweep need not be a full grid."""
     differences: dict[tuple[str, ...], dict[str, float]] = {}
     missing, tried = [], 0
@@ -107,7 +109,7 @@ def _effect(cells: Cells, value: str, shown: str, base: str, names: Sequence[str
     count = sum(map(len, used.values()))
     low, high = interval(per_seed)
     mean = fmean(per_seed) if per_seed else None
-    return Effect(shown, mean, low, high, len(per_seed), len(used), (count, tried), tuple(missing))
+    return Effect(value, mean, low, high, len(per_seed), len(used), (count, tried), tuple(missing))
 
 
 def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float | None, float | None]:
@@ -157,4 +159,5 @@ def t_probability(t: float, degrees: int) -> float:
 
 def _baseline(values: Sequence[str]) -> str:
     """What switches the factor off where there is such a value, else the first that was typed."""
-    return next((value for name in DEFAULT_BASELINES if (value := canonical(name)) in values), values[0])
+    spelled = {canonical(value): value for value in values}
+    return next((spelled[canonical(name)] for name in DEFAULT_BASELINES if canonical(name) in spelled), values[0])

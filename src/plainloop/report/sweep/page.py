@@ -7,6 +7,7 @@ from pathlib import Path
 
 from plainloop.errors import BadData, printable
 from plainloop.loggers.jsonl import read_rows
+from plainloop.loggers.numbers import score
 from plainloop.report import figures, page
 from plainloop.report.sweep import text
 from plainloop.report.sweep.effects import Factor, factor_of
@@ -22,22 +23,30 @@ MOST_SETTINGS = 16  # beside one another as names
 def as_html(table: Table, *, title: str, command: str) -> str:
     """The page; `command` is the line that makes it again."""
     parts = [
-        f"<p>{page.text(' '.join(text.notes(table)))}</p>",
-        *_best(table),
-        f"<div class=figures>{''.join(_figures(table))}</div>",
-        "<h2>All settings, best first</h2>",
-        _settings(table),
+        _header(table, title),
+        _section("", f"<div class=figures>{''.join(_figures(table))}</div>"),
+        _section("All settings, best first", _settings(table)),
         *_changes(table),
         *_missing(table),
-        f"<h2>Again</h2><pre>{page.text(command)}</pre>",
+        _section("This page again", f"<pre>{page.text(command)}</pre>"),
     ]
     return page.page(title, "\n".join(parts))
 
 
-def _best(table: Table) -> Iterator[str]:
-    lines = list(text.best_lines(table))
-    if lines:
-        yield f"<pre>{page.text(chr(10).join(lines))}</pre>"
+def _section(title: str, markup: str) -> str:
+    return f"<section>{f'<h2>{page.text(title)}</h2>' * bool(title)}{markup}</section>"
+
+
+def _header(table: Table, title: str) -> str:
+    """What the best setting has reached, and which run to go on with."""
+    best, lines = table.best(), list(text.best_lines(table))
+    value = f"<span class=value>{score(best[0].mean or 0.0)}</span>" if best else ""
+    return (
+        f"<p class=path>{page.text(title)}</p>"
+        f"<h1>{value}<span class=what>{page.text(table.metric.name)}, mean of the best setting</span></h1>"
+        f"<p class=quiet>{page.text('. '.join(text.notes(table)))}</p>"
+        f"{f'<pre>{page.text(chr(10).join(lines))}</pre>' * bool(lines)}"
+    )
 
 
 def _settings(table: Table) -> str:
@@ -88,9 +97,8 @@ def _changes(table: Table) -> Iterator[str]:
     factors = [factor_of(table.jobs, key, table.metric) for key in table.keys]
     drawings = [drawing for factor in factors if (drawing := _intervals(factor, table))]
     if drawings:
-        yield "<h2>What each value changes</h2>"
-        yield f"<div class=figures>{''.join(drawings)}</div>"
-        yield "".join(f"<p>{page.text(line)}</p>" for line in text.closing(factors))
+        closing = "".join(f"<p class=quiet>{page.text(line)}</p>" for line in text.closing(factors))
+        yield _section("What each value changes", f"{closing}<div class=figures>{''.join(drawings)}</div>")
 
 
 def _intervals(factor: Factor, table: Table) -> str:
@@ -100,13 +108,12 @@ def _intervals(factor: Factor, table: Table) -> str:
     about = "<br>".join(page.text(line) for line in text.about(factor))
     x = f"change of {printable(table.metric.name)}, with its 95 % interval"
     title = f"{factor.key}, compared with {factor.baseline}"
-    return page.figure(title, figures.intervals(rows[:MOST_FACTOR_VALUES], x=x), f"<p class=faint>{about}</p>")
+    return page.figure(title, figures.intervals(rows[:MOST_FACTOR_VALUES], x=x), f"<p class=quiet>{about}</p>")
 
 
 def _missing(table: Table) -> Iterator[str]:
     jobs = [job for job in table.jobs if not job.results]
     if jobs:
-        yield f"<h2>Not in the table: {len(jobs)} jobs</h2>"
         typed = [
             " ".join(f"{key}={value}" for key, value in job.values.items() if key in (*table.keys, *table.replicates))
             for job in jobs
@@ -115,7 +122,8 @@ def _missing(table: Table) -> Iterator[str]:
             [page.text(job.name), page.text(words), page.text(job.state), page.text(job.why)]
             for job, words in zip(jobs, typed, strict=True)
         ]
-        yield page.table(["job", "overrides", "state", "why"], rows)
+        markup = page.table(["job", "overrides", "state", "why"], rows)
+        yield _section(f"Not in the table: {len(jobs)} jobs", markup)
 
 
 def _rows(job: Job) -> list[dict[str, float]]:

@@ -15,7 +15,7 @@ from rich.text import Text
 from plainloop.errors import printable
 from plainloop.loggers.numbers import digits, score
 from plainloop.report.sweep.effects import Effect, Factor, interval
-from plainloop.report.sweep.jobs import Group, Job, Metric, Table, short_names
+from plainloop.report.sweep.jobs import REPLICATES, Group, Job, Metric, Table, short_names
 
 WIDTH = 80
 MOST_NAMED = 8  # jobs in one line
@@ -64,6 +64,10 @@ def notes(table: Table) -> Iterator[str]:
     yield f"{metric.name} of {which}, {'smaller' if metric.smaller else 'larger'} is better; {over}"
     if any(key == "data.fold" for key in table.replicates):
         yield "the training sets of folds overlap: the spread over folds says less than it seems to"
+    for group in table.groups:
+        if len({tuple(job.values.get(key, "") for key in REPLICATES) for job in group.jobs}) < len(group.jobs):
+            yield f"typed alike, but not the same config or place, and counted each: {named(group.jobs)}"
+            break
     states = Counter(job.state for job in table.jobs if not job.results)
     for state in states:
         jobs = [job for job in table.jobs if not job.results and job.state == state]
@@ -194,7 +198,8 @@ def about(factor: Factor) -> Iterator[str]:
     settings = sorted({effect.num_settings for effect in factor.effects})
     word = {"seed": "seed", "data.fold": "fold"}.get(factor.unit, factor.unit)
     of = f"; in each, the mean over {_span(settings)} settings of the other factors" if settings[-1] > 1 else ""
-    yield f"paired over {_span(units)} {word}{'s' if units[-1] != 1 else ''}{of}"
+    if units[-1]:
+        yield f"paired over {_span(units)} {word}{'s' if units[-1] != 1 else ''}{of}"
     for effect in factor.effects:
         used, tried = effect.pairs
         if effect.missing:
