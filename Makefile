@@ -16,7 +16,7 @@ CANDIDATES := python3 python3.13 python3.12 python3.11 python3.14 python
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all kill-test test-slurm test-slurm-all test-gpu bench-gpu recipe-gpu pack-gpu lint format lock clean
+.PHONY: help setup train test test-all kill-test test-browser test-slurm test-slurm-all test-gpu bench-gpu recipe-gpu pack-gpu lint format lock clean
 
 help:  ## Lists the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,9 @@ test-all: setup  ## Runs the slow tests and the kill test as well: all that need
 
 kill-test: setup  ## Kills runs 200 times at random; each continues and must end with the bits of a run left alone.
 	@$(RUN) -m pytest -m kill $(ARGS)
+
+test-browser: setup  ## Tests the report in headless Chromium, which must be installed.
+	@$(RUN) -m pytest -m browser tests/browser $(ARGS)
 
 test-slurm: setup  ## Tests one job of each kind on a real Slurm, which it starts and stops; needs root and Debian.
 	@$(RUN) -m pytest -m "slurm and not slow" tests/slurm $(ARGS)

@@ -28,6 +28,7 @@ SMALL = (
     "trainer.save_every=2st",
     "scheduler=constant",
     "optimizer=sgd",
+    "report=never",
 )
 # The laws of the loop hold for each of these: data, model and task of the smallest training in which something is
 # drawn. Five steps an epoch, of a batch that three micro-batches or two ranks with two of them can share.

@@ -226,6 +226,10 @@ def train(config: dict[str, Any], folder: Path | None) -> int:
         *results, where = closing_lines(summary, folder)
         for line in (*results, *lines(folder), where):
             log.info(line)
+        if config["report"] != "never":
+            from plainloop.report.run.page import report_at_the_end
+
+            report_at_the_end(folder)
     return 0
 
 

@@ -16,7 +16,7 @@ from plainloop.errors import BadConfig
 
 # Keys that may change on a resume: logging, saving, how the work is spread. Each part names its own, as data.root.
 SAFE = (
-    *("name", "check", "resume", "resume_step", "plugins*", "published*", "logger.*", "trainer.devices*"),
+    *("name", "check", "resume", "resume_step", "plugins*", "report", "published*", "logger.*", "trainer.devices*"),
     *("checkpoint.keep_last", "checkpoint.save_best", "checkpoint.every_minutes"),
     *("trainer.log_every", "trainer.save_every", "trainer.max_skips", "trainer.timeout_s", "trainer.tuned.*"),
     *(

@@ -59,6 +59,7 @@ class RootSettings:
     plugins: list[str]  # packages whose objects `_target_` may name
     threads: Annotated[Literal["auto"] | int, at_least(1, ", or auto")] = "auto"  # that compute, of each process
     resume_step: Annotated[int | None, at_least(0)] = None  # of the checkpoint to go on from; None is the newest
+    report: Literal["auto", "always", "never"] = "never"  # report.html at the end; auto: of single runs
     published: dict[str, Any] | None = None  # of a recipe: what scripts/reproduce.py compares with; changes nothing
 
 

@@ -177,6 +177,10 @@ def train(config: dict[str, Any], folder: Path) -> int:
         return RunError.code
     for line in closing_lines(summary, folder) if summary else ():  # ranks other than 0 have none
         log.info(line)
+    if summary and config["report"] == "always":
+        from plainloop.report.run.page import report_at_the_end
+
+        report_at_the_end(folder)
     return 0
 
 
