@@ -230,7 +230,9 @@ def test_the_times_of_all_rows_add_up_to_the_time_of_the_run(monkeypatch: pytest
         evaluate = takes(100.0, Trainer.evaluate)
 
     data = ToyData(change=takes(1.0, lambda step, batch: batch))
-    Timed(**vars(toy_trainer(Slow(), data=data, save_every=5))).fit(state := toy_state(), state.model)
+    augment, state = [takes(2.0, lambda batch, step: batch)], toy_state()
+    state.optimizer.register_step_post_hook(takes(3.0, lambda *_: None))
+    Timed(**vars(toy_trainer(Slow(), data=data, augment=augment, save_every=5))).fit(state, state.model)
     steps = {step: step - before for before, step in itertools.pairwise([0, *rows])}
     times = [
         row["time/step_s"] * steps[step] + row["time/save_s"] + row.get("time/eval_s", 0.0)
@@ -238,7 +240,8 @@ def test_the_times_of_all_rows_add_up_to_the_time_of_the_run(monkeypatch: pytest
     ]
     assert sum(times) == pytest.approx(now[0] - 1003.0)  # the last row, and the save at the end
     assert {row["time/data_s"] for row in rows.values()} == {1.0}
-    assert {row["time/step_s"] for row in rows.values()} == {21.0}
+    assert {row["time/step_s"] for row in rows.values()} == {26.0}
+    assert {(row["time/prepare_s"], row["time/optimizer_s"]) for row in rows.values()} == {(2.0, 3.0)}
     assert {row.get("time/eval_s") for row in rows.values()} == {None, 200.0}
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from plainloop.loggers.console import Console
+from plainloop.loggers.jsonl import read_rows
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.journal import Journal, attempt, end_in_log_file
 from plainloop.run_dir.recorder import Recorder
@@ -62,10 +63,23 @@ def journal(tmp_path: Path) -> Any:
 def test_every_logger_finishes_whichever_fails(journal: Journal, failing: int) -> None:
     said: list[str] = []
     loggers = [Log(said, name, fails="finish" if n == failing else "") for n, name in enumerate("abc")]
-    with pytest.raises(OSError, match="cannot finish"), recorder(journal, *loggers):
+    with recorder(journal, *loggers):
         said.clear()
     assert sorted(said) == [f"{name} finish" for n, name in enumerate("abc") if n != failing]
     assert json.loads((journal.folder / "summary.json").read_text())["steps"] == 0
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_logger_that_fails_ends_nothing_and_hides_no_other(journal: Journal, failing: int, caplog: Any) -> None:
+    said: list[str] = []
+    loggers = [Log(said, name, fails="log" if n == failing else "") for n, name in enumerate("abc")]
+    with recorder(journal, *loggers) as one:
+        said.clear()
+        one.row(1, {"train/loss": 1.0}, best=False)
+        one.row(2, {"train/loss": 0.5}, best=False)
+        assert said == [f"{name} log" for n, name in enumerate("abc") if n != failing] * 2
+    assert len(read_rows(journal.folder / "metrics.jsonl")) == 2
+    assert caplog.text.count("the logger Log has failed (OSError: ") == 1
 
 
 def test_loggers_that_have_started_finish_when_the_next_cannot_start(journal: Journal) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from plainloop.errors import BadConfig
 from plainloop.loggers.jsonl import read_rows
+from plainloop.loggers.overrides import sweep_of, varied_overrides
 from plainloop.loggers.wandb_file import newest_step
 from plainloop.system import storage
 from plainloop.system.secrets import redact_tree
@@ -25,6 +26,7 @@ from plainloop.system.signals import signals_blocked
 log = logging.getLogger("plainloop")
 
 NOT_IN_PROJECTS = "/\\#?%:"  # wandb's own list
+MOST_NAME = 128  # characters
 NETWORK_TIMEOUT_S = 30.0  # then the run ends and says how to go offline, instead of holding its GPUs
 
 # What wandb collects by itself may hold secrets: command line, git remote, printed lines, code.
@@ -46,7 +48,9 @@ class Wandb:
     If wandb's helper process ends, training goes on, and the next attempt sends what is missing.
 
     `mode=auto` is offline where there is no key (WANDB_API_KEY, WANDB_IDENTITY_TOKEN_FILE or netrc) or WANDB_MODE
-    says so; the end of the run shows the command that sends it later. `entity=None` is the account's own.
+    says so; the end of the run shows the command that sends it later. `entity=None` is the account's own. Without a
+    `name` a job of a sweep is named by the overrides that not all its jobs have, and another run by its folder; without
+    a `group`, the jobs of a sweep stand together, and so do runs of one `name` in the config.
     """
 
     def __init__(
@@ -56,10 +60,13 @@ class Wandb:
         entity: str | None = None,
         group: str | None = None,
         tags: Sequence[str] = (),
+        name: str | None = None,
+        notes: str | None = None,
         mode: Literal["auto", "online", "offline"] = "auto",
     ) -> None:
         check_names(project, tags)
-        self._names: dict[str, Any] = {"project": project, "entity": entity, "group": group, "tags": list(tags)}
+        self._names: dict[str, Any] = {"project": project, "entity": entity, "tags": list(tags), "notes": notes}
+        self._name, self._group = name, group
         self._mode = mode
         self._run: Any = None
         self._newest = -1  # step of the newest row that wandb has
@@ -77,7 +84,8 @@ class Wandb:
                     **self._names,
                     id=_run_id(folder),
                     resume="allow" if mode == "online" else None,
-                    name=folder.name,
+                    name=(self._name or " ".join(varied_overrides(folder)) or folder.name)[:MOST_NAME],
+                    group=self._group or (sweep.name if (sweep := sweep_of(folder)) else str(config.get("name", ""))),
                     dir=folder,
                     config=redact_tree(dict(config)),
                     mode=mode,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+
+import torch
+from torch.optim import Optimizer
 
 import torch
 
 from plainloop.contracts import Batch
+from plainloop.loop.moments import HostMoments, StreamMoments
 
 
 def closing_workers(batches: Iterator[Batch]) -> AbstractContextManager[Iterator[Batch]]:
@@ -18,26 +22,46 @@ def closing_workers(batches: Iterator[Batch]) -> AbstractContextManager[Iterator
 
 class Stopwatch:
     """Measures what the time of a run goes to: it is the sum over all rows of steps x time/step_s, time/eval_s and
-    time/save_s, but for what is saved after the last row. time/data_s is a part of time/step_s.
+    time/save_s, but for what is saved after the last row. time/data_s, time/prepare_s (copy, augmentation,
+    normalization) and time/optimizer_s are parts of time/step_s; the rest of it is forward and backward pass.
     """
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, device: torch.device | None = None) -> None:
         self._saved = 0.0
+        kind = device.type if device else ""
+        self._moments: HostMoments | StreamMoments | None = None  # elsewhere kernels end at moments that nobody sees
+        if kind in ("cpu", "cuda"):
+            self._moments = HostMoments() if kind == "cpu" else StreamMoments()
         self.restart(step)
 
     def restart(self, step: int) -> None:
         self._step, self._since, self._waited = step, time.perf_counter(), 0.0
+        if self._moments:
+            self._moments.restart()
 
-    def fetching(self, batches: Iterator[Batch]) -> Generator[Batch]:
+    def fetching(self, batches: Iterator[Batch], optimizer: Optimizer) -> Generator[Batch]:
         """Passes batches on and adds up the time that the loop waits for them. Closes `batches` when it is closed."""
-        with closing_workers(batches):
+        with closing_workers(batches), ExitStack() as hooks:
+            if moments := self._moments:
+                before = optimizer.register_step_pre_hook(lambda *_: moments.mark("update"))
+                after = optimizer.register_step_post_hook(lambda *_: moments.mark("updated"))
+                hooks.callback(before.remove)
+                hooks.callback(after.remove)
             while True:
                 asked = time.perf_counter()
                 batch = next(batches, None)
                 self._waited += time.perf_counter() - asked
                 if batch is None:
                     return
+                if self._moments:
+                    self._moments.mark("fetched")
                 yield batch
+
+    def prepared(self, batch: Batch) -> Batch:
+        """Passes on a batch that the model can have now."""
+        if self._moments:
+            self._moments.mark("prepared")
+        return batch
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -62,4 +86,5 @@ class Stopwatch:
             "time/images_per_s": steps * batch_size / seconds,
             "time/data_s": self._waited / steps,
             "time/step_s": seconds / steps,
+            **(self._moments.parts(steps) if self._moments else {}),
         }

@@ -78,7 +78,7 @@ class Trainer:
         Raises Preempted after saving when asked to stop, NonFinite for bad numbers, BadData when the batches end early.
         """
         agreement = Agreement(self.preemption, start=state.step, save_every_s=self.save_every_s)
-        watch = Stopwatch(state.step)
+        watch = Stopwatch(state.step, self.device)
         if state.reported < state.step and self.is_log_step(state.step):  # a resume from a stop during an evaluation
             self.log_evaluate_save(state, watch, Decision())
         if self.has_ended(state):
@@ -87,11 +87,11 @@ class Trainer:
         first = state.step
         draws: Any = {"seed": self.seed, "device": self.device, "torch_draws_alone": self.torch_draws_alone}
         batches = self.data.train_batches(first, self.steps, self.seed)
-        with contextlib.closing(watch.fetching(batches)) as fetched:
+        with contextlib.closing(watch.fetching(batches, state.optimizer)) as fetched:
             for batch in fetched:
                 set_rate(state.optimizer, self.schedule(state.step), momentum_at(self.schedule, state.step))
                 batch = augmented(batch, state.step, prepare=self.prepare, augment=self.augment, **draws)
-                batch = self.normalize(batch)
+                batch = watch.prepared(self.normalize(batch))
                 if state.step == first and collectives.world_size() > 2:  # a sum of two has one order
                     micro_batch = split(batch, self.accumulate)[0]
                     fix_ddp_bucket_order(model, micro_batch, self.task, self.autocast, self.device)

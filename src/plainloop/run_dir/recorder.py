@@ -12,6 +12,7 @@ from typing import Any
 from plainloop.contracts import Logger
 from plainloop.errors import CannotWrite, NonFinite
 from plainloop.loggers.console import Console
+from plainloop.loggers.forgiving import Forgiving
 from plainloop.loggers.jsonl import Jsonl
 from plainloop.loop.evaluation.collect import Collected
 from plainloop.loop.state import TrainState
@@ -55,7 +56,8 @@ class Recorder:
     ) -> None:
         self.folder = journal.folder
         self.config, self.state, self.checkpoints, self.journal = config, state, checkpoints, journal
-        self.metrics, self.console, self.loggers = Jsonl(), console, loggers
+        self.metrics, self.console = Jsonl(), console
+        self.loggers: list[Logger] = [Forgiving(logger) for logger in loggers]
         self.total, self.metric, self.mode = total_steps, metric, mode
         self.about, self.timm_config = about, timm_config
         self.environment = environment()
@@ -72,7 +74,7 @@ class Recorder:
             storage.write_json(self.folder / "config.json", self.timm_config)
         self.restore_best()
         with ExitStack() as stack:  # where one cannot start, those before it finish
-            for logger in (self.metrics, *self.loggers):
+            for logger in self.all_loggers():
                 logger.start(self.folder, self.config, self.state.reported)
                 stack.callback(self._finish, logger)
             self._open = stack.pop_all()
@@ -95,6 +97,9 @@ class Recorder:
                 raise
             log.warning("after that, %s: %s", type(second).__name__, second)
 
+    def all_loggers(self) -> list[Logger]:
+        return [self.metrics, *self.loggers]
+
     def _finish(self, logger: Logger) -> None:
         logger.finish(self.summary)
 
@@ -114,7 +119,7 @@ class Recorder:
 
     def row(self, step: int, scalars: dict[str, float], *, best: bool) -> None:
         self.journal.require_same_folder()
-        for logger in (self.metrics, *self.loggers):
+        for logger in self.all_loggers():
             logger.log(step, scalars)
         self.console.log(step, scalars, best=best)
         self.journal.running(step, self.total)

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from plainloop.config.durations import Clock, clock_of
-from plainloop.errors import BadConfig, BadData
+from plainloop.errors import BadConfig
 from plainloop.loggers.jsonl import read_rows
+from plainloop.loggers.overrides import overrides_of
 from plainloop.run_dir.config_file import read_config
 from plainloop.run_dir.evaluation import Evaluation, read_evaluation
 from plainloop.run_dir.status import Status, read_attempts, read_status, read_summary
 from plainloop.system import storage
-
-MOST_OVERRIDES = 100_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -84,20 +81,5 @@ def read_run(folder: Path) -> Run:
         attempts=attempts,
         events=storage.read_lines(folder / "events.jsonl", {"kind": str, "time": float}),
         evaluation=read_evaluation(folder),
-        overrides=_overrides(folder),
+        overrides=overrides_of(folder),
     )
-
-
-def _overrides(folder: Path) -> list[str]:
-    """Hydra's list of what was typed; [] for a run that Hydra did not start."""
-    path = folder / ".hydra" / "overrides.yaml"
-    if not path.exists():
-        return []
-    text = storage.read_whole(path, most=MOST_OVERRIDES).decode(errors="replace")
-    if "&" in text and "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-        raise BadData(f"{path} was not written by a run: it has aliases", hint=f"delete {path}")
-    try:
-        found = yaml.load(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise BadData(f"{path} was not written by a run: {error}", hint=f"delete {path}") from error
-    return [str(one) for one in found] if isinstance(found, list) else []
