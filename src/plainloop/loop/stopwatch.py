@@ -9,8 +9,6 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 import torch
 from torch.optim import Optimizer
 
-import torch
-
 from plainloop.contracts import Batch
 from plainloop.loop.moments import HostMoments, StreamMoments
 
