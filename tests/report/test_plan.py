@@ -23,6 +23,14 @@ def test_steps_and_epochs() -> None:
     assert "log 3 = 3, eval 2ep = 28," in text
 
 
+def test_on_a_terminal_no_line_is_longer_than_it_and_nothing_is_lost() -> None:
+    checked = passed("experiment=segmentation_quick", "trainer.precision=bf16", "trainer.on_nonfinite=skip")
+    wide, narrow = plan_of(checked), plan_of(checked, width=80)
+    assert max(map(len, wide.splitlines())) > 100
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert narrow.split() == wide.split()
+
+
 def test_the_batch_is_shared_out() -> None:
     assert "64 (global) = 4 (ranks) x 2 (micro-batches) x 8 (images)" in plan("trainer.accumulate=2", ranks=4)
 

@@ -25,6 +25,7 @@ from plainloop.config.compose import command as command_line
 from plainloop.config.compose.composer import Composer
 from plainloop.config.explain.problems import invalid_run
 from plainloop.errors import BadConfig, Preempted, counted
+from plainloop.loggers.screen import columns
 from plainloop.report import recipe as recipes
 from plainloop.report.plan import plan_of
 from plainloop.report.recipe import Published
@@ -98,7 +99,7 @@ def reproduce(words: list[str], *, out: Path | None, command: str) -> int:
     changed = changes(composer, own, published, sweep.jobs[0].config)
     if sweep.jobs[0].config["check"]:
         told = f"published {published.text}; {seeds} runs in {folder}; changed: {', '.join(changed) or 'nothing'}"
-        sys.stdout.write(f"{plan_of(sweep.checked[0])}\n{told}\n")
+        sys.stdout.write(f"{plan_of(sweep.checked[0], width=columns())}\n{told}\n")
         return 0
     code = run_sweep(sweep, composer)
     done = finished(sweep.jobs, Path(folder))

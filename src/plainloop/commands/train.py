@@ -36,7 +36,7 @@ from plainloop.config.explain.suggest import as_override
 from plainloop.distributed import ranks
 from plainloop.distributed.failures import RankFailed
 from plainloop.errors import LostPeer, Preempted, RunError, printable
-from plainloop.loggers.screen import working
+from plainloop.loggers.screen import columns, working
 from plainloop.report.plan import plan_of
 from plainloop.run_dir.journal import end_in_log_file
 from plainloop.run_dir.status import command_to_continue, read_summary
@@ -106,7 +106,7 @@ def start_run(command: Command, composer: Composer) -> int:
     with working("checking"):
         checked = check(config, origin=origin, folder=folder, known=problems)
     if checked.config["check"]:
-        print_once(plan_of(checked))
+        print_once(plan_of(checked, width=columns()))
         return 0
     if resume == "auto":
         found = resuming.newest_unfinished(folder.parent, checked.config)
@@ -187,7 +187,8 @@ def start_sweep(command: Command, composer: Composer) -> int:
     sweep = checked_sweep(command, composer)
     if sweep.jobs and sweep.jobs[0].config["check"]:
         for job, checked in zip(sweep.jobs, sweep.checked, strict=True):
-            print_once(f"job {job.number} of {len(sweep.jobs)}   ({' '.join(job.overrides)})\n{plan_of(checked)}")
+            head = f"job {job.number} of {len(sweep.jobs)}   ({' '.join(job.overrides)})"
+            print_once(f"{head}\n{plan_of(checked, width=columns())}")
         return 0
     return run_sweep(sweep, composer)
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,11 @@ Handler = logging.StreamHandler[TextIO]
 def is_terminal(stream: TextIO | None = None) -> bool:
     """Whether lines on the stream (standard output) can be drawn again."""
     return (stream or sys.stdout).isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def columns() -> int:
+    """Characters of a line on standard output; 0 where it is no terminal, and lines may have any length."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
 
 
 def handlers_on_screen() -> list[Handler]:

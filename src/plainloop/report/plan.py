@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from plainloop.config.build import arguments_of
@@ -25,7 +26,8 @@ _RUNS = 20  # earlier runs that are looked at for the time
 Lines = Iterator[tuple[str, str]]  # label, text; a label that begins with a space is the whole line
 
 
-def plan_of(checked: Checked) -> str:
+def plan_of(checked: Checked, *, width: int = 0) -> str:
+    """The plan in lines of `width` characters; 0 breaks none."""
     (config, chosen), ranks, model = with_choices(checked.config, checked.ranks), checked.ranks, checked.model
     clock = clock_of(config)
     lines = [
@@ -41,7 +43,16 @@ def plan_of(checked: Checked) -> str:
         *_waits(config),
         *(("warning", warning) for warning in checked.warnings),
     ]
-    return "\n".join(label + text if label[:1] == " " else f"  {label:<13} {text}" for label, text in lines)
+    return "\n".join(_shown(label, text, width) for label, text in lines)
+
+
+def _shown(label: str, text: str, width: int) -> str:
+    if label[:1] == " ":
+        return label + text
+    head = f"  {label:<13} "
+    if not width:
+        return head + text
+    return fill(text, width, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
 
 
 def draw(values: Sequence[float], *, height: int = _HEIGHT) -> list[str]:
