@@ -24,6 +24,24 @@ def test_jobs_are_the_product_of_all_lists_the_last_one_fastest() -> None:
     assert [job.folder.name for job in found.jobs] == ["0", "1", "2", "3", "4", "5"]
 
 
+def test_the_check_starts_no_threads_because_its_process_forks_the_jobs() -> None:
+    """A fork that computes with several threads waits for ever where its parent has started some."""
+    look = """
+import os, torch
+from pathlib import Path
+from tests.harness.commands import passed
+
+torch.set_num_threads(2)
+before = len(os.listdir("/proc/self/task"))
+passed("augment=crop_flip", "data.batch_size=1024", "threads=2")
+print(len(os.listdir("/proc/self/task")) - before)
+torch.zeros(2000, 2000)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["0", "1"], done.stderr
+
+
 def test_the_message_names_the_job_its_overrides_the_key_the_file_and_the_fix() -> None:
     with pytest.raises(InvalidConfig) as caught:
         check_sweep(COMPOSER, ["optimizer=sgd,adamw", "trainer.duration=3ep,4,5ep"])

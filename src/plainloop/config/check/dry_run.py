@@ -59,10 +59,24 @@ def dry_run(context: CheckContext, refusals: dict[str, Refusal | None]) -> tuple
     for number, (content, attempt) in enumerate(attempts):
         key = json.dumps([number, vars(context.clock), content], sort_keys=True, default=str)
         if key not in refusals:
-            refusals[key] = _refusal_of(attempt)
+            with _one_thread():
+                refusals[key] = _refusal_of(attempt)
         if refusal := refusals[key]:
             findings.append(_finding(refusal, context))
     return summary, findings
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Nothing inside starts torch's threads: a job that is forked later would wait for them without end."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
