@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from plainloop.data.masks.digit_scenes import sources_of
 from plainloop.data.masks.scenes import make_scene
 from plainloop.run_dir.checkpoints import Checkpoints
 from tests.harness import inject
+from tests.harness.commands import ROOT, problems
 from tests.harness.configs import checked
 from tests.harness.runs import differences, lines, remains, train
 
@@ -67,6 +69,28 @@ def test_the_recipe_has_paddlesegs_values(optic_disc: Path) -> None:
     assert given == [{name: value} for name, value in colours.items()]
     assert [part["p"] for part in parts] == [0.5] * 4
     assert facts["mean"] == facts["std"] == [0.5, 0.5, 0.5]
+
+
+ROWS = re.findall(
+    r"^\| (.+?) \| (.+) \|$",
+    (ROOT / "docs/segmentation.md").read_text().partition("| PaddleSeg | here |\n|---|---|\n")[2],
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("there", "here"), ROWS, ids=[there for there, _ in ROWS])
+def test_what_a_word_of_paddlesegs_is_called_here_can_be_typed(there: str, here: str, optic_disc: Path) -> None:
+    for words in re.findall(r"`([^`]+)`", here):
+        typed_here = [word for word in words.split() if "=" in word and not word.startswith(("resume", "hydra."))]
+        typed_here = [word for word in typed_here if "<" not in word]
+        # fp16 is for GPUs: the check of a CPU says so.
+        if "trainer.precision=fp16" not in typed_here:
+            assert problems(*typed(optic_disc), *typed_here) == {}, words
+
+
+def test_the_words_for_the_guide_are_there() -> None:
+    assert len(ROWS) > 20
+    assert problems("experiment=optic_disc_seg_1k", "task.tta_flap=true")  # a wrong word is a problem
 
 
 # The guide's run at a tenth of its length, with a model that takes no time: 100 steps, evaluated and saved every 50.

@@ -94,6 +94,9 @@ predict do_predict infer inference | ? | the nearest is best.safetensors: timm.c
 export onnx export_onnx torchscript jit | ? | the nearest is best.safetensors, plain weights for torch.onnx.export
 lr_find find_lr auto_lr_find lr_finder range_test | ? | the nearest is a sweep: -m optimizer.lr=1e-4,1e-3,1e-2
 tune optuna hpo sweep_id | ? | the nearest is a grid: -m optimizer.lr=1e-3,1e-2 seed=0,1, or search=lr_x_seeds
+aug_eval aug_test tta flip_horizontal | task.tta_flip=true; false 0: | with task=segmentation; \
+task.tta_scales=[0.75,1.0,1.25] adds other sizes
+is_slide slide | task.window=1024; false 0: | with task=segmentation: evaluation moves a window over larger images
 freeze_bn frozen_bn norm_eval | trainer.freeze_batchnorm={}; true: trainer.freeze_batchnorm=true; \
 false 0: trainer.freeze_batchnorm=false
 freeze freeze_backbone frozen_stages freeze_layers freeze_at | ? | the nearest is a small rate: \
