@@ -100,18 +100,14 @@ def test_a_run_gives_its_best_weights_and_else_its_last(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tiny", "test_resnet", "test_vit"])
-def test_another_number_of_classes_leaves_the_classifier_new_and_takes_all_else(
-    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_another_number_of_classes_leaves_the_classifier_new_and_takes_all_else(tmp_path: Path, kind: str) -> None:
     def build(num_classes: int) -> nn.Module:
         return tiny(0, num_classes=num_classes) if kind == "tiny" else timm.create_model(kind, num_classes=num_classes)
 
     saved, model = build(4), build(7)
     before = copied(model)
     save_weights(saved, tmp_path / "w.safetensors")
-    with caplog.at_level("INFO", logger="plainloop"):
-        head = load_weights(model, tmp_path / "w.safetensors")
-    assert f"w.safetensors has another number of classes: {', '.join(head)} start anew" in caplog.text
+    head = load_weights(model, tmp_path / "w.safetensors")
     after = copied(model)
     assert len(head) == 2
     assert equal({name: after[name] for name in head}, {name: before[name] for name in head})

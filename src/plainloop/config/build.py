@@ -50,7 +50,7 @@ def settings(kind: type[T], node: Mapping[str, Any], clock: Clock) -> T:
         value = node[name]
         if is_dataclass(field.annotation):
             value = settings(field.annotation, value, clock)  # type: ignore[arg-type]
-        elif counts_steps(field.annotation) and value != "never":
+        elif counts_steps(field.annotation) and value not in (None, "never"):
             value = max(1, _in_steps(value, clock))  # 10% of a short run is at least one step
         values[name] = value
     return kind(**values)

@@ -10,6 +10,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf._utils import split_key
 from omegaconf.errors import OmegaConfBaseException
 
+from plainloop.config.starting_weights import finetune_lr
+
+OmegaConf.register_new_resolver("finetune_lr", finetune_lr, replace=True)  # ${finetune_lr:${facts.num_train}}
+
 
 class Pending:
     """Stands for a value that follows from the data, while the data have not been looked at."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +81,7 @@ def build_model(config: Mapping[str, Any], settings: TrainerSettings, device: to
     from torch import nn
 
     from plainloop.distributed import collectives
+    from plainloop.models.freeze import freeze_batchnorm
     from plainloop.models.pretrained import OTHERWISE, require_weights
     from plainloop.run_dir.weights import load_weights
     from plainloop.system import rng
@@ -107,21 +107,6 @@ def build_model(config: Mapping[str, Any], settings: TrainerSettings, device: to
     return model
 
 
-def freeze_batchnorm(model: nn.Module) -> None:
-    """BatchNorm keeps the statistics, weights and biases that it has, whatever the loop makes of the model."""
-    from torch import nn
-
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.requires_grad_(False).eval()
-            # `model.train()` calls this for each module. A copy of the model, as for EMA, gets its own.
-            module.train = functools.partial(_stay, module)  # type: ignore[method-assign, assignment]
-
-
-def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
-    return module
-
-
 def lr_scaling_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What `optim.scaled_lr` and `optim.scaling_text` take beside the rate."""
     return {"batch_size": train_batch_size(config), **config["trainer"]["lr_scaling"]}
@@ -145,11 +130,19 @@ def schedule_of(config: Mapping[str, Any]) -> Schedule:
 
 
 def param_groups_of(config: Mapping[str, Any], model: nn.Module) -> list[dict[str, Any]]:
-    """The model's parameters by rate and weight decay, as trainer.param_groups and the optimizer's keys say."""
-    from plainloop.loop.optim import param_groups
+    """The model's parameters by rate and weight decay, as trainer.param_groups and the optimizer's keys say.
 
-    weight_decay, groups = config["optimizer"].get("weight_decay"), config["trainer"]["param_groups"]
-    return param_groups(model, lr=base_lr_of(config), weight_decay=weight_decay, **groups)
+    Without those that trainer.freeze keeps for the whole run; others are there from the first step, so that the state
+    of the optimizer has one form throughout.
+    """
+    from plainloop.loop.optim import param_groups
+    from plainloop.models.freeze import frozen_names
+
+    trainer, weight_decay = config["trainer"], config["optimizer"].get("weight_decay")
+    never = frozen_names(model, trainer["freeze"]) if trainer["freeze_until"] is None else []
+    return param_groups(
+        model, lr=base_lr_of(config), weight_decay=weight_decay, without=never, **trainer["param_groups"]
+    )
 
 
 def build_optimizer(config: Mapping[str, Any], groups: Sequence[dict[str, Any]], make: Make) -> torch.optim.Optimizer:
@@ -164,12 +157,15 @@ def build_state(
     from torch.amp.grad_scaler import GradScaler
 
     from plainloop.loop.state import EMA, TrainState
+    from plainloop.models.freeze import Frozen, frozen_names
 
+    groups, names = param_groups_of(config, model), frozen_names(model, settings.freeze)
     return TrainState(
         model=model,
-        optimizer=build_optimizer(config, param_groups_of(config, model), make),
+        optimizer=build_optimizer(config, groups, make),
         scaler=GradScaler(device.type, enabled=settings.precision == "fp16"),
         ema=EMA(model, settings.ema_decay) if settings.ema_decay else None,
+        frozen=Frozen(model, names, settings.freeze_until) if names else None,
     )
 
 

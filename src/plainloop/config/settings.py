@@ -122,6 +122,8 @@ class TrainerSettings:
     tf32: bool | Literal["auto"] = False  # of matrix products in fp32, on GPUs that have it
     cudnn_benchmark: Literal["auto"] | bool = "auto"  # auto: unless deterministic
     freeze_batchnorm: bool = False  # its statistics, weights and biases
+    freeze: str | list[str] | None = None  # backbone, or globs on parameter names: what does not learn
+    freeze_until: Steps | None = None  # finished steps; None is the whole run
     bucket_cap_mb: Annotated[float | None, above(0, "; null is torch's own size")] = None  # of DDP's all-reduces
 
 

@@ -5,7 +5,7 @@ tensors that it is given: give it tensors that nobody else uses, under the confi
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainloop.contracts import Schedule
+from plainloop.models.freeze import classifier_names
 
+LR_SCALE = "trainer.param_groups.lr_scale"
 ScalingRule = Literal["none", "linear", "sqrt"]
 
 
@@ -27,10 +29,12 @@ def param_groups(
     no_decay: Sequence[str] = (),
     layer_decay: float | None = None,
     lr_scale: Mapping[str, float] | None = None,
+    without: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Sorts the trainable parameters by rate and weight decay: groups of `params`, `lr`, `weight_decay`, `name`.
 
-    Frozen parameters are left out, shared ones appear once. By default there is one group, "decay".
+    Those without gradients or in `without` are left out, shared ones appear once. By default there is one group,
+    "decay".
 
     Args:
         lr: base rate, after scaling with the batch.
@@ -39,24 +43,30 @@ def param_groups(
             exempts, such as position embeddings), or a glob on parameter names.
         layer_decay: the head learns at `lr`, each layer below at this times the rate of the one above, in timm's order
             of layers (https://arxiv.org/abs/2106.08254); None is the same rate everywhere.
-        lr_scale: glob on parameter names -> factor of the rate; the first match counts. None is 1 everywhere.
+        lr_scale: `classifier`, or a glob on parameter names -> factor of the rate; the first match counts. None is 1
+            everywhere.
 
     Raises ValueError when a glob matches no parameter, when nothing is trainable, and for a layer_decay of a model
     whose layers timm does not know.
     """
     lr_scale = lr_scale or {}
-    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trainable = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and name not in without
+    }
     if not trainable:
         raise ValueError("the model has no trainable parameter; all are frozen")
     exempt = _exempt(model, no_decay, trainable)
-    for pattern in lr_scale:
-        _matching(pattern, trainable, key="trainer.param_groups.lr_scale")
+    scales: dict[str, float] = {}
+    for pattern, factor in lr_scale.items():
+        names = classifier_names(model) if pattern == "classifier" else _matching(pattern, trainable, key=LR_SCALE)
+        scales = dict.fromkeys(names, factor) | scales
     depth_scale = {} if layer_decay is None else _depth_scale(model, layer_decay)
 
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in trainable.items():
-        scale = next((factor for pattern, factor in lr_scale.items() if fnmatchcase(name, pattern)), 1.0)
-        scale *= depth_scale.get(name, 1.0)
+        scale = scales.get(name, 1.0) * depth_scale.get(name, 1.0)
         label = "no_decay" if name in exempt else "decay"
         label += "" if scale == 1.0 else f" x{scale:.6g}"
         group = groups.setdefault(label, {"params": [], "lr": lr * scale, "name": label})

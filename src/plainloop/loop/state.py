@@ -13,6 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from plainloop.contracts import Scalars
+from plainloop.models.freeze import Frozen
 
 # Saved counters: name in a checkpoint -> attribute of TrainState.
 COUNTERS = {name: name for name in ("step", "reported", "skipped", "skipped_in_a_row", "best", "best_step")} | {
@@ -135,6 +136,7 @@ class TrainState:
     evaluations_without_gain: int = 0
     window: Window = field(default_factory=Window)
 
+    frozen: Frozen | None = None  # what does not learn yet; follows from the config and the step, not saved
     stopped_early: str = ""  # why training ended before its last step; follows from the rest, not saved
 
     @property

@@ -70,6 +70,7 @@ class Trainer:
     min_delta: float = 0.0  # a smaller gain does not count for `patience`; it may still be the best
     skip_nonfinite: bool = False
     max_skips: int = 10  # in a row
+    thaw: Callable[[TrainState], nn.Module] | None = None  # lets state.frozen learn; returns what replaces `model`
     torch_draws_alone: bool = False  # whether nothing draws from Python's or NumPy's global generators
 
     def fit(self, state: TrainState, model: nn.Module) -> None:
@@ -89,10 +90,12 @@ class Trainer:
         batches = self.data.train_batches(first, self.steps, self.seed)
         with contextlib.closing(watch.fetching(batches, state.optimizer)) as fetched:
             for batch in fetched:
+                thaws = state.frozen is not None and state.step == state.frozen.until
+                model = self.thaw(state) if self.thaw and thaws else model
                 set_rate(state.optimizer, self.schedule(state.step), momentum_at(self.schedule, state.step))
                 batch = augmented(batch, state.step, prepare=self.prepare, augment=self.augment, **draws)
                 batch = watch.prepared(self.normalize(batch))
-                if state.step == first and collectives.world_size() > 2:  # a sum of two has one order
+                if (state.step == first or thaws) and collectives.world_size() > 2:  # a sum of two has one order
                     micro_batch = split(batch, self.accumulate)[0]
                     fix_ddp_bucket_order(model, micro_batch, self.task, self.autocast, self.device)
                 skipped = self.update(model, state, batch)

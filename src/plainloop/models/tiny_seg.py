@@ -33,6 +33,10 @@ class TinySeg(nn.Module):
         self.head = conv_bn_relu(width, width)
         self.logits = nn.Conv2d(width, 4 * num_classes, 1)  # of the four pixels that each place at half the size has
 
+    @property
+    def backbone(self) -> nn.Module:
+        return self.down
+
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
         features = []

@@ -10,10 +10,11 @@ from typing import Any
 
 from plainloop.config.build import arguments_of
 from plainloop.config.check.check import Checked
-from plainloop.config.check.meta_model import ModelSummary
+from plainloop.config.check.meta_model import ModelSummary, built_model
 from plainloop.config.device_choices import with_choices
 from plainloop.config.durations import Clock, clock_of, train_batch_size
 from plainloop.config.parts import base_lr_of, lr_scaling_of, schedule_of
+from plainloop.config.starting_weights import start_lines
 from plainloop.config.targets import locate
 from plainloop.errors import BadConfig, BadData
 from plainloop.run_dir.config_file import read_config
@@ -37,6 +38,7 @@ def plan_of(checked: Checked, *, width: int = 0) -> str:
         *_tuned(config, ranks),
         *_rates(config, clock),
         *_model(config, ranks, model),
+        *start_lines(config, built_model(config)),
         *([("chosen", chosen)] if chosen else []),
         *_evaluation(config, clock, model.views),
         *_time(config, clock, model, checked.folder),

@@ -30,6 +30,7 @@ from plainloop.config.parts import (
     make_part,
 )
 from plainloop.config.settings import CheckpointSettings, TrainerSettings
+from plainloop.config.starting_weights import start_lines
 from plainloop.contracts import Task
 from plainloop.distributed import collectives, failures, process_group, ranks
 from plainloop.loggers.console import Console
@@ -134,6 +135,8 @@ def train(
         log.info(device_line(device))
     task: Task = make("task")
     model = build_model(config, args, device, make)
+    for label, text in start_lines(config, model) if console else ():  # a run that goes on has init_from=null
+        log.info(f"{label:<7} {text}")
     state = build_state(config, args, model, device, make)
     if saved:
         state.load_state_dict(saved, rank=collectives.rank(), world_size=collectives.world_size())
@@ -218,12 +221,25 @@ def build_trainer(
         "torch_draws_alone": torch_draws_alone(config),
     }
     parts |= {name: getattr(args, name) for name in SAME_NAMES}
-    wrapped = backend.wrap(
-        state.model,
-        device,
-        compile=args.compile,
-        find_unused_parameters=args.find_unused_parameters,
-        static_graph=args.static_graph,
-        bucket_cap_mb=args.bucket_cap_mb,
-    )
-    return kind(**parts | changed), wrapped
+
+    def wrap(state: TrainState) -> nn.Module:
+        return backend.wrap(
+            state.model,
+            device,
+            compile=args.compile,
+            find_unused_parameters=args.find_unused_parameters,
+            static_graph=args.static_graph,
+            bucket_cap_mb=args.bucket_cap_mb,
+        )
+
+    def thaw(state: TrainState) -> nn.Module:
+        """DDP asks once, when it is made, which parameters learn; so it is made anew."""
+        assert state.frozen
+        state.frozen.thaw()
+        state.frozen = None
+        state.model.train()
+        return wrap(state)
+
+    if state.frozen and state.frozen.until is not None and state.step >= state.frozen.until:
+        return kind(**parts | changed), thaw(state)
+    return kind(**parts | {"thaw": thaw} | changed), wrap(state)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from plainloop.models.freeze import classifier_names
 from plainloop.run_dir.weights_file import SAFE, weights_file
 from plainloop.system import storage
-
-log = logging.getLogger("plainloop")
 
 # Keys under which checkpoints, ours and others', hold a state dict; averaged weights first: they were evaluated.
 PLACES = ("ema", "model_ema", "state_dict_ema", "state_dict", "model")
@@ -67,13 +65,11 @@ def load_weights(model: nn.Module, source: Path) -> list[str]:
         source: a run directory (its best weights, else its last), a .safetensors file, or a file of torch.save with a
             state dict, bare or under one of the keys `PLACES`.
 
-    Returns the names that stay as initialised, and logs them. Raises ValueError, before anything is changed, when
+    Returns the names that stay as initialised. Raises ValueError, before anything is changed, when
     there are no such weights or when any other name or shape differs.
     """
-    path, saved, new_head = matching_weights(model, source)
+    _, saved, new_head = matching_weights(model, source)
     model.load_state_dict(saved, strict=False)  # only the new classifier and optional buffers are missing
-    if new_head:
-        log.info("%s has another number of classes: %s start anew", path, ", ".join(new_head))
     return new_head
 
 
@@ -144,16 +140,6 @@ def fill_in_tied(saved: dict[str, Tensor], own: Mapping[str, Tensor]) -> None:
     for name, tensor in own.items():
         if name not in saved and tensor.numel() and storage_id(tensor) in known:
             saved[name] = known[storage_id(tensor)]
-
-
-def classifier_names(model: nn.Module) -> set[str]:
-    """Keys of the classifier: the layers that timm names, else the last linear or convolutional one."""
-    modules = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
-    if modules is None:
-        layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-        modules = layers[-1:]
-    names = (modules,) if isinstance(modules, str) else tuple(modules)
-    return {key for key in model.state_dict() if key.rpartition(".")[0] in names}
 
 
 def is_another_head(name: str, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:

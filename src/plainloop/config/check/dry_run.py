@@ -47,7 +47,7 @@ def dry_run(context: CheckContext, refusals: dict[str, Refusal | None]) -> tuple
         context = replace(context, config=config | {"data": config["data"] | {"device": "cpu"}})
     make = functools.partial(_make, context)
     of_rates = [config[group] for group in ("optimizer", "scheduler", "model", "data")]
-    of_rates += [config["trainer"][key] for key in ("param_groups", "lr_scaling")]
+    of_rates += [config["trainer"][key] for key in ("param_groups", "lr_scaling", "freeze", "freeze_until")]
     attempts: list[tuple[Any, Callable[[], Any]]] = [
         ([config["task"], _monitors(config)], lambda: _task(config, make)),
         (config["logger"], lambda: parts.build_loggers(config, make)),
@@ -163,9 +163,12 @@ def _rates(config: Mapping[str, Any], model: Any, make: parts.Make, total_steps:
     import torch
 
     from plainloop.loop.optim import set_rate
+    from plainloop.models.freeze import frozen_names
 
+    model = torch.nn.BatchNorm1d(2) if model is None else model
+    with _refusals_of("trainer.freeze"):
+        frozen_names(model, config["trainer"]["freeze"])
     with _refusals_of("trainer.param_groups"):
-        model = torch.nn.BatchNorm1d(2) if model is None else model
         groups = parts.param_groups_of(config, model)
     for group in groups:
         group["params"] = [torch.nn.Parameter(torch.zeros([2] * weight.ndim)) for weight in group["params"]]

@@ -50,7 +50,16 @@ def example_batch(config: Mapping[str, Any]) -> Any:
 
 def model_summary(config: Mapping[str, Any]) -> ModelSummary:
     """The size and the cost of a checked config's model. In the process that has checked it, nothing is built again."""
-    return build_on_meta(CheckContext(dict(config), plugins=tuple(config["plugins"]), clock=clock_of(config)))[1]
+    return _built_before(config)[1]
+
+
+def built_model(config: Mapping[str, Any]) -> Any:
+    """The model of a checked config on the meta device; None where it needs values."""
+    return _built_before(config)[0]
+
+
+def _built_before(config: Mapping[str, Any]) -> Built:
+    return build_on_meta(CheckContext(dict(config), plugins=tuple(config["plugins"]), clock=clock_of(config)))
 
 
 def build_on_meta(context: CheckContext) -> Built:

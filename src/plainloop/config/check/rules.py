@@ -19,7 +19,7 @@ from plainloop.config.settings import ranges
 from plainloop.system.secrets import looks_secret
 
 _AT_LEAST_ONE_STEP = (
-    *(f"trainer.{key}" for key in ("duration", "log_every", "eval_every", "save_every")),
+    *(f"trainer.{key}" for key in ("duration", "log_every", "eval_every", "save_every", "freeze_until")),
     *(f"scheduler.{key}" for key in ("every", "step_size", "step_size_up", "step_size_down")),
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,79}")
@@ -225,6 +225,15 @@ def parts_agree_with_the_facts(context: CheckContext) -> Findings:
             yield Finding(key, "differs from the classes of the data", str(value), shown, instead)
 
 
+def what_is_frozen_thaws_within_the_run(context: CheckContext) -> Findings:
+    key, until, clock = "trainer.freeze_until", context.get("trainer.freeze_until"), context.clock
+    if until is not None and not context.get("trainer.freeze"):
+        yield Finding(key, "needs what is frozen so long", until, instead=f"trainer.freeze=backbone {key}={until}")
+    elif until is not None and clock.steps(until) >= clock.total_steps:
+        what = f"is {clock.steps(until)} steps, and the run has {clock.total_steps}"
+        yield Finding(key, what, until, "a part of the run; null is the whole run", f"{key}=null")
+
+
 def classes_are_balanced_once(context: CheckContext) -> Findings:
     weights = context.get("task.class_weights")
     if context.get("data.sampler") == "class_balanced" and weights is not None:
@@ -272,6 +281,7 @@ LATE: tuple[Rule, ...] = (
     milestones_lie_inside_the_run,
     the_lowest_rate_is_below_the_base_rate,
     parts_agree_with_the_facts,
+    what_is_frozen_thaws_within_the_run,
     classes_are_balanced_once,
     early_stop_can_happen,
 )

@@ -99,9 +99,10 @@ task.tta_scales=[0.75,1.0,1.25] adds other sizes
 is_slide slide | task.window=1024; false 0: | with task=segmentation: evaluation moves a window over larger images
 freeze_bn frozen_bn norm_eval | trainer.freeze_batchnorm={}; true: trainer.freeze_batchnorm=true; \
 false 0: trainer.freeze_batchnorm=false
-freeze freeze_backbone frozen_stages freeze_layers freeze_at | ? | the nearest is a small rate: \
-trainer.param_groups.lr_scale={stem*:0.01}
-kfold k_fold folds num_folds fold cross_validation | ? | the nearest is one data.root for each fold: -m data.root=a,b,c
+freeze_backbone | trainer.freeze=backbone; false 0:
+frozen_stages freeze_layers freeze_at | ? | the nearest is a pattern on parameter names: trainer.freeze=[stem*,layer1*]
+freeze_epochs unfreeze_epoch unfreeze_at | trainer.freeze_until={}ep
+kfold k_fold num_folds n_splits cross_validation | data.folds={}; false 0 none: | -m search=kfold runs all of them
 tensorboard use_tensorboard tb visualdl mlflow comet neptune clearml | ? | the nearest are logger=csv and logger=wandb
 mixup mixup_alpha | augment=mixup augment.mixup.alpha={}; false 0: ; \
 true: augment=mixup | several: augment=[standard,mixup]
