@@ -3,8 +3,9 @@
     python benchmarks/finetune.py            # about ten minutes on two cores; writes outputs/finetune_benchmark/
     python benchmarks/finetune.py --seeds 2 --epochs 1 --folder /tmp/quick
 
-Trains on the first five classes, then on 100 images of the others: from those weights, with and without a frozen
-backbone, and from scratch at the best of three rates. Pairs of runs with the same seed give the interval.
+Trains on five classes, then on 100 images of the others: from those weights and from scratch, each at three rates; at
+the rate of PaddleClas's guide; and with a frozen backbone. Pairs of runs with the same seed, each against the best rate
+from scratch, give the interval.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BEFORE = "[T-shirt/top,Trouser,Pullover,Dress,Coat]"
-AFTER = "[Sandal,Shirt,Sneaker,Bag,Ankle boot]"
+BEFORE = "[Trouser,Dress,Sandal,Sneaker,Ankle boot]"
+AFTER = "[T-shirt/top,Pullover,Coat,Shirt,Bag]"  # harder: four of them look alike
+RATES = (0.03, 0.1, 0.3)  # of SGD at batch 256
 SHARED = (
     *("data=fashion_mnist", "model=tiny", "model.stem_stride=2", "model.width=32", "threads=1"),
     *("trainer.channels_last=true", "data.train_eval_samples=0"),
@@ -43,14 +46,15 @@ def main() -> int:
     before = (*SHARED, f"data.only_classes={BEFORE}", f"seed={seeds}", f"trainer.duration={options.epochs}ep")
     sweep(folder / "before", *before, "optimizer.lr=0.003", "trainer.eval_every=100%")
     start = f"init_from={folder}/before/${{seed}}"
-    arms = {"fine-tuned": (start,), "fine-tuned, backbone frozen": (start, "trainer.freeze=backbone")}
-    arms |= {
-        f"from scratch, rate {lr}": (f"optimizer.lr={lr}", "trainer.param_groups.lr_scale={}")
-        for lr in (0.03, 0.1, 0.3)
-    }
+    arms: dict[str, tuple[str, ...]] = {"fine-tuned, the guide's rate 0.001": (start,)}
+    arms["fine-tuned, backbone frozen, rate 0.3"] = (start, "trainer.freeze=backbone", "optimizer.lr=0.3")
+    for lr in RATES:
+        arms[f"fine-tuned, rate {lr}"] = (start, f"optimizer.lr={lr}")
+        arms[f"from scratch, rate {lr}"] = (f"optimizer.lr={lr}", "trainer.param_groups.lr_scale={}")
+    folders = {name: folder / re.sub(r"[^a-z0-9.]+", "_", name) for name in arms}
     for name, overrides in arms.items():
-        sweep(folder / name.replace(" ", "_").replace(",", ""), *few, *overrides)
-    found = {name: accuracies(folder / name.replace(" ", "_").replace(",", ""), options.seeds) for name in arms}
+        sweep(folders[name], *few, *overrides)
+    found = {name: accuracies(folders[name], options.seeds) for name in arms}
     scratch = max((name for name in found if "scratch" in name), key=lambda name: statistics.fmean(found[name]))
     sys.stdout.writelines(f"{line}\n" for line in table(found, scratch))
     (folder / "results.json").write_text(json.dumps(found, indent=1))

@@ -68,6 +68,8 @@ def is_of_masks(choice: str) -> bool:
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_option_composes_and_passes(choice: str, photographs: Path, masked: Path) -> None:
     typed = [choice, "data=image_folder"] if choice.startswith("model=") else [choice]
+    if choice == "task=distillation":
+        typed.append(f"task.teacher={ROOT / 'tests/lifecycle/golden_run/sweep/0'}")
     if is_of_masks(choice):
         typed = [
             *(["data.image_size=128"] if choice == "model=pan" else []),

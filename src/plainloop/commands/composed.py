@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from plainloop.config.compose.composer import Composer
 from plainloop.config.compose.origin import Origin
 from plainloop.config.explain.problems import Problem
 from plainloop.errors import BadConfig, RunError
-from plainloop.loggers.screen import working
+from plainloop.loggers.screen import is_terminal, working
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 
@@ -96,3 +98,25 @@ def arguments_for(config: dict[str, Any], **changed: Any) -> dict[str, Any]:
         if isinstance(data.get(split), dict):
             data[split] = data[split] | {key: value for key, value in changed.items() if key in data[split]}
     return config | {"data": data}
+
+
+@contextmanager
+def told(every_s: float = 5.0) -> Iterator[Callable[[str], None]]:
+    """Shows the line that it is given on standard error: in one place of a terminal, else every few seconds."""
+    terminal, shown_at = is_terminal(sys.stderr), time.monotonic()
+
+    def tell(text: str) -> None:
+        nonlocal shown_at
+        if terminal:
+            sys.stderr.write(f"\r{text}\x1b[K")
+        elif time.monotonic() - shown_at >= every_s:
+            shown_at = time.monotonic()
+            sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+    try:
+        yield tell
+    finally:
+        if terminal:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

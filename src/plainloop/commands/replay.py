@@ -28,7 +28,7 @@ from plainloop.loop.micro_batches import shares_of, split
 from plainloop.loop.state import TrainState
 from plainloop.loop.trainer import Trainer
 from plainloop.run import backend
-from plainloop.run.run import build_trainer, num_threads
+from plainloop.run.run import build_task, build_trainer, num_threads
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.config_file import read_config
 from plainloop.run_dir.recorder import Silent
@@ -99,7 +99,7 @@ def look(config: dict[str, Any], folder: Path, step: int, clock: Clock) -> Findi
     changed: dict[str, Any] = dict.fromkeys(("steps", "log_every", "max_skips"), step)
     changed |= dict.fromkeys(("eval_every", "save_every", "save_every_s", "patience"))
     changed |= {"findings": findings, "recorder": Silent(folder), "preemption": Preemption()}
-    trainer, wrapped = build_trainer(config, state, make("task"), kind=Replaying, **changed)
+    trainer, wrapped = build_trainer(config, state, build_task(config, make, device), kind=Replaying, **changed)
     trainer.fit(state, wrapped)
     return findings
 

@@ -76,6 +76,7 @@ def settle_config(config: Mapping[str, Any], journal: Journal, *, step: int) -> 
             return
         files = [pair for pair in found if pair.key in compare.FILE_FACTS]
         found = [pair for pair in found if pair not in files]
+        require_same_thaw(saved, config, step=step)
         compare.check(found, config, step=step, schedules=lambda: (schedule_of(saved), schedule_of(config)))
         if files or any(changed_files.values()):
             accept_changed_files(config, journal, changed_files, step=step)
@@ -85,6 +86,19 @@ def settle_config(config: Mapping[str, Any], journal: Journal, *, step: int) -> 
     else:
         data_files.write(journal.folder, config)
     storage.write_whole(path, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).encode())
+
+
+def require_same_thaw(saved: Mapping[str, Any], config: Mapping[str, Any], *, step: int) -> None:
+    """Raises BadConfig where freeze_until in percent is another step of a longer run, and what is done would differ."""
+    text = config["trainer"]["freeze_until"]
+    if text is None or saved["trainer"]["freeze_until"] != text:
+        return  # what else differs, the comparison refuses
+    before, now = (clock_of(each).steps(text) for each in (saved, config))
+    if before != now and step > min(before, now):
+        raise BadConfig(
+            f"trainer.freeze_until={text} was step {before} and is step {now} of this longer run, and {step} are done",
+            hint=f"type trainer.freeze_until={before}st in a new run from its weights: init_from=<run dir>",
+        )
 
 
 def accept_changed_files(

@@ -21,6 +21,7 @@ from plainloop.config.check.meta_model import model_summary
 from plainloop.config.device_choices import with_choices
 from plainloop.config.durations import clock_of, train_batch_size
 from plainloop.config.parts import (
+    Make,
     base_lr_of,
     build_data,
     build_loggers,
@@ -133,7 +134,7 @@ def train(
     torch.set_num_threads(num_threads(config, folder))
     if console:
         log.info(device_line(device))
-    task: Task = make("task")
+    task = build_task(config, make, device)
     model = build_model(config, args, device, make)
     for label, text in start_lines(config, model) if console else ():  # a run that goes on has init_from=null
         log.info(f"{label:<7} {text}")
@@ -159,6 +160,18 @@ def train(
     with recorder:
         trainer.fit(state, wrapped)
     return recorder.summary
+
+
+def build_task(config: Mapping[str, Any], make: Make, device: torch.device) -> Task:
+    """The task, with its teacher on the device where it has one."""
+    task: Task
+    if not isinstance(config["task"].get("teacher"), str):
+        task = make("task")
+    else:
+        from plainloop.run.trained.teacher import teacher_of  # which imports this module
+
+        task = make("task", teacher_model=teacher_of(config, device))
+    return task
 
 
 def num_threads(config: Mapping[str, Any], folder: Path) -> int:

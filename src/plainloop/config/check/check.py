@@ -22,6 +22,7 @@ from plainloop.config.check.constructor_errors import finding_from_error
 from plainloop.config.check.dry_run import Refusal, dry_run
 from plainloop.config.check.findings import CheckContext, Finding, run_rules
 from plainloop.config.check.meta_model import ModelSummary
+from plainloop.config.check.teacher import teacher_facts
 from plainloop.config.compose.origin import Origin
 from plainloop.config.durations import clock_of
 from plainloop.config.explain.locate import locate
@@ -92,9 +93,10 @@ def check(
     context = replace(context, ranks=ranks)
     facts, findings = _facts(context, cache)
     if facts is not None:
-        resolved = resolve(config, facts)
+        taught, findings = teacher_facts(context, facts)
+        resolved = resolve(config, facts | taught)
         context = replace(context, config=resolved.config)
-        findings = [Finding(key, message) for key, message in resolved.broken.items()]
+        findings += [Finding(key, message) for key, message in resolved.broken.items()]
     for group in (group for group in OPEN_GROUPS if group != "data"):
         findings += schema.group_matches(group, context)
     stop_at(findings)

@@ -92,7 +92,7 @@ evaluate eval eval_only test test_only do_test validate | ? | a run evaluates as
 and writes val/... to metrics.jsonl and the best to summary.json
 predict do_predict infer inference | ? | the nearest is best.safetensors: timm.create_model(..., checkpoint_path=...)
 export onnx export_onnx torchscript jit | ? | the nearest is best.safetensors, plain weights for torch.onnx.export
-lr_find find_lr auto_lr_find lr_finder range_test | ? | the nearest is a sweep: -m optimizer.lr=1e-4,1e-3,1e-2
+lr_find find_lr auto_lr_find lr_finder range_test | ? | python scripts/find_lr.py <the same overrides>
 tune optuna hpo sweep_id | ? | the nearest is a grid: -m optimizer.lr=1e-3,1e-2 seed=0,1, or search=lr_x_seeds
 aug_eval aug_test tta flip_horizontal | task.tta_flip=true; false 0: | with task=segmentation; \
 task.tta_scales=[0.75,1.0,1.25] adds other sizes
@@ -115,12 +115,12 @@ auto_augment autoaugment aa | augment=autoaugment; false 0: | or randaugment, tr
 color_jitter colorjitter jitter | augment=color_jitter augment.color_jitter.brightness={}; false 0: ; \
 true: augment=color_jitter | several: augment=[standard,color_jitter]
 profile profiler | ? | the nearest are the keys under time/ in metrics.jsonl
-teacher distill distillation | ? | the nearest is a task of your own: conf/task
+teacher distill distillation | ? | task=distillation task.teacher=<run directory>
 segmentation | task=segmentation; false 0: | with data=mask_folder and model=unet, for example
 train_path val_path | data=mask_lists | data.root has train_list.txt and val_list.txt, with lines "image mask"
 ignore_label | data=mask_folder data.ignore_index={}
 detection ocr instance_segmentation | ? | the nearest is a task of your own: conf/task
-auto_scale_batch_size find_batch_size | ? | the nearest is check=true: it shows the memory that a batch takes
+auto_scale_batch_size find_batch_size | ? | python scripts/find_batch_size.py <the same overrides>
 """
 
 # Group | our option: their words, in small letters and digits alone; more options
