@@ -101,7 +101,7 @@ def test_a_file_that_cannot_be_read_is_listed_with_its_reason(kind, root, capsys
     write, told = BROKEN[kind]
     write(root / "train/cat/broken.jpg")
     lines, rows = described(capsys, root, code=65)
-    assert part(lines, "unreadable").startswith(f"unreadable 1 images train/cat/broken.jpg: {told}")
+    assert part(lines, "unreadable").startswith(f"unreadable 1 image train/cat/broken.jpg: {told}")
     assert rows["cat/broken.jpg"]["problem"].startswith(told)
     assert part(lines, "images") == "images 7 train, 6 val"
 
@@ -143,7 +143,7 @@ def test_the_same_image_in_training_and_validation_and_with_two_labels_is_found(
     shutil.copy(root / "train/cat/0.jpg", root / "val/cat/copy.jpg")
     shutil.copy(root / "train/cat/1.jpg", root / "train/dog/copy.jpg")
     found = part(described(capsys, root)[0], "duplicates")
-    assert "2 images are there more than once; 1 of them in several splits, 1 with several labels" in found
+    assert "2 images in several files; 1 of them in several splits, 1 with several labels" in found
     assert "train/cat/0.jpg = val/cat/copy.jpg" in found
 
 

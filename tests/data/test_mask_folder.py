@@ -193,7 +193,7 @@ def test_masks_without_an_image_are_told_in_the_plan(tmp_path: Path) -> None:
     small(tmp_path)
     mask(tmp_path / "masks/train/z.png")
     assert (
-        "not used: 1 masks without an image"
+        "not used: 1 mask without an image"
         in MaskFolder.plan_lines(root=str(tmp_path), batch_size=1, class_names=NAMES)[0]
     )
 
@@ -226,7 +226,7 @@ def test_a_line_that_is_no_pair_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadData, match=r"train_list\.txt, line 1: expected an image and its mask"):
         MaskFolder.facts(root=str(tmp_path), class_names=NAMES, lists="{split}_list.txt")
     (tmp_path / "train_list.txt").write_text("images/train/a.png masks/train/no.png\n")
-    with pytest.raises(BadData, match=r"names 1 files that are not in .*: masks/train/no\.png"):
+    with pytest.raises(BadData, match=r"names 1 file not in .*: masks/train/no\.png"):
         MaskFolder.facts(root=str(tmp_path), class_names=NAMES, lists="{split}_list.txt")
 
 
