@@ -35,6 +35,12 @@ def test_throughput_ends_with_a_share_of_the_resident_batchs():
     assert re.search(r"resident +[\d,]+ \[.*\] images/s +an epoch in \d+\.\d s", printed)
 
 
+def test_loggers_end_with_a_ratio_to_the_run_without():
+    printed = run("loggers", "--pairs=2", "--block-seconds=0.02", "--data=digits")
+    assert re.search(r"logging: \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] x the run without; 2 rounds", printed)
+    assert re.search(r"once: \d+\.\d\d s to start the three, \d+\.\d\d s to finish them", printed)
+
+
 def test_joint_augmentation_ends_with_a_ratio_to_torchvisions():
     printed = run("joint_augmentation", "--pairs=2", "--block-seconds=0.02")
     assert re.search(r"ours in the worker / torchvision \d+\.\d\d \[.*\] of the images/s", printed)

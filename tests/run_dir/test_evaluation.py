@@ -91,7 +91,13 @@ IMAGES = {"index": torch.arange(2), "image": torch.zeros(2, 3, 4, 4, dtype=torch
         ("samples.csv", b"a,b\n1,2\n", "its first line is not index,label"),
         ("samples.csv", b"index,label,prediction,confidence,loss\n1,2\n", "it has 2 columns, expected 5"),
         ("samples.csv", b"index,label,prediction,confidence,loss\n1,2,x,4,5\n", "could not convert"),
+        (
+            "results.json",
+            b'{"split": "val", "step": 5, "metrics": {}, "columns": ["loss"]}',
+            "the first column is loss",
+        ),
         ("worst.safetensors", b"no", "header"),
+        ("worst.safetensors", save(IMAGES | {"index": torch.tensor([0.5, float("nan")])}), "not the images of a run"),
         ("worst.safetensors", save(IMAGES | {"size": torch.full((2, 2), 9)}), "not the images of a run"),
         ("worst.safetensors", save(IMAGES | {"index": torch.arange(3)}), "not the images of a run"),
         ("worst.safetensors", save(IMAGES | {"image": torch.zeros(2, 3, 4, 4)}), "not the images of a run"),

@@ -18,7 +18,14 @@ from plainloop.errors import BadConfig
 SAFE = (
     *("name", "check", "resume", "resume_step", "plugins*", "report", "published*", "logger.*", "trainer.devices*"),
     *("checkpoint.keep_last", "checkpoint.save_best", "checkpoint.every_minutes"),
-    *("trainer.log_every", "trainer.save_every", "trainer.max_skips", "trainer.timeout_s", "trainer.tuned.*"),
+    *(
+        "trainer.log_every",
+        "trainer.save_every",
+        "trainer.max_skips",
+        "trainer.timeout_s",
+        "trainer.tuned.*",
+        "trainer.profile_steps",
+    ),
     *(
         "threads",
         "device",

@@ -125,6 +125,7 @@ class TrainerSettings:
     freeze: str | list[str] | None = None  # backbone, or globs on parameter names: what does not learn
     freeze_until: Steps | None = None  # finished steps; None is the whole run
     bucket_cap_mb: Annotated[float | None, above(0, "; null is torch's own size")] = None  # of DDP's all-reduces
+    profile_steps: Annotated[int | None, at_least(1, "; null profiles none")] = None  # that torch's profiler records
 
 
 @dataclass(frozen=True)

@@ -39,13 +39,14 @@ class TensorBoard:
 
         place = folder / FOLDER
         storage.make_folder(place)
-        for old in place.glob("events.out.tfevents.*"):
+        # A TensorBoard that looks on reads the newest file to its end, and then goes on to ours.
+        for old in sorted(place.glob("events.out.tfevents.*"))[:-1]:
             old.unlink()
         try:
             self._writer = EventFileWriter(str(place), flush_secs=FLUSH_S)
         except OSError as error:
             raise storage.cannot_write(place, 0, error) from error
-        # A TensorBoard that has shown the earlier attempt drops its points.
+        # Whoever has read an earlier attempt drops all its points here.
         self._writer.add_event(Event(step=0, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)))
         shown = shown_settings(folder, config)
         self._add(0, hparams.hparams_pb(shown, trial_id=str(folder.absolute())))

@@ -156,7 +156,12 @@ def train(
             about=about,
             timm_config=timm_config(config, model, about),
         )
-    trainer, wrapped = build_trainer(config, state, task, recorder=recorder, preemption=preemption)
+    profiling: dict[str, Any] = {}
+    if args.profile_steps and journal:
+        from plainloop.run.profile import Profile, ProfiledTrainer  # the profiler takes a second to import
+
+        profiling = {"kind": ProfiledTrainer, "profile": Profile(folder, args.profile_steps, device)}
+    trainer, wrapped = build_trainer(config, state, task, recorder=recorder, preemption=preemption, **profiling)
     with recorder:
         trainer.fit(state, wrapped)
     return recorder.summary

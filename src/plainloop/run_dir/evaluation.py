@@ -78,6 +78,8 @@ def read_evaluation(folder: Path) -> Evaluation | None:
     if row is None:
         return None
     columns, samples = tuple(map(str, row["columns"])), np.zeros((0, 0))
+    if columns[:1] not in ((), ("index",)):
+        raise storage.not_a_runs(place / "results.json", f"the first column is {columns[0]}, expected index")
     if columns:
         samples = _read_csv(place / "samples.csv", columns)
     metrics = {str(key): value for key, value in row["metrics"].items() if isinstance(value, int | float | None)}
@@ -124,6 +126,7 @@ def _read_worst(path: Path) -> dict[str, Tensor]:
     image, size = worst.get("image", torch.zeros(0)), worst.get("size", torch.zeros(0))
     fits = image.ndim == 4 and image.dtype == torch.uint8 and image.shape[1] in (1, 3, 4) and size.shape == (number, 2)
     fits = fits and all(tensor.ndim and len(tensor) == number for tensor in worst.values())
+    fits = fits and worst["index"].dtype == size.dtype == torch.int64
     if not fits or (size < 1).any() or (size > torch.tensor(image.shape[-2:])).any():
         raise storage.not_a_runs(path, "its tensors are not the images of a run")
     return worst

@@ -127,7 +127,7 @@ def facts_of(run: Run) -> list[tuple[str, str]]:
         found.append(("images per second", amount(rate)))
     if isinstance(parameters := run.summary.get("parameters"), int):
         found.append(("parameters", amount(parameters)))
-    found.append(("data", f"{_last_part(data)}, {facts['num_train']:,} train, {facts['num_val']:,} val"))
+    found.append(("data", f"{_last_part(data)}, {_count(facts['num_train'])} train, {_count(facts['num_val'])} val"))
     found.append(("model", str(run.config["model"].get("model_name") or _last_part(run.config["model"]))))
     found.append(("batch", f"{train_batch_size(run.config):,}"))
     return [(name, printable(text)) for name, text in found]
@@ -147,11 +147,9 @@ def command(run: Run) -> str:
 
 def shown_config(config: Mapping[str, Any]) -> str:
     facts = dict(config["facts"])
-    if len(facts["class_names"]) > LONG_LIST:
-        facts["class_names"] = f"{len(facts['class_names'])} names"
-    for key in ("class_counts", "file_hash"):
-        if isinstance(facts.get(key), list) and len(facts[key]) > LONG_LIST:
-            facts[key] = f"{len(facts[key])} numbers"
+    for key, value in facts.items():
+        if isinstance(value, list) and len(value) > LONG_LIST:
+            facts[key] = f"{len(value)} values"
     text = yaml.safe_dump({**config, "facts": facts}, sort_keys=False, allow_unicode=True, default_flow_style=None)
     return text[:MOST_CONFIG] + ("\n…" if len(text) > MOST_CONFIG else "")
 
@@ -231,6 +229,10 @@ def _clock_time(seconds: float) -> str:
 
 def _last_part(node: Mapping[str, Any]) -> str:
     return str(node.get("_target_", "?")).rpartition(".")[2]
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else "?"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

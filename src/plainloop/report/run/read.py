@@ -33,7 +33,8 @@ class Run:
 
     @property
     def class_names(self) -> list[str]:
-        return list(map(str, self.config["facts"]["class_names"]))
+        names = self.config["facts"]["class_names"]
+        return list(map(str, names)) if isinstance(names, list) else []
 
     def class_name(self, number: float) -> str:
         names = self.class_names

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from plainloop.loggers.numbers import score
@@ -41,7 +42,7 @@ class Shown:
 def classes_of(run: Run, found: Evaluation) -> Classes | None:
     if found.pixels is not None:
         return _of_pixels(run, found.pixels)
-    if {"label", "prediction"} <= set(found.columns):
+    if {"label", "prediction", "loss"} <= set(found.columns):
         return _of_labels(run, found)
     return None
 
@@ -105,8 +106,9 @@ def worst_of(run: Run, found: Evaluation) -> list[Shown]:
         before = found.worst["mask"][row, :height, :width] if _is_mask(found, "mask") else None
         after = found.worst["predicted_mask"][row, :height, :width] if _is_mask(found, "predicted_mask") else None
         samples = [sample | {"mask": mask} for mask in (before, after) if mask is not None] or [sample]
-        pictures = [_as_uri(drawn(one, side=SIDE if len(samples) > 1 else max(height, width))) for one in samples]
-        shown.append(Shown(pictures, max(height, width) < SIDE / 2, _lines(run, found, row)))
+        side, small = SIDE if len(samples) > 1 else max(height, width), max(height, width) < SIDE / 2
+        pictures = [_as_uri(drawn(one, side=side), lossless=small) for one in samples]
+        shown.append(Shown(pictures, small, _lines(run, found, row)))
     return shown
 
 
@@ -118,7 +120,8 @@ def _is_mask(found: Evaluation, name: str) -> bool:
 def _lines(run: Run, found: Evaluation, row: int) -> list[str]:
     index, lines = int(found.worst["index"][row]), []
     label, predicted = found.worst.get("label"), found.worst.get("predicted_label")
-    if label is not None and predicted is not None and label.ndim == 1 and predicted.ndim == 2:
+    known = label is not None and label.ndim == 1 and label.dtype == torch.int64
+    if known and label is not None and predicted is not None and predicted.ndim == 2 and predicted.numel():
         confidence, number = predicted[row].max(0)
         lines = [f"{run.class_name(int(label[row]))}", f"taken for {run.class_name(int(number))}, {confidence:.1%}"]
     elif "iou" in found.columns:
@@ -127,7 +130,7 @@ def _lines(run: Run, found: Evaluation, row: int) -> list[str]:
     return [*lines, f"image {index} of {found.split}"]
 
 
-def _as_uri(picture: Image.Image) -> str:
-    data = io.BytesIO()
-    picture.save(data, "PNG")
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+def _as_uri(picture: Image.Image, *, lossless: bool) -> str:
+    data, form = io.BytesIO(), "png" if lossless else "jpeg"
+    picture.save(data, form, quality=90)
+    return f"data:image/{form};base64,{base64.b64encode(data.getvalue()).decode()}"
