@@ -323,8 +323,10 @@ def test_a_run_ends_with_advice_between_its_results_and_its_folder(tmp_path: Pat
     few = ("data.max_train_samples=40", "data.batch_size=20", "trainer.duration=200st", "trainer.eval_every=100st")
     ended = train(tmp_path, *few, "optimizer.lr=0.01", "augment=none", "hydra.run.dir=run")
     assert ended.code == 0, ended.err
-    *_, best, what, line, more, other, where = ended.out.splitlines()
-    assert best.startswith("best val/top1 ") and where == "run: run"
+    said = ended.out.splitlines()
+    end = said.index("run: run")
+    best, what, line, more, other = said[end - 5 : end]
+    assert best.startswith("best val/top1 ")
     assert what.startswith("over-fitting: train_eval/top1 1.0000 is far above val/top1 0.")
     assert line == "  try: augment=crop_flip   instead of augment=none"
     assert more.startswith("weight decay: ") and other == "  try: optimizer.weight_decay=0.2"

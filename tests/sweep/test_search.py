@@ -68,7 +68,7 @@ def test_jobs_that_a_sweeper_thinks_of_are_jobs_like_any_other(tmp_path: Path) -
         (number, "DONE", f"optimizer.lr={rate}") for number, rate in enumerate((0.001, 0.1, 0.2))
     ]
     assert said.rstrip().endswith("3 DONE\nsweep: s")
-    assert "are not part of this command" not in said
+    assert "left alone" not in said
     assert json.loads((tmp_path / "s/2/summary.json").read_text())["steps"] == 6
 
 

@@ -66,12 +66,15 @@ def test_jobs_that_fail_hide_nobodys_result_and_are_named_in_the_end(half_failed
     sweep, code, said = half_failed
     assert states(sweep) == {0: "DONE", 1: "FAILED", 2: "DONE", 3: "FAILED"}
     assert code == 71  # not a number
-    lines = said.splitlines()[-9:]
-    assert lines[0].split() == ["job", "overrides", "state", "step", "best", "minutes", "why"]
-    assert lines[2].split()[:4] == ["1", "seed=0", "optimizer.lr=1e+30", "FAILED"]
-    assert lines[5].startswith("2 FAILED: nonfinite: ") and lines[5].endswith("(jobs 1, 3)")
-    assert lines[6:8] == ["2 DONE, 2 FAILED", "sweep: s"]
-    assert lines[8] == f"to retry what failed: python {ROOT}/scripts/sweep.py retry s"
+    lines = said[said.rindex("\nlr ") + 1 :].splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["lr", "0.1", "1e30"]
+    assert lines[2].split()[1:] == ["-", "-", "0/2"]
+    assert lines[5].startswith("not in the table: 2 FAILED, jobs 1, 3: nonfinite: ")
+    failures = next(number for number, line in enumerate(lines) if line.startswith("2 FAILED: nonfinite: "))
+    assert lines[failures].endswith("(jobs 1, 3)")
+    assert lines[failures + 1].startswith("best      optimizer.lr=0.1: val/top1 ")
+    assert lines[-4:-1] == [f"page      {sweep.resolve()}/sweep.html", "2 DONE, 2 FAILED", "sweep: s"]
+    assert lines[-1] == f"to retry what failed: python {ROOT}/scripts/sweep.py retry s"
 
 
 def test_a_jobs_folder_is_as_hydra_writes_it_and_as_a_single_runs(half_failed: tuple[Path, int, str]) -> None:
@@ -110,7 +113,7 @@ def test_values_added_get_the_next_numbers_and_what_is_done_is_left_alone(half_f
     assert {n: content(sweep / str(n)) for n in (0, 2)} == done
     assert states(sweep)[4] == "DONE" and attempts(sweep) == before | {4: 1}
     assert yaml.safe_load((sweep / "4" / "config.yaml").read_text())["seed"] == 5
-    assert "2 jobs of" in said and "are not part of this command" in said
+    assert "not part of this command, and left alone: 2 jobs of" in said
 
 
 def test_one_bad_job_and_none_starts(tmp_path: Path) -> None:

@@ -110,11 +110,12 @@ def show_results(rows: Sequence[Row], sweep: Path) -> None:
         return
     folded = fold(found, results.metric_of(found))
     sys.stdout.write(as_text(folded, width=_width()))
-    sys.stdout.writelines(f"{line}\n" for line in [*failure_lines(rows), counts(rows), *best_lines(folded)])
+    sys.stdout.writelines(f"{line}\n" for line in [*failure_lines(rows), *best_lines(folded)])
     try:
         sys.stdout.write(f"page      {write_page(folded, [sweep])}\n")
     except CannotWrite as error:  # the jobs' results matter more, and their exit code
         sys.stdout.write(f"no page   {error}\n")
+    sys.stdout.write(f"{counts(rows)}\n")
 
 
 def write_page(folded: Folded, sweeps: Sequence[Path], out: Path | None = None) -> Path:

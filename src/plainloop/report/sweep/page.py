@@ -76,12 +76,12 @@ def _curves(table: Table, done: Sequence[Group]) -> Iterator[str]:
     several = len(done) > COLOURED
     jobs = [(number, group, job) for number, group in enumerate(done) for job in group.jobs if job.results]
     rows = [(number, group, job, _rows(job)) for number, group, job in jobs[:MOST_CURVES]]
-    shown = [(figures.colour(i), label(group)) for i, group in enumerate(done[:COLOURED])]
+    shown = [(figures.colour(i), label(group, table.keys)) for i, group in enumerate(done[:COLOURED])]
     shown += [(figures.colour(None), "the others")] * several
     for key in (table.metric.name, "train/loss"):
         lines = [
             figures.Curve(
-                f"job {job.name}: {label(group)}",
+                f"job {job.name}: {label(group, table.keys)}",
                 [(row.get("epoch", row["step"]), row[key]) for row in found if key in row],
                 number if number < COLOURED else None,
             )
@@ -134,5 +134,7 @@ def _rows(job: Job) -> list[dict[str, float]]:
         return []
 
 
-def label(group: Group) -> str:
-    return " ".join(group.values) or "all jobs"
+def label(group: Group, keys: Sequence[str]) -> str:
+    """How a setting is named beside its curve."""
+    names = short_names(keys)
+    return " ".join(f"{names[key]}={value}" for key, value in zip(keys, group.values, strict=True)) or "all jobs"
