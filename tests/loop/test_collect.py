@@ -147,6 +147,16 @@ def test_the_iou_of_an_image_is_the_mean_over_the_classes_that_occur() -> None:
     assert found.pixels[:3].tolist() == [[2, 3, 2], [2, 2, 3], [0, 0, 0]]
 
 
+@pytest.mark.parametrize("case", ["labels", "masks"])
+def test_numbers_that_are_no_class_end_no_evaluation(case: str) -> None:
+    """A task of somebody's own may leave such samples or pixels out by itself."""
+    task, samples = CASES[case]
+    name = case.removesuffix("s")
+    odd = samples[name].clone()
+    odd[-1], odd[-2] = -1, 300
+    assert len(collect(task, samples | {name: odd}).rows) == len(odd)
+
+
 def test_sums_alone_give_the_metrics_of_each_sample() -> None:
     task, samples = CASES["sums"]
     found = collect(task, samples)

@@ -54,11 +54,11 @@ class Collector:
         """Takes a batch with its prediction; `image` as the data gave it, before normalization. Never waits."""
         results = self._results(prediction, batch) if self._results else {}
         score: Tensor | None = None
-        if _are_probabilities(results.get("label")) and not batch["label"].is_floating_point():
+        if _are_probabilities(results.get("label")) and _are_numbers(batch.get("label")):
             self._columns, values = LABEL_COLUMNS, _of_labels(results["label"], batch["label"])
             wrong = values[1] != values[0]
             score = torch.where(wrong, values[2], -1.0)
-        elif "mask" in results and "mask" in batch:
+        elif "mask" in results and "mask" in batch and results["mask"].shape == batch["mask"].shape:
             self._columns = MASK_COLUMNS
             values, pixels = _of_masks(results["mask"], batch["mask"])
             self._pixels = pixels if self._pixels is None else self._pixels + pixels
@@ -103,13 +103,17 @@ class Collector:
 
 
 def _are_probabilities(label: Tensor | None) -> bool:
-    return label is not None and label.is_floating_point()
+    return label is not None and label.ndim == 2 and label.is_floating_point()
+
+
+def _are_numbers(label: Tensor | None) -> bool:
+    return label is not None and label.ndim == 1 and label.dtype == torch.int64
 
 
 def _of_labels(probabilities: Tensor, label: Tensor) -> list[Tensor]:
     """LABEL_COLUMNS of each sample; the loss is the cross entropy of its class."""
     confidence, prediction = probabilities.float().max(1)
-    own = probabilities.float().gather(1, label[:, None])[:, 0]
+    own = probabilities.float().gather(1, label[:, None].clamp(0, probabilities.shape[1] - 1))[:, 0]
     return [label, prediction, confidence, -own.clamp_min(torch.finfo(torch.float32).tiny).log()]
 
 
@@ -118,13 +122,13 @@ def _of_masks(predicted: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
 
     An image's IoU is the mean over the classes that occur in its mask or prediction; NaN where no pixel has a class.
     """
-    number, counted = len(mask), mask != IGNORE
+    number, counted = len(mask), (mask >= 0) & (mask < IGNORE)
     none = VALUES - 1
     places = torch.stack(
         [
             torch.where(counted & (predicted == mask), mask, none),
             torch.where(counted, mask, none),
-            torch.where(counted, predicted, none),
+            torch.where(counted & (predicted >= 0) & (predicted < none), predicted, none),
         ],
         dim=1,
     ).flatten(2)
