@@ -111,7 +111,8 @@ true: augment=cutmix | several: augment=[standard,cutmix]
 reprob random_erasing re_prob | augment=random_erasing augment.random_erasing.p={}; false 0: ; \
 true: augment=random_erasing | several: augment=[standard,random_erasing]
 randaugment rand_augment | augment=randaugment; false 0: | several: augment=[standard,randaugment]
-auto_augment autoaugment aa | augment=autoaugment; false 0: | or randaugment, trivialaugment, augmix
+auto_augment autoaugment aa | augment=autoaugment; false 0: | \
+or randaugment, trivialaugment, augmix; timm's words, such as rand-m9-mstd0.5-inc1: augment=timm_policy
 color_jitter colorjitter jitter | augment=color_jitter augment.color_jitter.brightness={}; false 0: ; \
 true: augment=color_jitter | several: augment=[standard,color_jitter]
 profile profiler | ? | the nearest are the keys under time/ in metrics.jsonl
