@@ -156,7 +156,7 @@ class Segmentation:
 
     def output_problem(self, output: Any, batch: Batch) -> str:
         main, *auxiliary = output if isinstance(output, list | tuple) and output else (output,)
-        number, classes = len(batch["image"]), self.num_classes
+        number, classes = batch["image"].shape[0], self.num_classes  # len() would fix the batch of an exported model
         fits = [
             isinstance(one, Tensor) and one.ndim == 4 and one.shape[:2] == (number, classes)
             for one in (main, *auxiliary)
@@ -209,7 +209,7 @@ class Segmentation:
         """Logits of an image, as the model gives them, or of the image's size, averaged over windows."""
         if self.window is None or self.window_stride is None or max(image.shape[-2:]) <= self.window:
             return self._outputs(model, image)[0]
-        total = image.new_zeros(len(image), self.num_classes, *image.shape[-2:])
+        total = image.new_zeros(image.shape[0], self.num_classes, *image.shape[-2:])
         times = image.new_zeros(1, 1, *image.shape[-2:])
         for rows in windows(image.shape[-2], self.window, self.window_stride):
             for columns in windows(image.shape[-1], self.window, self.window_stride):

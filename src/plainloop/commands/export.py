@@ -1,0 +1,212 @@
+"""Writes the model of a run as a file for other programs, runs that file, and compares it with the model.
+
+format=onnx is run with onnxruntime, torch_export in a fresh process with torch alone, safetensors is loaded into a new
+model. Batches may have any size, images have one: that of the data set, or size=. Preprocessing and class names are in
+the file. quantize=int8 (of onnx) needs the run's data: training images to calibrate, validation images to measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plainloop.commands.composed import answer, arguments_for, parser_of, take_word
+from plainloop.errors import BadConfig, RunError, printable
+from plainloop.loggers.screen import counting, working
+
+if TYPE_CHECKING:
+    from plainloop.contracts import Batch, Split
+    from plainloop.run.trained.export import Graph
+    from plainloop.run.trained.open import Trained
+
+EXAMPLES = (
+    "run=outputs/train/2026-01-31_12-00-00-000000 format=onnx",
+    "run=<run dir> format=onnx quantize=int8 data.root=/data/pets",
+    "run=<run dir> format=torch_export checkpoint=last size=512x1024 --out outputs/exported",
+)
+WORDS = ("run", "format", "quantize", "checkpoint", "size", "data.root", "plugins")
+FORMATS = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": "model.safetensors"}
+CALIBRATION = 256  # training images
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python scripts/export.py`; the exit code."""
+    parser = parser_of("export", __doc__ or "", EXAMPLES)
+    parser.usage = "python scripts/export.py run=<run dir> format=<onnx, torch_export or safetensors> [options]"
+    add = parser.add_argument_group("words").add_argument
+    add("run=RUN", nargs="?", help="a run directory")
+    add("format=F", nargs="?", help=", ".join(FORMATS))
+    add("quantize=int8", nargs="?", help="also writes model.int8.onnx, and the accuracy before and after")
+    add("checkpoint=C", nargs="?", help="best (the default), last, or a step")
+    add("size=S", nargs="?", help="of the images, 224 or height x width: 512x1024 (that of the data set)")
+    add("data.root=D", nargs="?", help="where the data are now, for quantize")
+    add("plugins=P", nargs="?", help="packages of your own that the run's config names: plugins=[mine]")
+    parser.add_argument("--out", type=Path, help="the folder for the files (<run dir>/export)")
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-3, help="largest difference, as a part of the largest logit (%(default)s)"
+    )
+    options, words = parser.parse_known_args(arguments)
+    words = [*(value for name, value in vars(options).items() if "=" in name and value), *words]
+    return answer(lambda: export(words, options))
+
+
+def export(words: list[str], options: argparse.Namespace) -> int:
+    given = {name: take_word(name, words) for name in WORDS}
+    if words:
+        known = ", ".join(f"{name}=" for name in WORDS)
+        raise BadConfig(f"{words[0]} is not known here: the words are {known}", hint="--help lists words and options")
+    for name in ("run", "format"):
+        if not given[name]:
+            raise BadConfig(f"{name}= is missing", hint=f"type: {EXAMPLES[0]}; --help has more examples")
+    kind, quantize = str(given["format"]), given["quantize"]
+    if kind not in FORMATS:
+        raise BadConfig(f"format={kind} must be {', '.join(FORMATS)}", hint="type format=onnx")
+    if quantize and (quantize != "int8" or kind != "onnx"):
+        raise BadConfig(f"format={kind} quantize={quantize}: what there is is format=onnx quantize=int8")
+    from plainloop.run.trained.open import open_run
+    from plainloop.system import storage
+
+    plugins = [name for name in (given["plugins"] or "").strip("[]").split(",") if name]
+    folder = Path(str(given["run"])).expanduser()
+    trained = open_run(folder, given["checkpoint"] or "best", device="cpu", plugins=plugins)
+    shape = shape_of(trained, given["size"])
+    out = options.out or folder / "export"
+    storage.make_folder(out)
+    path = out / FORMATS[kind]
+    say(f"run     {folder}: {trained.weights}")
+    if kind == "safetensors":
+        return export_safetensors(trained, path, shape)
+    return export_graph(trained, kind, path, shape, options.tolerance, quantize=bool(quantize), root=given["data.root"])
+
+
+def shape_of(trained: Trained, size: str | None) -> list[int]:
+    """(C, H, W) of the images. Raises BadConfig."""
+    channels, *own = trained.config["facts"]["image_shape"]
+    if size is None:
+        return [channels, *own]
+    if not (found := re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", size)):
+        raise BadConfig(
+            f"size={size} must be a number of pixels, or height x width", hint="type size=224 or size=512x1024"
+        )
+    return [channels, int(found[1]), int(found[2] or found[1])]
+
+
+def export_graph(
+    trained: Trained, kind: str, path: Path, shape: Sequence[int], tolerance: float, *, quantize: bool, root: str | None
+) -> int:
+    from plainloop.run.trained import export as exporting
+
+    graph = exporting.Graph(trained).eval()
+    with working("exporting"):
+        program, names = exporting.traced(graph, trained, shape)
+        about = exporting.about_export(trained, shape, names)
+        if kind == "onnx":
+            exporting.write_onnx(program, path, about, names, trained)
+        else:
+            exporting.write_torch_export(program, path, about)
+    run = exporting.run_onnx if kind == "onnx" else exporting.run_torch_export
+    with working("comparing"):
+        compare(trained, graph, shape, tolerance, lambda images: run(path, images, names), path)
+    say(f"written {path}: {size_of(path)}; image (any, {', '.join(map(str, shape))}) -> {', '.join(names)}")
+    if quantize:
+        quantized(trained, names, path, root)
+    return 0
+
+
+def compare(trained: Trained, graph: Graph, shape: Sequence[int], tolerance: float, run: Any, path: Path) -> None:
+    """Prints the differences. Raises RunError where they are too large."""
+    from plainloop.run.trained import export as exporting
+
+    worst: dict[str, exporting.Difference] = {}
+    for number in exporting.BATCHES:
+        images = exporting.examples(trained, shape, number)
+        found = exporting.differences(exporting.outputs_of(graph, images), run(images))
+        worst = {name: max(found[name], worst.get(name, found[name])) for name in found}
+    batches = " and ".join(map(str, exporting.BATCHES))
+    for name, one in worst.items():
+        say(f"{name:7} {one} (batches of {batches})")
+    for name, one in worst.items():
+        if not one.most <= tolerance * max(1.0, one.largest):
+            raise RunError(
+                f"{path}: {name} differs by {one.most:.3g} from the model's: more than --tolerance {tolerance:g}",
+                hint="do not use this file; the other formats may be exact, such as format=torch_export",
+            )
+
+
+def quantized(trained: Trained, names: Sequence[str], path: Path, root: str | None) -> None:
+    """Writes the model with 8 bits beside the other, and prints the metrics of both on the validation images."""
+    from plainloop.run.trained.export import LOGITS
+    from plainloop.run.trained.quantize import metrics_of_onnx, quantize_int8
+
+    if LOGITS not in names:
+        raise BadConfig(f"quantize=int8: the task {type(trained.task).__name__} gives no logits to measure")
+    small = path.with_name("model.int8.onnx")
+    with working("calibrating"):
+        train = batches(trained, "train", root)
+        used = quantize_int8(path, small, trained, train, at_most=CALIBRATION)
+    with counting("evaluating") as tell:
+        before, after = (
+            metrics_of_onnx(file, trained, batches(trained, "val", root), names, tell) for file in (path, small)
+        )
+    say(f"written {small}: {size_of(small)}, calibrated on {used} training images")
+    for name in before:
+        say(f"val/{name:14} {before[name]:.4f} before, {after[name]:.4f} with int8")
+
+
+def batches(trained: Trained, split: Split, root: str | None) -> Iterator[Batch]:
+    """Of the run's data, un-augmented."""
+    from plainloop.config.durations import clock_of
+    from plainloop.config.parts import build_data, make_part
+
+    changed: dict[str, Any] = {"device": "cpu", "train_eval_samples": CALIBRATION}
+    changed |= {"root": root} if root else {}
+    config = arguments_for(trained.config, **{k: v for k, v in changed.items() if k in trained.config["data"]})
+    config |= {"augment": {}}
+    data, _ = build_data(config, functools.partial(make_part, config, clock_of(config)))
+    return data.eval_batches(split)
+
+
+def export_safetensors(trained: Trained, path: Path, shape: Sequence[int]) -> int:
+    import copy
+    from dataclasses import replace
+
+    from plainloop.run.description import describe, timm_config
+    from plainloop.run.trained import export as exporting
+    from plainloop.run_dir.weights import load_weights, save_weights
+    from plainloop.system import storage
+
+    about = describe(trained.config)
+    save_weights(trained.model, path, about)
+    if found := timm_config(trained.config, trained.model, about):
+        import timm
+
+        storage.write_json(path.with_name("config.json"), found)
+        again = timm.create_model(f"local-dir:{path.parent}", pretrained=True).eval()
+    else:
+        again = copy.deepcopy(trained.model)
+        for tensor in (*again.parameters(), *again.buffers()):
+            tensor.zero_()
+        load_weights(again, path)
+    graph, other = (exporting.Graph(replace(trained, model=model)).eval() for model in (trained.model, again))
+    compare(trained, graph, shape, 0.0, lambda images: exporting.outputs_of(other, images), path)
+    say(f"written {path}: {size_of(path)}")
+    if found:
+        say(f'timm loads it: timm.create_model("local-dir:{path.parent}", pretrained=True)')
+    return 0
+
+
+def size_of(path: Path) -> str:
+    from plainloop.system.storage import readable_size
+
+    return readable_size(
+        sum(file.stat().st_size for file in (path, path.with_name(f"{path.name}.data")) if file.exists())
+    )
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{printable(text)}\n")
