@@ -136,3 +136,9 @@ def test_the_gpus_benchmark_writes_each_case_at_toy_size(tmp_path):
 def test_rounds_end_when_time_is_up_but_never_before_two():
     calm = pairs.rounds({"a": lambda steps: 1.0}, pairs=9, block_s=1.0, until=0.0)[1]
     assert len(calm["a"]) == 2
+
+
+def test_predict_ends_with_the_share_of_the_loaders_speed(tmp_path):
+    run("photographs", str(tmp_path), "--count=24")
+    printed = run("predict", str(tmp_path), "--files=16", "--blocks=2", "--size=32", "--workers=0")
+    assert re.search(r"predict / loader \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] of the images/s; \d+\.\d s once", printed)

@@ -68,7 +68,10 @@ def predict(words: list[str], options: argparse.Namespace) -> int:
     for name in ("top_k", "batch_size", "workers"):
         if (value := getattr(options, name)) is not None and value < (name != "workers"):
             raise BadConfig(f"--{name.replace('_', '-')} {value} must be {int(name != 'workers')} or more")
+    import torch
+
     from plainloop.report.predictions import Drawings
+    from plainloop.run.run import num_threads
     from plainloop.run.trained.files import find_images, relative_names
     from plainloop.run.trained.predictor import load
     from plainloop.system import storage
@@ -76,6 +79,7 @@ def predict(words: list[str], options: argparse.Namespace) -> int:
     paths = find_images(images)
     own = [name for name in (plugins or "").strip("[]").split(",") if name]
     predictor = load(run or "", checkpoint or "best", device=device, plugins=own)
+    torch.set_num_threads(num_threads(predictor.trained.config, predictor.trained.folder))  # as evaluations have them
     out = options.out or predictor.trained.folder / "predictions"
     storage.make_folder(out)
     drawings = Drawings(out, predictor.class_names, relative_names(paths))
@@ -123,31 +127,30 @@ def predict_all(
                 for number in numbers:
                     bad(number, str(error))
                 continue
-            for row, number in enumerate(numbers):
-                rows[number] = row_of(predictor, paths[number], number, batch, results, row, drawings, options.top_k)
-            show(len(rows), len(paths), "images")
+            written = rows_of(predictor, [paths[number] for number in numbers], batch, results, drawings, options.top_k)
+            rows.update(zip(numbers, written, strict=True))
+            show(len(rows), len(paths))
 
 
-def row_of(
-    predictor: Predictor,
-    path: Path,
-    number: int,
-    batch: Batch,
-    results: Batch,
-    row: int,
-    drawings: Drawings,
-    top_k: int,
-) -> dict[str, Any]:
-    """What is written of one image: `classes` are (name, probability or share of the pixels), largest first."""
-    result = {name: values[row] for name, values in results.items()}
-    found = predictor.prediction(result, batch["size"][row].tolist())
-    if found.mask is not None:
-        import torch
+def rows_of(
+    predictor: Predictor, paths: Sequence[Path], batch: Batch, results: Batch, drawings: Drawings, top_k: int
+) -> list[dict[str, Any]]:
+    """What is written of each image: its file, those that were made of it, and its first classes."""
+    from plainloop.run.trained.predictor import of_size, ranked, shares
 
-        result["mask"] = torch.from_numpy(found.mask)
-    files = drawings.add(number, path, batch["image"][row], result)
-    kind = "probabilities" if found.probabilities else "shares"
-    return {"file": str(path), **files, kind: dict(list(getattr(found, kind).items())[:top_k])}
+    names, rows = predictor.class_names, []
+    best = ranked(results["label"], names, top_k) if "label" in results else None
+    for row, path in enumerate(paths):
+        result = {name: values[row] for name, values in results.items()}
+        found: dict[str, Any] = {"file": str(path)}
+        if "mask" in result:
+            result["mask"] = of_size(result["mask"], batch["size"][row].tolist())
+        if files := drawings.add(int(batch["index"][row]), path, batch["image"][row], result):
+            found |= {**files, "shares": dict(list(shares(result["mask"].numpy(), names).items())[:top_k])}
+        if best:
+            found["probabilities"] = best[row]
+        rows.append(found)
+    return rows
 
 
 def write(out: Path, predictor: Predictor, rows: dict[int, dict[str, Any]], top_k: int) -> None:

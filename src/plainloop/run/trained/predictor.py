@@ -42,11 +42,7 @@ class Prediction:
     @property
     def shares(self) -> dict[str, float]:
         """By class name, its share of the mask's pixels, largest first; without classes that do not occur."""
-        if self.mask is None:
-            return {}
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.class_names))
-        order = np.argsort(-counts, kind="stable")
-        return {self.class_names[number]: float(counts[number] / self.mask.size) for number in order if counts[number]}
+        return {} if self.mask is None else shares(self.mask, self.class_names)
 
     def __str__(self) -> str:
         shown = list((self.probabilities or self.shares).items())
@@ -110,12 +106,23 @@ class Predictor:
         """Of one image, which had this height and width before it was prepared."""
         probabilities, mask = {}, None
         if "label" in result:
-            values, order = result["label"].sort(descending=True, stable=True)
-            names = [self.class_names[number] for number in order.tolist()]
-            probabilities = dict(zip(names, values.tolist(), strict=True))
+            (probabilities,) = ranked(result["label"][None], self.class_names)
         if "mask" in result:
             mask = of_size(result["mask"], size).numpy()
         return Prediction(self.class_names, probabilities, mask)
+
+
+def ranked(label: Tensor, class_names: Sequence[str], most: int | None = None) -> list[dict[str, float]]:
+    """Of each row of probabilities (B, num_classes): the class names with their own, best first; `most` of them."""
+    values, order = label.sort(dim=1, descending=True, stable=True)
+    rows = zip(values[:, :most].tolist(), order[:, :most].tolist(), strict=True)
+    return [{class_names[number]: value for value, number in zip(*row, strict=True)} for row in rows]
+
+
+def shares(mask: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, float]:
+    counts = np.bincount(mask.ravel(), minlength=len(class_names))
+    order = np.argsort(-counts, kind="stable")
+    return {class_names[number]: float(counts[number] / mask.size) for number in order if counts[number]}
 
 
 def of_size(mask: Tensor, size: Sequence[int]) -> Tensor:
