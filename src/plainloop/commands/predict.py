@@ -33,6 +33,7 @@ EXAMPLES = (
 )
 WORDS = ("run", "checkpoint", "device", "plugins")  # beside images
 SHOWN = 10  # rows on the screen
+WRITTEN = {"label", "mask"}  # entries of results
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -127,6 +128,11 @@ def predict_all(
                 for number in numbers:
                     bad(number, str(error))
                 continue
+            if not results.keys() & WRITTEN:
+                raise BadConfig(
+                    f"the run's task gives {', '.join(results)} for an image; what can be written is "
+                    + " and ".join(sorted(WRITTEN)),
+                )
             written = rows_of(predictor, [paths[number] for number in numbers], batch, results, drawings, options.top_k)
             rows.update(zip(numbers, written, strict=True))
             show(len(rows), len(paths))

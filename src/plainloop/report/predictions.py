@@ -84,6 +84,6 @@ def _fits(mask: Tensor, image: Tensor) -> bool:
 
 def with_palette(classes: NDArray[np.uint8]) -> Image.Image:
     """A picture whose values are the classes' numbers, and whose palette has their colours; class 0 is black."""
-    picture = Image.fromarray(classes, mode="P")
+    picture = Image.fromarray(classes)  # grey, until it has a palette
     picture.putpalette([part for number in range(256) for part in (colour(number) if number else (0, 0, 0))])
     return picture

@@ -33,18 +33,19 @@ class Images:
 def quantize_int8(source: Path, path: Path, trained: Trained, batches: Iterable[Batch], *, at_most: int) -> int:
     """Writes the model with whole numbers of 8 bits; the ranges of its activations are those of the batches.
 
-    Returns how many images it was calibrated on.
+    Returns how many images it was calibrated on. Raises BadConfig for images of another size.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    used = 0
+    used, expected = 0, size_of(session(source))
 
     def images() -> Iterator[NDArray[Any]]:
         nonlocal used
         for batch in batches:
             found = trained.prepare({"image": batch["image"][: at_most - used]})["image"].numpy()
+            require_size(found, expected)
             used += len(found)
             yield found
             if used >= at_most:
@@ -75,18 +76,27 @@ def metrics_of_onnx(
 ) -> dict[str, float]:
     """The task's metrics, with the logits that onnxruntime computes. Raises BadConfig for images of another size."""
     found, metrics, seen = session(path), trained.task.metrics(), 0
-    expected = tuple(found.get_inputs()[0].shape[1:])
+    expected = size_of(found)
     for batch in batches:
         ready = trained.prepare(batch)
         image = ready["image"].numpy()
-        if image.shape[1:] != expected:
-            sizes = [f"{shape[1]}x{shape[2]}" for shape in (image.shape[1:], expected)]
-            raise BadConfig(
-                f"the accuracy cannot be measured: a validation image is {sizes[0]}, and this model takes {sizes[1]}",
-                hint=f"size={sizes[0]} if all images have that size; else leave quantize=int8 out",
-            )
+        require_size(image, expected)
         outputs = dict(zip(names, found.run(None, {"image": np.ascontiguousarray(image)}), strict=True))
         metrics.update(torch.from_numpy(outputs[LOGITS]), ready)
         seen += len(image)
         tell(seen)
     return metrics.compute()
+
+
+def size_of(model: Any) -> tuple[int, ...]:
+    """(C, H, W) of the images that the model of a session takes."""
+    return tuple(model.get_inputs()[0].shape[1:])
+
+
+def require_size(images: NDArray[Any], expected: tuple[int, ...]) -> None:
+    if images.shape[1:] != expected:
+        own, other = (f"{shape[1]}x{shape[2]}" for shape in (images.shape[1:], expected))
+        raise BadConfig(
+            f"quantize=int8 cannot use the run's data: an image is {own}, and this model takes {other}",
+            hint=f"type size={own} if all images have that size; else leave quantize=int8 out",
+        )
