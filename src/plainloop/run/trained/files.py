@@ -97,10 +97,11 @@ def meant_by(word: str) -> list[Path]:
     if path.is_dir():
         if images := images_in(path):
             return images
-        there = layout.quoted(sorted(os.listdir(path)), 5) or "nothing"
+        there = layout.quoted(sorted(os.listdir(path)), 5)
+        other = f"; files with other names: images='{word}/*'" if there else ""
         raise BadData(
-            f"images={word} is a folder without images; it holds {there}",
-            hint=f"images end in {', '.join(layout.EXTENSIONS)}; files with other names: images='{word}/*'",
+            f"images={word} is a folder without images; it holds {there or 'nothing'}",
+            hint=f"images end in {', '.join(layout.EXTENSIONS)}{other}",
         )
     if path.suffix.lower() in LISTS and path.is_file():
         return listed(path)
