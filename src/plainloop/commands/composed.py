@@ -102,14 +102,17 @@ def arguments_for(config: dict[str, Any], **changed: Any) -> dict[str, Any]:
 
 @contextmanager
 def told(every_s: float = 5.0) -> Iterator[Callable[[str], None]]:
-    """Shows the line that it is given on standard error: in one place of a terminal, else every few seconds."""
+    """Shows the line that it is given on standard error: in one place of a terminal, else every few seconds.
+
+    "" clears that place.
+    """
     terminal, shown_at = is_terminal(sys.stderr), time.monotonic()
 
     def tell(text: str) -> None:
         nonlocal shown_at
         if terminal:
             sys.stderr.write(f"\r{text}\x1b[K")
-        elif time.monotonic() - shown_at >= every_s:
+        elif text and time.monotonic() - shown_at >= every_s:
             shown_at = time.monotonic()
             sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

@@ -83,6 +83,6 @@ def write_picture(curve: Curve, path: Path, *, title: str) -> None:
         axes.axvline(curve.suggestion, color="C3", linestyle="--", label=f"suggestion {curve.suggestion:g}")
     top = max(curve.smooth[: curve.lowest + 1], default=1.0)
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", title=title)
-    axes.set_ylim(min(curve.smooth) * 0.9, top * 1.3)
+    axes.set_ylim(min(*curve.losses, *curve.smooth) * 0.9, top * 1.2)
     axes.legend()
     figure.savefig(path, dpi=110)
