@@ -74,6 +74,8 @@ TOLD = {
     "augment=gridmask augment.gridmask.nope=1": "leave augment.gridmask.nope out",
     "augment=cutmix augment.cutmix.until=120%": "leave augment.cutmix.until=120% out",
     "augment=mixup augment.mixup.num_classes=3": "leave augment.mixup.num_classes out, it is ${facts.num_classes}",
+    "experiment=segmentation_quick is_slide=true": "task.window=1024",
+    "experiment=segmentation_quick aug_eval=true": "task.tta_flip=true",
     "experiment=segmentation_quick augment=mixup": "~augment.scale_crop, or the option that has it too: augment=[...]",
     # another library's value, or a slip of the pen in one
     "trainer.accelerator=gpu": "device=cuda",

@@ -148,6 +148,7 @@ OPEN_RANGES: dict[str, Range] = {
     "data.max_train_samples": at_least(1, "; null is all"),
     "data.val_fraction": between(),
     "data.repeats": at_least(1),
+    "task.window": at_least(1, "; null is the image as a whole"),
     "optimizer.lr": above(0),
     "optimizer.weight_decay": at_least(0),
     "optimizer.momentum": _SHARE,
