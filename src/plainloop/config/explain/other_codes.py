@@ -88,10 +88,10 @@ fast_dev_run sanity_check | debug=one_batch; false 0:
 overfit_batches overfit | debug=overfit; false 0:
 dry_run | check=true; false 0:
 mode | ? | train.py trains; a run evaluates as it goes, and writes val/... to metrics.jsonl
-evaluate eval eval_only test test_only do_test validate | ? | a run evaluates as it goes, \
-and writes val/... to metrics.jsonl and the best to summary.json
-predict do_predict infer inference | ? | the nearest is best.safetensors: timm.create_model(..., checkpoint_path=...)
-export onnx export_onnx torchscript jit | ? | the nearest is best.safetensors, plain weights for torch.onnx.export
+evaluate eval eval_only test test_only do_test validate | ? | a run evaluates as it goes; afterwards: \
+python scripts/evaluate.py run=<run dir> split=val
+predict do_predict infer inference | ? | python scripts/predict.py run=<run dir> images=<files, folder or pattern>
+export onnx export_onnx torchscript jit | ? | python scripts/export.py run=<run dir> format=onnx
 lr_find find_lr auto_lr_find lr_finder range_test | ? | python scripts/find_lr.py <the same overrides>
 tune optuna hpo sweep_id | ? | the nearest is a grid: -m optimizer.lr=1e-3,1e-2 seed=0,1, or search=lr_x_seeds
 aug_eval aug_test tta flip_horizontal | task.tta_flip=true; false 0: | with task=segmentation; \
