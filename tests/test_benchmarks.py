@@ -138,6 +138,7 @@ def test_rounds_end_when_time_is_up_but_never_before_two():
     assert len(calm["a"]) == 2
 
 
+@pytest.mark.slow
 def test_predict_ends_with_the_share_of_the_loaders_speed(tmp_path):
     run("photographs", str(tmp_path), "--count=24")
     printed = run("predict", str(tmp_path), "--files=16", "--blocks=2", "--size=32", "--workers=0")
