@@ -1,4 +1,4 @@
-"""`python scripts/sweep.py`: shows, retries and cancels a sweep from its folder alone, wherever it runs."""
+"""`python scripts/sweep.py`: shows, compares, retries and cancels a sweep from its folder alone, wherever it runs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,25 @@ EXAMPLES = """examples:
   python scripts/sweep.py status outputs/train/2026-01-31_12-00-00-000000
   python scripts/sweep.py status --watch 5 outputs/train/2026-01-31_12-00-00-000000
   python scripts/sweep.py logs --failed <sweep dir>
-  python scripts/sweep.py table outputs/a/2026-01-31_12-00-00-000000 outputs/b/2026-02-01_12-00-00-000000
-  python scripts/sweep.py table --best <sweep dir>
-  python scripts/sweep.py table --format markdown --metric val/loss <sweep dir>
-  python scripts/sweep.py compare <sweep dir> --factor augment --baseline none
+  python scripts/sweep.py table <sweep dir>
   python scripts/sweep.py compare <sweep dir>
   python scripts/sweep.py collect <sweep dir>
   python scripts/sweep.py retry <sweep dir>
   python scripts/sweep.py retry <sweep dir> 3 5 'plugins=[my_package]'
 """
+
+EXAMPLES_OF = {
+    "table": """examples:
+  python scripts/sweep.py table outputs/train/2026-01-31_12-00-00-000000
+  python scripts/sweep.py table --best <sweep dir>
+  python scripts/sweep.py table --format markdown --metric val/loss <sweep dir> <another>
+""",
+    "compare": """examples:
+  python scripts/sweep.py compare outputs/train/2026-01-31_12-00-00-000000
+  python scripts/sweep.py compare <sweep dir> --factor augment --baseline none
+  python scripts/sweep.py compare <sweep dir> <another> --metric val/loss --last
+""",
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -191,7 +201,8 @@ def _parser() -> argparse.ArgumentParser:
         ("retry", again, "run the failed and lost jobs again"),
         ("cancel", cancel, "stop the jobs; running ones save first"),
     ):
-        verb = verbs.add_parser(name, help=text)
+        shown = argparse.RawDescriptionHelpFormatter
+        verb = verbs.add_parser(name, help=text, epilog=EXAMPLES_OF.get(name), formatter_class=shown)
         verb.add_argument("sweep", type=Path, metavar="SWEEP_DIR")
         verb.set_defaults(do=do)
         if name in ("logs", "cancel"):
