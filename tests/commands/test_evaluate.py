@@ -10,17 +10,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from plainloop.commands.evaluate import main
+from plainloop.run_dir.evaluation import read_evaluation
 from plainloop.run_dir.weights import read_weights
 from tests.harness.children import Child, Ended
 from tests.harness.commands import passed
 from tests.harness.configs import ROOT
 from tests.harness.ranks import start_run, wait
 from tests.harness.runs import lines, train
+from tests.harness.tensors import equal
 
 SMALL = ("model.width=4", "optimizer=sgd", "scheduler=constant", "trainer.duration=10st", "trainer.eval_every=5st")
 CLASSES = (*SMALL, "data.batch_size=240", "trainer.ema_decay=0.9", "augment=crop_flip", "augment.crop.pad=1")
@@ -128,6 +131,19 @@ def test_a_run_of_two_ranks_is_measured_by_one_process_up_to_the_order_of_sums(
     assert {name: found["metrics"][name] for name in before} == pytest.approx(before, rel=1e-5)
 
 
+def test_a_run_that_kept_nothing_of_its_best_evaluation_gets_what_its_report_reads(
+    classes: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(classes, tmp_path / "run"))
+    kept = read_evaluation(run)
+    shutil.rmtree(run / "evaluation")
+    assert evaluate(f"run={run}").code == 0
+    again = read_evaluation(run)
+    assert kept is not None and again is not None and (kept.step, kept.columns) == (again.step, again.columns)
+    assert {name: again.metrics[name] for name in kept.metrics} == kept.metrics
+    assert np.array_equal(kept.samples, again.samples) and equal(dict(kept.worst), dict(again.worst))
+
+
 def test_the_results_lie_in_the_runs_folder_by_split_and_checkpoint_and_changes(classes: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(classes, tmp_path / "run"))
     for words in ([], ["checkpoint=10", "split=train"], ["data.val.batch_size=50"]):
@@ -154,6 +170,7 @@ def test_runs_are_compared_on_the_same_samples_and_paired(classes: Path, tmp_pat
     assert of_itself["top1"] == of_itself["loss"] == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_runs_that_held_out_other_images_are_not_compared(tmp_path: Path) -> None:
     root = folder_of_images(tmp_path / "images")
     words = ("data=image_folder", f"data.root={root}", "data.image_size=16", "data.batch_size=4", "data.num_workers=0")
@@ -181,6 +198,16 @@ def folder_of_images(root: Path, *, classes: tuple[str, ...] = ("cat", "dog"), e
     return root
 
 
+def test_views_of_masks_are_those_of_the_task_itself(masks: Path, tmp_path: Path) -> None:
+    ended = evaluate(f"run={masks}", "tta=flip,multi_scale", "--out", tmp_path / "views")
+    assert ended.code == 0 and "cost of tta=flip,multi_scale: 6 x the forward passes" in ended.out, ended.err
+    typed = ("task.tta_flip=true", "task.tta_scales=[0.75,1.0,1.25]")
+    assert evaluate(f"run={masks}", *typed, "--out", tmp_path / "typed").code == 0
+    (place,) = (tmp_path / "views").glob("*_flip_multi_scale")
+    assert results(place)["metrics"] == results(tmp_path / "typed")["metrics"]
+    told(evaluate(f"run={masks}", "tta=crops"), 64, "tta=crops is nothing that this task can average")
+
+
 # Weights files
 
 
@@ -191,8 +218,10 @@ def test_a_weights_file_is_measured_with_the_model_and_data_that_are_typed(class
     ended = evaluate(f"run={file}", *words, "--out", tmp_path / "out")
     assert ended.code == 0, ended.err
     assert results(tmp_path / "out")["metrics"]["top1"] == measured_by(classes, 10, "val/")["top1"]
-    ended = evaluate(f"run={file}", "model.width=8", "--out", tmp_path / "out")
-    assert ended.code == 64 and "holds the weights of another model" in ended.err
+    told(evaluate(f"run={file}", "model.width=8", "--out", tmp_path / "out"), 64, "holds the weights of another model")
+    shutil.copy(classes / "last.safetensors", tmp_path / "mine.safetensors")
+    ended = evaluate(f"run={tmp_path / 'mine.safetensors'}", "model.width=8", "--out", tmp_path / "out")
+    told(ended, 64, "holds the weights of another model", "next: the file says of its model: type model.width=4")
 
 
 def test_a_file_in_a_runs_folder_stands_for_that_run(classes: Path, tmp_path: Path) -> None:
@@ -283,7 +312,11 @@ def told(ended: Ended, code: int, *words: str) -> None:
 
 
 def test_wrong_words_are_told(classes: Path, tmp_path: Path) -> None:
-    told(evaluate(), 64, "run= is missing", "type run=<run dir>")
+    told(evaluate("run="), 64, "run= is missing", "type run=<run dir>")
+    told(evaluate(classes), 64, "run= is missing", f"type run={classes}")
+    told(evaluate(f"run={classes}", "--slipt=test"), 64, "--slipt=test changes nothing")
+    if not torch.cuda.is_available():
+        told(evaluate(f"run={classes}", "device=cuda"), 64, "torch sees no CUDA device; type device=cpu")
     told(evaluate(f"run={tmp_path / 'none'}"), 64, "does not exist")
     told(evaluate(f"run={classes}", "split=vall"), 64, "split=vall must be one of val, test, train, all")
     told(evaluate(f"run={classes}", "split=test"), 65, "no test split; it has train and val")
@@ -325,3 +358,21 @@ def test_a_run_of_early_code_is_evaluated(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_computed(classes: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     told(evaluate(f"run={classes}", "--out", tmp_path / "file/out"), 73, "cannot write")
+
+
+def test_images_of_a_size_that_the_model_does_not_take_are_told(tmp_path: Path) -> None:
+    root = folder_of_images(tmp_path / "images")
+    words = ("data=image_folder", f"data.root={root}", "data.image_size=32", "data.batch_size=4", "data.num_workers=0")
+    model = (
+        "model=timm",
+        "model.model_name=test_vit",
+        "+model.img_size=32",
+        "+model.dynamic_img_size=false",
+        "trainer.duration=2st",
+        "device=cpu",
+    )
+    run = trained(tmp_path / "run", *words, *model)
+    hint = "take the size that it was trained with: leave out data.image_size, or tta=multi_scale"
+    told(evaluate(f"run={run}", "data.image_size=48"), 64, "the model does not take images of 3x48x48: ", hint)
+    told(evaluate(f"run={run}", "tta=multi_scale"), 64, "the model does not take images of 3x32x32", hint)
+    assert evaluate(f"run={run}", "tta=flip,crops").code == 0

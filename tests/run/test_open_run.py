@@ -86,6 +86,17 @@ def test_a_model_that_asks_for_published_weights_is_built_without_them(sweep: Pa
     assert open_run(sweep / "0").step == 20
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_run_of_a_gpu_is_opened_where_there_is_none(sweep: Path) -> None:
+    changed(sweep / "0", data={"device": "cuda"})
+    path = sweep / "0/config.yaml"
+    path.write_text(path.read_text().replace("\ndevice: auto", "\ndevice: cuda"))
+    trained = open_run(sweep / "0")
+    assert trained.device.type != "cuda" and trained.config["data"]["device"] == "auto"
+    message, _ = refused(BadConfig, sweep / "0", device="cuda")
+    assert message == "device=cuda, but torch sees no CUDA device; type device=cpu"
+
+
 def changed(run: Path, **groups: dict[str, Any]) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     for group, values in groups.items():

@@ -76,30 +76,40 @@ def main(arguments: Sequence[str]) -> int:
 def asked(words: list[str], out: Path | None) -> Asked:
     """Raises BadConfig for words that say nothing."""
     run, checkpoint, split, tta = (take_words(name, words) for name in WORDS)
-    if not run:
-        raise BadConfig("run= is missing: it says what is evaluated", hint="type run=<run dir>; --help has examples")
+    runs = tuple(path for text in run for path in paths_in(text))
+    if not runs:
+        paths = [word for word in words if Path(word).exists()]
+        hint = f"type run={paths[0]}" if paths else "type run=<run dir>; --help has examples"
+        raise BadConfig("run= is missing: it says what is evaluated", hint=hint)
     if split and split[-1] not in SPLITS:
         raise BadConfig(f"split={split[-1]} must be one of {', '.join(SPLITS)}", hint="type split=val")
     from plainloop.run.trained.views import kinds_of
 
-    kinds, runs = kinds_of(",".join(tta)), tuple(path for text in run for path in paths_in(text))
+    kinds = kinds_of(",".join(tta))
     return Asked(runs, checkpoint[-1] if checkpoint else None, split[-1] if split else "val", kinds, tuple(words), out)
 
 
 def paths_in(text: str) -> list[Path]:
-    """Paths separated by commas; a path that exists may hold a comma itself.
+    """Paths separated by commas; a path that exists may hold a comma itself. `sweep/*` is all runs there.
 
     >>> paths_in("outputs/a,outputs/b")
     [PosixPath('outputs/a'), PosixPath('outputs/b')]
     """
     text = text.strip("'\"")
     parts = [text] if Path(text).exists() else text.strip("[]").split(",")
-    return [Path(part.strip("'\" ")).expanduser() for part in parts if part.strip("'\" ")]
+    paths = [Path(part.strip("'\" ")).expanduser() for part in parts if part.strip("'\" ")]
+    found = []
+    for path in paths:
+        runs = sorted(path.parent.glob(path.name)) if "*" in path.name and not path.exists() else []
+        found += [run for run in runs if (run / "config.yaml").is_file()] or [path]
+    return found
 
 
 def evaluate(asked: Asked) -> int:
+    from plainloop.loop.evaluation.collect import Collector
     from plainloop.run.trained.measure import measure, paired, require_same_samples
     from plainloop.run.trained.write import write_measured
+    from plainloop.run_dir.evaluation import write_evaluation
     from plainloop.system.storage import make_folder
 
     done: list[tuple[Subject, Measured]] = []
@@ -109,16 +119,20 @@ def evaluate(asked: Asked) -> int:
         for subject in subjects(str(run), trained, asked):
             place = place_of(subject, asked)
             make_folder(place)  # so that nothing is computed that cannot be written
+            collector = Collector(trained.task) if lacks_evaluation(subject, asked) else None
             with counting(f"evaluating {subject.name}") as tell:
-                found = measure(subject.trained, data, splits, tell=tell)
+                found = measure(subject.trained, data, splits, tell=tell, collector=collector)
+            if collector and trained.step is not None:
+                collected = collector.collected()
+                write_evaluation(trained.folder, collected, split="val", step=trained.step, metrics=found.metrics)
             if done:
                 require_same_samples(done[0][1], found, (done[0][0].name, subject.name))
             done.append((subject, found))
             about = {"split": "+".join(splits), "tta": list(subject.tta), "overrides": list(asked.overrides)}
             write_measured(place, subject.trained, found, about)
-            if not subject.tta or len(asked.runs) > 1:
+            if len(asked.runs) == 1 and not subject.tta:
                 show(subject, found, asked, splits)
-                say(f"written {place}/results.json and samples.csv")
+            say(f"written {place}/results.json and samples.csv")
     if len(done) > 1:
         differences = [paired(done[0][1], found) for _, found in done[1:]]
         show_comparison(done, differences, asked)
@@ -143,7 +157,8 @@ def opened(run: Path, asked: Asked) -> Trained:
     base = f"{'resume' if is_run else 'init_from'}={quote_for_hydra(str(run))}"
     whole_train = ["data.train_eval_samples=1000000000"] if asked.split == "all" else []
     config = check_evaluation(*compose([*asked.overrides, *whole_train, base]))
-    config = opening.with_each_class(config)
+    typed = any(text.startswith("device=") for text in asked.overrides)
+    config = opening.with_each_class(config if typed else opening.on_this_machine(config))
     switches = {key: config["trainer"][key] for key in ("deterministic", "cudnn_benchmark", "tf32")}
     backend.prepare(detect_anomaly=False, **switches)
     torch.set_num_threads(num_threads(config, run))
@@ -159,7 +174,7 @@ def only_what_an_evaluation_reads(overrides: Sequence[str]) -> None:
     """Raises BadConfig for keys of training: they would change nothing, without a word."""
     for text in overrides:
         key = text.lstrip("+~").partition("=")[0]
-        if key.partition(".")[0] not in OF_A_RUN and not text.startswith("-"):
+        if key.partition(".")[0] not in OF_A_RUN:
             raise BadConfig(
                 f"{text} changes nothing when a run is evaluated; expected {', '.join(WORDS)}, {', '.join(OF_A_RUN)}",
                 hint="leave it out: the model is the run's. With run=<weights file> all keys of train.py may be given",
@@ -192,6 +207,19 @@ def subjects(name: str, trained: Trained, asked: Asked) -> list[Subject]:
     shown = f"{name} with tta={','.join(asked.tta)}" if len(asked.runs) == 1 else name
     averaged = Subject(shown, with_views(trained, asked.tta), asked.tta, len(views_of(asked.tta)))
     return [Subject(name, trained), averaged] if len(asked.runs) == 1 else [averaged]
+
+
+def lacks_evaluation(subject: Subject, asked: Asked) -> bool:
+    """Whether this evaluation is what the run's report reads, and the run, of earlier code perhaps, has not kept it."""
+    from plainloop.run_dir.evaluation import read_evaluation
+    from plainloop.run_dir.status import read_status
+
+    trained = subject.trained
+    other = subject.tta or asked.overrides or asked.out or (asked.split, trained.checkpoint) != ("val", "best")
+    if other or not trained.folder.is_dir() or read_status(trained.folder).state == "RUNNING":
+        return False
+    kept = read_evaluation(trained.folder)
+    return kept is None or kept.step != trained.step
 
 
 def place_of(subject: Subject, asked: Asked) -> Path:
@@ -234,7 +262,8 @@ def show_comparison(done: Sequence[tuple[Subject, Measured]], differences: Seque
     from plainloop.run.trained.write import write_comparison
 
     names = [subject.name for subject, _ in done]
-    for line in comparison_lines([found.metrics for _, found in done], names, differences):
+    shown = [f"{subject.name}: {subject.trained.weights}" for subject, _ in done]
+    for line in comparison_lines([found.metrics for _, found in done], shown, differences):
         say(line)
     (_, plain), (last, averaged) = done[0], done[-1]
     if asked.tta and len(asked.runs) == 1:

@@ -131,7 +131,7 @@ def _best_step(folder: Path) -> int | None:
 def _runs_in(folder: Path) -> list[Path]:
     """The runs directly below a folder, as a sweep or outputs/<name> holds them; in the order of their numbers."""
     with contextlib.suppress(OSError):
-        found = [path for path in folder.iterdir() if (path / "config.yaml").is_file()]
+        found = [path for path in folder.iterdir() if path.name[0] != "." and (path / "config.yaml").is_file()]
         return sorted(found, key=lambda path: (len(path.name) if path.name.isdecimal() else 0, path.name))
     return []
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from plainloop.contracts import IGNORE, Batch, Data, GivesResults, Split, SumsMetrics
 from plainloop.errors import BadConfig, OutOfMemory
+from plainloop.loop.evaluation.collect import Collector
+from plainloop.loop.normalize import to_device
 from plainloop.loop.stopwatch import closing_workers
 from plainloop.run.backend import OUT_OF_MEMORY
 from plainloop.run.trained.open import Trained
@@ -50,8 +52,18 @@ class Measured:
         return intervals(self.resampled)
 
 
-def measure(trained: Trained, data: Data, splits: Sequence[Split], *, tell: Tell = lambda _: None) -> Measured:
-    """Every sample of the splits once, batch by batch as the run evaluates: with its batches, draws and precision."""
+def measure(
+    trained: Trained,
+    data: Data,
+    splits: Sequence[Split],
+    *,
+    tell: Tell = lambda _: None,
+    collector: Collector | None = None,
+) -> Measured:
+    """Every sample of the splits once, batch by batch as the run evaluates: with its batches, draws and precision.
+
+    `collector` keeps what a run's folder holds of its best evaluation.
+    """
     task, metrics, began = trained.task, trained.task.metrics(), time.perf_counter()
     by_sums = cast(SumsMetrics, metrics) if hasattr(metrics, "sums") else None
     found, resampled = Measured(), Resampled()
@@ -62,6 +74,8 @@ def measure(trained: Trained, data: Data, splits: Sequence[Split], *, tell: Tell
                     batch = trained.prepare(raw)
                     prediction = predicted(trained, batch, is_first=not found.rows)
                     metrics.update(prediction, batch)
+                    if collector:
+                        collector.add(prediction, batch, to_device(raw, trained.device)["image"])
                     results = cast(GivesResults, task).results(prediction, batch) if hasattr(task, "results") else {}
                     keep_confusion(found, results, batch)
                     keep_samples(found, split, data, raw)

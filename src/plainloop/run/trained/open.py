@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +29,9 @@ from plainloop.errors import BadConfig
 from plainloop.loop.normalize import Normalize, to_device, to_float
 from plainloop.run.run import PRECISIONS
 from plainloop.run.trained.folder import saved_config, weights_of
+from plainloop.run_dir.status import quote_for_hydra
 from plainloop.run_dir.weights import load_weights
-from plainloop.system import rng
+from plainloop.system import rng, storage
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,9 @@ def open_run(
     saved = saved_config(folder)
     if config is None:
         require_plugins(saved, plugins)
-        config = saved | {"plugins": list(plugins)}
+        config = on_this_machine(saved) | {"plugins": list(plugins)}
     tensors, weights, step = weights_of(folder, checkpoint)
-    built = _built(folder, config, device or _device_here(config["device"]), saved["facts"])
+    built = _built(folder, config, device or config["device"], saved["facts"])
     try:
         built.model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -107,11 +109,11 @@ def open_run(
 
 def open_weights(file: Path, config: Mapping[str, Any]) -> Trained:
     """The model of a checked config with the weights of a file. Raises BadConfig where they do not fit."""
-    built = _built(file, config, _device_here(config["device"]), config["facts"])
+    built = _built(file, config, config["device"], config["facts"])
     try:
         new = load_weights(built.model, file)
     except ValueError as error:
-        raise BadConfig(str(error).removeprefix("init_from=")) from error
+        raise BadConfig(str(error).removeprefix("init_from="), hint=_model_said_by(file, config["model"])) from error
     if new:
         number = len(config["facts"]["class_names"])
         raise BadConfig(
@@ -119,6 +121,21 @@ def open_weights(file: Path, config: Mapping[str, Any]) -> Trained:
             hint="type the data that it was trained for: data=... data.root=...",
         )
     return replace(built, checkpoint=file.stem, weights=f"weights of {file.name}")
+
+
+def _model_said_by(file: Path, typed: Mapping[str, Any]) -> str:
+    """What to type for the model, where a weights file tells which one it holds, as those of runs do."""
+    try:
+        data = storage.read_whole(file.resolve())
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        said = json.loads(header["__metadata__"]["model"])
+        other = {key: value for key, value in said.items() if typed.get(key) != value}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return ""
+    if "_target_" in other:
+        return f"the file says that its model is {said.get('model_name') or other['_target_']}"
+    words = [f"model.{key}={quote_for_hydra(value)}" for key, value in other.items()]
+    return f"the file says of its model: type {' '.join(words)}" if words else ""
 
 
 def require_plugins(
@@ -195,6 +212,13 @@ def _built(folder: Path, config: Mapping[str, Any], device: str, facts: Mapping[
         ),
         precision=PRECISIONS[args.precision],
     )
+
+
+def on_this_machine(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with device=auto, for its data, too, where this machine lacks the device."""
+    name = _device_here(config["device"])
+    data = config["data"] | ({"device": name} if "device" in config["data"] else {})
+    return {**config, "device": name, "data": data}
 
 
 def _device_here(name: str) -> str:
