@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=10)
     parser.add_argument("--size", type=int, default=224, help="of the images, in pixels")
     parser.add_argument("--workers", type=int, help="processes that decode (as the command chooses)")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=16)
     options = parser.parse_args()
     options.top_k = 5
     torch.set_num_threads(1)

@@ -100,6 +100,11 @@ def test_what_is_no_image_or_cannot_be_read_is_told(place: Path, tmp_path: Path)
         load(tmp_path)
 
 
+def test_a_file_of_a_run_stands_for_its_run_and_checkpoint(place: Path) -> None:
+    chosen = {name: load(place / "digits" / name).trained.checkpoint for name in ("", "last.safetensors")}
+    assert chosen == {"": "best", "last.safetensors": "last"}
+
+
 def test_the_data_set_need_not_be_there_any_more(place: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(place / "photos", tmp_path / "run"))
     config = (run / "config.yaml").read_text()

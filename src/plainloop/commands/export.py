@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = parser_of("export", __doc__ or "", EXAMPLES)
     parser.usage = "python scripts/export.py run=<run dir> format=<onnx, torch_export or safetensors> [options]"
     add = parser.add_argument_group("words").add_argument
-    add("run=RUN", nargs="?", help="a run directory")
+    add("run=RUN", nargs="?", help="a run directory, or a checkpoint in one")
     add("format=F", nargs="?", help=", ".join(FORMATS))
     add("quantize=int8", nargs="?", help="also writes model.int8.onnx, and the accuracy before and after")
     add("checkpoint=C", nargs="?", help="best (the default), last, or a step")
@@ -68,12 +68,13 @@ def export(words: list[str], options: argparse.Namespace) -> int:
         raise BadConfig(f"format={kind} must be {', '.join(FORMATS)}", hint="type format=onnx")
     if quantize and (quantize != "int8" or kind != "onnx"):
         raise BadConfig(f"format={kind} quantize={quantize}: what there is is format=onnx quantize=int8")
+    from plainloop.run.trained.folder import run_of_file
     from plainloop.run.trained.open import open_run
     from plainloop.system import storage
 
     plugins = [name for name in (given["plugins"] or "").strip("[]").split(",") if name]
-    folder = Path(str(given["run"])).expanduser()
-    trained = open_run(folder, given["checkpoint"] or "best", device="cpu", plugins=plugins)
+    folder, checkpoint = run_of_file(Path(str(given["run"])).expanduser(), given["checkpoint"])
+    trained = open_run(folder, checkpoint or "best", device="cpu", plugins=plugins)
     shape = shape_of(trained, given["size"])
     out = options.out or folder / "export"
     storage.make_folder(out)

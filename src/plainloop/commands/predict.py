@@ -41,14 +41,14 @@ def main(arguments: Sequence[str]) -> int:
     parser = parser_of("predict", __doc__ or "", EXAMPLES)
     parser.usage = "python scripts/predict.py run=<run dir> images=<file, folder, pattern or list> [options]"
     add = parser.add_argument_group("words").add_argument
-    add("run=RUN", nargs="?", help="a run directory")
+    add("run=RUN", nargs="?", help="a run directory, or a checkpoint in one")
     add("images=I", nargs="?", help="what to predict")
     add("checkpoint=C", nargs="?", help="best (the default), last, or a step")
     add("device=D", nargs="?", help="auto, cuda, cpu or mps (the run's)")
     add("plugins=P", nargs="?", help="packages of your own that the run's config names: plugins=[mine]")
     parser.add_argument("--out", type=Path, help="the folder for the results")
     parser.add_argument("--top-k", type=int, default=5, help="classes of each image that are written (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images of one size in one pass (%(default)s)")
+    parser.add_argument("--batch-size", type=int, help="images of one size in one pass (64; 16 on a CPU)")
     parser.add_argument("--workers", type=int, help="processes that decode (four, or fewer where CPUs are few)")
     options, words = parser.parse_known_args(arguments)
     words = [*(value for name, value in vars(options).items() if "=" in name and value), *words]
@@ -114,7 +114,7 @@ def predict_all(
     batches = batches_of(
         paths,
         predictor.preprocessing,
-        batch_size=options.batch_size,
+        batch_size=options.batch_size or predictor.batch_size,
         num_workers=options.workers,
         pin_memory=predictor.trained.device.type == "cuda",
         on_bad=bad,

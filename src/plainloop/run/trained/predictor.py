@@ -19,10 +19,12 @@ from plainloop.contracts import Batch, Sample
 from plainloop.data.loading.decode import decode
 from plainloop.data.loading.outside import of_picture
 from plainloop.errors import BadConfig
+from plainloop.run.trained.folder import run_of_file
 from plainloop.run.trained.open import Trained, open_run, require_plugins
 
 Picture = Image.Image | str | Path
-BATCH_SIZE = 64  # images of one size that go through the model together
+# Images of one size that go through the model together. On a CPU, larger batches leave its caches: they take longer.
+BATCH_SIZE, BATCH_SIZE_ON_CPU = 64, 16
 MOST_SHOWN = 5  # classes of a printed prediction
 
 
@@ -67,6 +69,10 @@ class Predictor:
         self.class_names = trained.class_names
         self.preprocessing = preprocessing_of(trained.config)
 
+    @property
+    def batch_size(self) -> int:
+        return BATCH_SIZE_ON_CPU if self.trained.device.type == "cpu" else BATCH_SIZE
+
     @overload
     def __call__(self, images: Picture) -> Prediction: ...  # type: ignore[overload-overlap]  # a text is a path
 
@@ -82,7 +88,7 @@ class Predictor:
                 f"expected an image of PIL, a path, or a list of them, got {type(images).__name__}; "
                 "PIL.Image.fromarray(array) makes an image of an array (H, W, 3) of uint8"
             )
-        found, size = [], BATCH_SIZE if self.preprocessing.one_size else 1
+        found, size = [], self.batch_size if self.preprocessing.one_size else 1
         for start in range(0, len(images), size):
             pixels = [self._pixels(image) for image in images[start : start + size]]
             results = self.results({"image": torch.stack([self.preprocessing.prepare(one) for one in pixels])})
@@ -135,7 +141,7 @@ def of_size(mask: Tensor, size: Sequence[int]) -> Tensor:
 def load(
     run: str | Path, checkpoint: str | int = "best", *, device: str | None = None, plugins: Sequence[str] = ()
 ) -> Predictor:
-    """The trained model of a run directory, with its preprocessing and class names.
+    """The trained model of a run directory, or of a file in one, with its preprocessing and class names.
 
     Args:
         checkpoint: best, last, or the step of a checkpoint.
@@ -144,4 +150,5 @@ def load(
 
     Raises BadConfig and BadData, which say what is wrong with the folder.
     """
-    return Predictor(open_run(Path(run).expanduser(), checkpoint, device=device, plugins=plugins))
+    folder, chosen = run_of_file(Path(run).expanduser(), None if checkpoint == "best" else str(checkpoint))
+    return Predictor(open_run(folder, chosen or "best", device=device, plugins=plugins))
