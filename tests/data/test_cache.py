@@ -209,7 +209,7 @@ def test_the_ranks_of_a_machine_share_one_cache_in_memory(photographs, tmp_path)
     def act():
         logging.basicConfig(level=logging.INFO)
         data = source(photographs, tmp_path, "ram")
-        images = data.readable("train").cached
+        images = data.readable("train", training=True).cached
         inode = os.stat(images.path).st_ino
         return inode, [image.numpy().tobytes() for image in images], os.readlink(images.path)
 

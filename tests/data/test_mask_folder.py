@@ -118,8 +118,10 @@ def test_published_sets_are_read_with_their_classes(name: str, tmp_path: Path) -
         (lists / f"{split}.txt").write_text("".join(f"{split}{number}\n" for number in range(len(values))))
     typed = (f"data={name}", "task=segmentation", "model=tiny_seg", f"data.root={tmp_path}", "data.batch_size=3")
     node = passed(*typed).config["data"]
-    data = MaskFolder(**{key: value for key, value in node.items() if key != "_target_"} | {"num_workers": 0})
-    assert [batch["mask"].unique().tolist() for batch in data.eval_batches("val")] == [[c] for c in values.values()]
+    given = {key: value for key, value in node.items() if key != "_target_"} | {"num_workers": 0}
+    for cache in ("none", "disk"):
+        data = MaskFolder(**given | {"cache": cache, "cache_dir": str(tmp_path / "caches")})
+        assert [batch["mask"].unique().tolist() for batch in data.eval_batches("val")] == [[c] for c in values.values()]
 
 
 def small(root: Path, values: Any = 1, **settings: Any) -> Path:

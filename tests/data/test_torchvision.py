@@ -241,3 +241,20 @@ def test_downloading_is_left_to_torchvision(tmp_path, monkeypatch):
         "torchvision.datasets.mnist.download_and_extract_archive", lambda *_, **__: pytest.fail("downloads")
     )
     assert source("MNIST", tmp_path, download=True).known().num_train == 12
+
+
+@pytest.mark.parametrize("name", ["DTD", "OxfordIIITPet"])
+def test_a_cache_gives_the_images_of_the_set(name, tmp_path):
+    {"DTD": write_textures, "OxfordIIITPet": write_pets}[name](tmp_path)
+    told = {"crop_fraction": 1.0, "image_size": 16, "cache_size": 64, "cache_dir": str(tmp_path / "caches")}
+
+    def images(cache):
+        data = source(name, tmp_path, **told, cache=cache)
+        return [*data.train_batches(0, 2, seed=1), *data.eval_batches("val")]
+
+    assert equal(images("disk"), images("none"))
+    first = sorted((tmp_path / "caches").iterdir())
+    assert equal(images("disk"), images("none")) and sorted((tmp_path / "caches").iterdir()) == first
+    if name == "DTD":  # another training set, of the same name and size of images
+        told["arguments"] = {"partition": 2}
+        assert equal(images("disk"), images("none"))

@@ -166,6 +166,10 @@ OPEN_RANGES: dict[str, Range] = {
 LATER_OPEN_KEYS: dict[str, Any] = {
     "augment.scale_crop.scale_step": None,
     **{f"data{split}.labels": None for split in ("", ".train", ".val", ".test")},
+    "data.cache": "none",
+    "data.cache_dir": None,
+    "data.cache_gb": 20,
+    "data.cache_size": "auto",
     "data.max_train_samples": None,
     "data.only_classes": None,
     "data.folds": None,

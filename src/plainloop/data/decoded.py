@@ -5,16 +5,21 @@ This module has no `from __future__ import annotations`: the check reads these t
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from plainloop.contracts import Batch, Preprocessing, SampleTransform, Split
+from plainloop.data.cache.place import Place, place_of, require_room
 from plainloop.data.images import LabelledImages
 from plainloop.errors import BadData
+from plainloop.system.storage import readable_size
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from plainloop.data.cache.file import CachedImages
     from plainloop.data.loading.samples import Images
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,6 +37,10 @@ class DecodedFiles(LabelledImages):
             evaluations.
         max_bad_fraction: of the images of a split; the run ends when more of them cannot be read, rounded up.
         sample_transforms: sample -> sample, the image (3, H, W) uint8 of any size; for training only, in order.
+        cache: decodes each image once: `disk` keeps it for all later runs, `ram` for the ranks of this one.
+        cache_size: the shorter side of what is kept, in pixels; `auto` is what evaluation resizes to, or as they are.
+        cache_dir: None is $XDG_CACHE_HOME/plainloop/images, or ~/.cache/plainloop/images.
+        cache_gb: what all caches in that folder may take, or this one in memory; in 10^9 bytes.
     """
 
     num_workers: int | Literal["auto"] = "auto"
@@ -40,12 +49,17 @@ class DecodedFiles(LabelledImages):
     on_bad_image: Literal["raise", "skip"] = "raise"
     max_bad_fraction: float = 0.01
     sample_transforms: Sequence[SampleTransform] = ()
+    cache: Literal["none", "ram", "disk"] = "none"
+    cache_size: int | Literal["auto"] = "auto"
+    cache_dir: str | None = None
+    cache_gb: float = 20
 
     # A run that has met a bad image has ended; so what to do about one can be said afterwards.
     changes_no_result: ClassVar = (
         *(*LabelledImages.changes_no_result, "timeout", "*prefetch"),
-        *("on_bad_image", "max_bad_fraction"),
+        *("on_bad_image", "max_bad_fraction", "cache_dir", "cache_gb"),
     )
+    evaluates_resized: ClassVar[bool] = True  # evaluation makes images smaller anyway: it can take them from any cache
     how_to_get_a_test_split: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
@@ -56,6 +70,14 @@ class DecodedFiles(LabelledImages):
             raise ValueError(f"data.timeout={self.timeout} must be above 0 seconds")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"data.max_bad_fraction={self.max_bad_fraction} must lie between 0 and 1, such as 0.01")
+        if self.cache_size != "auto" and self.cache_size < self.image_size:
+            raise ValueError(
+                f"data.cache_size={self.cache_size} must be at least data.image_size={self.image_size}, or auto"
+            )
+        if self.cache_gb <= 0:
+            raise ValueError(f"data.cache_gb={self.cache_gb} must be above 0")
+        self.cached_side = None if self.cache_size == "auto" else self.cache_size  # None: images as they are
+        self._caches: dict[Split, CachedImages] = {}
         self._skipped: list[dict[str, Any]] = []
         self._bad: dict[Split, set[int]] = {}
 
@@ -74,15 +96,47 @@ class DecodedFiles(LabelledImages):
     def name_of(self, split: Split, index: int) -> str:
         return os.fsdecode(self.images[split].paths[index])
 
-    def readable(self, split: Split) -> "Images":
-        """What the workers read. Collective."""
-        return self.images[split]
+    @property
+    def place(self) -> Place:
+        return place_of(self.cache, self.cache_dir, self.cache_gb)
+
+    def require_room_for_cache(self, estimate: Callable[[], int]) -> None:
+        """Raises BadData for a cache that would be too large; `estimate` gives its bytes."""
+        if self.cache != "none":
+            require_room(self.place, estimate())
+
+    def cache_lines(self, estimate: Callable[[], int] | None = None) -> list[str]:
+        """For the plan."""
+        if self.cache == "none":
+            return []
+        where = f"in {self.place.folder}" if self.cache == "disk" else "of memory"
+        size = f", about {readable_size(estimate())}" if estimate else ""
+        how, side = f"{size} {where}", self.cached_side
+        if side is None:
+            return [f"cache={self.cache} keeps all images as they are{how}"]
+        lines = [f"cache={self.cache} keeps all images at a shorter side of {side} pixels{how}"]
+        if not self.evaluates_resized:
+            return [*lines, "so training sees no more of them than that; evaluation reads the files, at full size"]
+        return [*lines, "so training resizes pixels a second time, which data.cache=none does not"]
+
+    def readable(self, split: Split, *, training: bool) -> "Images":
+        """What the workers read: with its cache, which is filled here where there is none. Collective."""
+        images = self.images[split]
+        if self.cache == "none" or not (training or self.evaluates_resized or self.cached_side is None):
+            return images
+        if split not in self._caches:
+            from plainloop.data.cache.build import cached
+
+            name, keep_bad = f"{images.folder_name}-{split}", self.on_bad_image == "skip"
+            content = images.content(name, shorter_side=self.cached_side, keep_bad=keep_bad)
+            self._caches[split] = cached(content, self.place, loader=self.loaders[split], timeout=self.timeout)
+        return replace(images, cached=self._caches[split])
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
         from plainloop.data.loading.sampler import Shard, order_of
         from plainloop.data.loading.workers import TrainKeys
 
-        images = self.readable("train").augmented(self.sample_transforms, seed)
+        images = self.readable("train", training=True).augmented(self.sample_transforms, seed)
         if self.on_bad_image == "skip":
             images = images.without_bad_images("replace")
         order = order_of(images.labels, sampler=self.sampler, repeats=self.repeats)
@@ -97,7 +151,7 @@ class DecodedFiles(LabelledImages):
                 f"this data set has no {split} split; it has {' and '.join(self.images)}",
                 hint=self.how_to_get_a_test_split,
             )
-        images, shard = self.readable(split), Shard.here()
+        images, shard = self.readable(split, training=False), Shard.here()
         if self.on_bad_image == "skip":
             images = images.without_bad_images("leave_out")
         among = slice_of_train(len(images), self.train_eval_samples) if split == "train" else range(len(images))
@@ -147,11 +201,17 @@ class DecodedImages(DecodedFiles):
         super().__post_init__()
         if not 0 < self.crop_fraction <= 1:
             raise ValueError(f"data.crop_fraction={self.crop_fraction} must be above 0 and at most 1, such as 0.875")
+        self.cached_side = self.cached_side or int(self.image_size / self.crop_fraction)
 
     @classmethod
     def preprocessing(cls, **arguments: Any) -> Preprocessing:
         from plainloop.data.loading.decode import resize_and_crop
+        from plainloop.data.loading.outside import after_a_cache
 
         source = cls(**arguments)
-        prepare = partial(resize_and_crop, image_size=source.image_size, crop_fraction=source.crop_fraction)
+        prepare: Callable[[Tensor], Tensor] = partial(
+            resize_and_crop, image_size=source.image_size, crop_fraction=source.crop_fraction
+        )
+        if source.cache != "none":
+            prepare = partial(after_a_cache, shorter_side=source.cached_side, prepare=prepare)
         return Preprocessing(prepare, crop_fraction=source.crop_fraction)

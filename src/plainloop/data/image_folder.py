@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from plainloop.contracts import Facts, Split
-from plainloop.data.cached import CachedImageFiles
-from plainloop.data.decoded import IMAGENET_MEAN, IMAGENET_STD
+from plainloop.data.cache.place import estimate_of
+from plainloop.data.decoded import IMAGENET_MEAN, IMAGENET_STD, DecodedImages
 from plainloop.data.loading.labels import list_labelled
 from plainloop.data.loading.listing import Listings, list_splits, refuse_empty_files
 from plainloop.data.loading.stratify import require_fold
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True, eq=False)
-class ImageFolder(CachedImageFiles):
+class ImageFolder(DecodedImages):
     """`root` has train/, val/ and perhaps test/ with class folders, or class folders alone; then each class is split.
 
     Args:
@@ -45,7 +45,7 @@ class ImageFolder(CachedImageFiles):
     group_column: str | None = None
     allow_changed: bool = False
 
-    changes_no_result: ClassVar = (*CachedImageFiles.changes_no_result, "allow_changed")
+    changes_no_result: ClassVar = (*DecodedImages.changes_no_result, "allow_changed")
     split_keys: ClassVar = ("labels",)
     how_to_get_a_test_split: ClassVar = "make test/ in data.root"
 
@@ -65,7 +65,7 @@ class ImageFolder(CachedImageFiles):
     def known(self) -> Facts:
         mean, std = self.statistics(IMAGENET_MEAN, IMAGENET_STD)
         found, shape = self.listings(), (3, self.image_size, self.image_size)
-        self.require_room_for_cache()
+        self.require_room_for_cache(self.estimate)
         counts, names = found.class_counts, found.train.class_names
         return Facts(sum(counts), found.num_val, names, shape, mean, std, counts, found.files_hash())
 
@@ -85,7 +85,15 @@ class ImageFolder(CachedImageFiles):
 
     @classmethod
     def plan_lines(cls, **arguments: Any) -> list[str]:
-        return [*cls(**arguments).listings().plan_lines(), *super().plan_lines(**arguments)]
+        source = cls(**arguments)
+        lines = [*source.listings().plan_lines(), *super().plan_lines(**arguments)]
+        return [*lines, *source.cache_lines(source.estimate)]
+
+    def estimate(self) -> int:
+        found = self.listings()
+        parts = [part for split, part in found.splits.items() if split != "test"]
+        files = ((part.folder / path for path in part.paths) for part in parts)
+        return estimate_of((str(found.root), found.files_hash()), files, self.cached_side)
 
     @classmethod
     def file_names(cls, **arguments: Any) -> Iterator[str]:

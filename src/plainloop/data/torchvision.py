@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -70,10 +71,14 @@ class Torchvision(DecodedImages):
         """The set's own splits. Downloads them if asked to."""
         return {split: self._read(split, own) for split, own in self.own_splits().items()}
 
+    @property
+    def folder(self) -> Path:
+        return cache_folder() if self.root is None else Path(self.root).expanduser().absolute()
+
     def _read(self, split: Split, own: Mapping[str, Any]) -> Labelled:
         from plainloop.data.loading.torchvision_sets import parameters_of, read
 
-        base = cache_folder() if self.root is None else Path(self.root).expanduser()
+        base = self.folder
         arguments = {**self.arguments, **own}
         spelled = ", ".join(f"{key}={value}" for key, value in own.items())
         if self.download and "download" in parameters_of(self.name):
@@ -117,15 +122,16 @@ class Torchvision(DecodedImages):
         line = f"torchvision.datasets.{source.name}: {', '.join(where)}"
         if "val" not in own:
             line += f", val takes {source.val_fraction:g} of each class of train"
-        return [line, *super().plan_lines(**arguments)]
+        return [line, *super().plan_lines(**arguments), *source.cache_lines()]
 
     def all_images(self) -> dict[Split, Images]:
         from plainloop.data.loading.stratify import stratified_split
         from plainloop.data.loading.torchvision_sets import Items
 
+        which = json.dumps([self.name, dict(self.arguments), str(self.folder)])
+        items = partial(Items.of, image_size=self.image_size, crop_fraction=self.crop_fraction)
         images: dict[Split, Images] = {
-            split: Items.of(part, self.name, image_size=self.image_size, crop_fraction=self.crop_fraction)
-            for split, part in self.parts().items()
+            split: items(part, self.name, which=f"{which} {part.spelled}") for split, part in self.parts().items()
         }
         if "val" not in images:
             whole = images["train"]

@@ -41,27 +41,34 @@ class Content:
     Args:
         name: for the file's name and for messages: "pets-train".
         files: paths from `folder`, without duplicates.
-        read: path -> (C, H, W) uint8, in a worker; raises BadData.
+        read: path, and path of the mask where there are masks -> (C, H, W) uint8, in a worker. Raises BadData for what
+            `keep_bad` may keep; returns what ends the run in any case.
         about: decides, with the files, whether a cache can be used: sizes, versions of decoders.
-        shorter_side: of what `read` gives, at most; for the estimate.
+        shorter_side: of what `read` gives, at most, None: as the file has it; for the estimate, as `channels`.
         keep_bad: keeps why a file cannot be decoded; without it, that ends the run.
+        masks: a file for each of `files`.
     """
 
     name: str
     folder: Path
     files: Sequence[str]
-    read: Callable[[Path], Tensor]
+    read: Callable[..., Tensor | RunError]
     about: dict[str, Any]
-    shorter_side: int
+    shorter_side: int | None
     keep_bad: bool = False
+    masks: Sequence[str] = ()
+    channels: int = 3
 
     def __getitem__(self, key: Key) -> Sample | RunError:
         """The images from one number to another, one after the other, for the workers."""
         pixels: list[Tensor] = []
         shapes: list[tuple[int, ...]] = []
-        for name in self.files[slice(*key)]:
+        for number in range(*key):
             try:
-                image = self.read(self.folder / name).permute(1, 2, 0)
+                read = self.read(*(self.folder / names[number] for names in (self.files, self.masks) if names))
+                if isinstance(read, RunError):
+                    return read
+                image = read.permute(1, 2, 0)
                 pixels.append(image.contiguous().view(-1))
                 shapes.append(tuple(image.shape))
             except BadData as error:
@@ -94,7 +101,9 @@ class _Build:
     def fill(self, descriptor: int, path: Path) -> None:
         """Writes what is not there yet. Raises BadData and CannotWrite."""
         content, kind, num_images = self.content, self.place.kind, len(self.content.files)
-        expected = estimated_bytes([content.folder / name for name in content.files], content.shorter_side)
+        expected = estimated_bytes(
+            [content.folder / name for name in content.files], content.shorter_side, content.channels
+        )
         others = bytes_of_others(self.place, path) if kind == "disk" else 0
         require_room(self.place, expected, others=others)
         writer = Writer(descriptor, num_images, content.about)
@@ -123,7 +132,7 @@ class _Build:
 def _on_disk(build: _Build) -> CachedImages:
     """Who has the lock of the unfinished file fills it, the others wait. Renaming it finishes it. Collective."""
     content, folder = build.content, build.place.folder
-    path = build.place.file(content.name, key_of(content.folder, content.files, content.about))
+    path = build.place.file(content.name, key_of(content.folder, [*content.files, *content.masks], content.about))
     unfinished = path.with_name(f"{path.name}.unfinished")
     try:
         if not path.exists():

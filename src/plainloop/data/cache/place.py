@@ -6,14 +6,13 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
 from plainloop.data.loading.download import cache_folder
-from plainloop.data.loading.listing import Listings
 from plainloop.errors import BadData
 from plainloop.system.processes import own_cgroups
 from plainloop.system.storage import readable_size
@@ -54,7 +53,7 @@ def key_of(folder: Path, files: Sequence[str], about: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def estimated_bytes(files: Sequence[Path], shorter_side: int) -> int:
+def estimated_bytes(files: Sequence[Path], shorter_side: int | None, channels: int = 3) -> int:
     """What all images take once their shorter side is at most so long, by the sizes of some of them."""
     from PIL import Image
 
@@ -67,20 +66,21 @@ def estimated_bytes(files: Sequence[Path], shorter_side: int) -> int:
                 width, height = image.size
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue  # a damaged file; decoding it says so
-        sizes.append(3 * width * height * min(1.0, shorter_side / min(width, height)) ** 2)
+        smaller = 1.0 if shorter_side is None else min(1.0, shorter_side / min(width, height))
+        sizes.append(channels * width * height * smaller**2)
     return math.ceil(len(files) * sum(sizes) / max(1, len(sizes)))
 
 
-_estimates: dict[tuple[str, str, int], int] = {}  # the check asks for it several times
+_estimates: dict[tuple[Any, ...], int] = {}  # the check asks for it several times
 
 
-def estimate_of(listings: Listings, shorter_side: int) -> int:
-    """Bytes for training and validation images."""
-    key = str(listings.root), listings.files_hash(), shorter_side
+def estimate_of(
+    which: tuple[str, ...], splits: Iterable[Iterable[Path]], shorter_side: int | None, channels: int = 3
+) -> int:
+    """Bytes for the images of these splits; `which` tells them from others."""
+    key = (*which, shorter_side)
     if key not in _estimates:
-        parts = [part for split, part in listings.splits.items() if split != "test"]
-        files = [[part.folder / path for path in part.paths] for part in parts]
-        _estimates[key] = sum(estimated_bytes(paths, shorter_side) for paths in files)
+        _estimates[key] = sum(estimated_bytes(list(paths), shorter_side, channels) for paths in splits)
     return _estimates[key]
 
 

@@ -107,13 +107,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode_at_most(path: Path, *, shorter_side: int) -> Tensor:
+def decode_at_most(path: Path, *, shorter_side: int | None) -> Tensor:
     """(3, H, W) uint8, resized if its shorter side is longer than so many pixels. Raises BadData for a damaged file."""
     return at_most(decode(path), shorter_side=shorter_side)
 
 
-def at_most(image: Tensor, *, shorter_side: int) -> Tensor:
-    return F.resize(image, [shorter_side], antialias=True) if min(image.shape[1:]) > shorter_side else image
+def at_most(image: Tensor, *, shorter_side: int | None) -> Tensor:
+    if shorter_side is None or min(image.shape[1:]) <= shorter_side:
+        return image
+    return F.resize(image, [shorter_side], antialias=True)
 
 
 def resize_and_crop(image: Tensor, *, image_size: int, crop_fraction: float) -> Tensor:

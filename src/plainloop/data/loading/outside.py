@@ -26,7 +26,7 @@ def as_it_is(image: Tensor) -> Tensor:
     return image
 
 
-def after_a_cache(image: Tensor, *, shorter_side: int, prepare: Callable[[Tensor], Tensor]) -> Tensor:
+def after_a_cache(image: Tensor, *, shorter_side: int | None, prepare: Callable[[Tensor], Tensor]) -> Tensor:
     """A cache resizes an image before evaluation does."""
     return prepare(at_most(image, shorter_side=shorter_side))
 

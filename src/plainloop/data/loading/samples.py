@@ -48,7 +48,12 @@ class Images:
     def augmented(self, sample_transforms: Sequence[SampleTransform], seed: int) -> Images:
         return replace(self, sample_transforms=tuple(sample_transforms), seed=seed)
 
-    def content(self, name: str, *, shorter_side: int, keep_bad: bool) -> Content:
+    @property
+    def folder_name(self) -> str:
+        """For the name of a cache."""
+        return self.folder.absolute().name
+
+    def content(self, name: str, *, shorter_side: int | None, keep_bad: bool) -> Content:
         """What a cache of this split holds."""
         read = partial(decode_at_most, shorter_side=shorter_side)
         about = {"decoded by": VERSION, "shorter side": shorter_side}

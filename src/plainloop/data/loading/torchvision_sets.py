@@ -11,7 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from plainloop.data.loading.decode import DAMAGED, decode, to_rgb
+from plainloop.data.cache.build import Content
+from plainloop.data.loading.decode import DAMAGED, at_most, decode, to_rgb
 from plainloop.data.loading.samples import Images
 from plainloop.errors import BadData
 
@@ -185,15 +187,34 @@ class Items(Images):
     """One split of a set; `paths` are names for messages that end with the position in the set."""
 
     dataset: Any
+    which: str  # of all sets and splits
 
     @classmethod
-    def of(cls, part: Labelled, name: str, *, image_size: int, crop_fraction: float) -> Items:
+    def of(cls, part: Labelled, name: str, *, which: str, image_size: int, crop_fraction: float) -> Items:
         prefix = part.spelled.partition("=")[2] or "image"
         paths = np.array([f"{prefix}/{position}".encode() for position in range(len(part.labels))])
-        return cls(Path(name), paths, part.labels, image_size, crop_fraction, dataset=part.dataset)
+        return cls(Path(name), paths, part.labels, image_size, crop_fraction, dataset=part.dataset, which=which)
+
+    @property
+    def folder_name(self) -> str:
+        return self.folder.name
+
+    def content(self, name: str, *, shorter_side: int | None, keep_bad: bool) -> Content:
+        """Published sets do not change: which one it is, and which of its images, decides."""
+        of_files = super().content(name, shorter_side=shorter_side, keep_bad=keep_bad)
+
+        return replace(
+            of_files, read=partial(self.small, shorter_side=shorter_side), about=of_files.about | {"set": self.which}
+        )
+
+    def small(self, path: Path, *, shorter_side: int | None) -> Tensor:
+        return at_most(self.item(f"{path.parent.name}/{path.name}"), shorter_side=shorter_side)
 
     def decoded(self, index: int) -> Tensor:
-        name = self.paths[index].decode()
+        return self.item(self.paths[index].decode()) if self.cached is None else super().decoded(index)
+
+    def item(self, name: str) -> Tensor:
+        """The image of this name. Raises BadData."""
         try:
             image = self.dataset[int(name.rpartition("/")[2])][0]
             if isinstance(image, Image.Image):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from plainloop.contracts import Batch, Facts, Preprocessing, Split
+from plainloop.data.cache.place import estimate_of
 from plainloop.data.decoded import IMAGENET_MEAN, IMAGENET_STD, DecodedFiles
 from plainloop.data.masks.example import mask_batch, refuse_class_balanced
 from plainloop.data.masks.pairs import Naming, Pairs, find_pairs
@@ -63,6 +64,7 @@ class MaskFolder(DecodedFiles):
     allow_changed: bool = False
 
     changes_no_result: ClassVar = (*DecodedFiles.changes_no_result, "allow_changed")
+    evaluates_resized: ClassVar = False
     how_to_get_a_test_split: ClassVar = "make test folders, or a list for test"
 
     def __post_init__(self) -> None:
@@ -75,6 +77,7 @@ class MaskFolder(DecodedFiles):
         mean, std = self.statistics(IMAGENET_MEAN, IMAGENET_STD)
         pairs, names = self.pairs(), self.names()
         self.reading()
+        self.require_room_for_cache(self.estimate)
         shape = (3, self.image_size, self.image_size)
         return Facts(len(pairs.train), len(pairs.val), names, shape, mean, std, files_hash=pairs.files_hash())
 
@@ -91,11 +94,17 @@ class MaskFolder(DecodedFiles):
     @classmethod
     def plan_lines(cls, **arguments: Any) -> list[str]:
         source = cls(**arguments)
-        return [*source.pairs().notes, *super().plan_lines(**arguments)]
+        return [*source.pairs().notes, *super().plan_lines(**arguments), *source.cache_lines(source.estimate)]
 
     @classmethod
     def file_names(cls, **arguments: Any) -> Iterator[str]:
         return cls(**arguments).pairs().file_names()
+
+    def estimate(self) -> int:
+        found = self.pairs()
+        parts = [found.train, found.val] if self.cached_side is None else [found.train]
+        files = ((found.root / image for image, _ in pairs) for pairs in parts)
+        return estimate_of((str(found.root), found.files_hash()), files, self.cached_side, channels=4)
 
     def pairs(self) -> Pairs:
         naming = Naming(self.image_dir, self.mask_dir, self.image_suffix, self.mask_suffix, self.lists, self.separator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,13 @@ class Reading:
     num_classes: int
     colours: NDArray[np.uint8] | None = None
     ignored_colour: tuple[int, ...] | None = None
+
+    @property
+    def digest(self) -> str:
+        """Changes with whatever changes a class."""
+        colours = b"" if self.colours is None else self.colours.tobytes()
+        parts = (self.table.tobytes(), colours, repr(self.ignored_colour).encode())
+        return blake2b(b"|".join(parts), digest_size=8).hexdigest()
 
 
 def reading_of(

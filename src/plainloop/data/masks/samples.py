@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from plainloop.contracts import IGNORE, Sample, SampleTransform
+from plainloop.data.cache.build import Content
+from plainloop.data.loading.decode import at_most, decode
 from plainloop.data.loading.sampler import Key
 from plainloop.data.loading.samples import Images, transformed
 from plainloop.data.masks.pairs import Pair
@@ -47,9 +52,23 @@ class MaskedImages(Images):
     def augmented(self, sample_transforms: Sequence[SampleTransform], seed: int) -> MaskedImages:
         return replace(self, sample_transforms=tuple(sample_transforms), seed=seed, training=True)
 
+    def content(self, name: str, *, shorter_side: int | None, keep_bad: bool) -> Content:
+        """Each image with its mask as a fourth channel, so that no image can come with the mask of another."""
+        of_images = super().content(name, shorter_side=shorter_side, keep_bad=keep_bad)
+        return replace(
+            of_images,
+            read=partial(read_pair, reading=self.reading, shorter_side=shorter_side),
+            about=of_images.about | {"masks": self.reading.digest},
+            masks=[os.fsdecode(path) for path in self.masks],
+            channels=4,
+        )
+
     def sample(self, key: Key, index: int, image: Tensor) -> Sample | RunError:
         try:
-            mask = self.mask_of(index, tuple(image.shape[-2:]))
+            if self.cached is None:
+                mask = self.mask_of(index, tuple(image.shape[-2:]))
+            else:
+                image, mask = channels_last(image[:3]), image[3].long()
             sample = {"image": image, "mask": mask, "index": torch.tensor(index)}
             if self.sample_transforms:
                 with rng.drawing_from(rng.fold(rng.SAMPLE, self.seed, *key)):
@@ -61,14 +80,35 @@ class MaskedImages(Images):
     def mask_of(self, index: int, size: tuple[int, ...]) -> Tensor:
         """(H, W) int64, of this size. Raises BadData."""
         image_path, mask_path = (self.folder / os.fsdecode(names[index]) for names in (self.paths, self.masks))
-        mask = read_mask(mask_path, self.reading)
-        if mask.shape != size:
-            sizes = [f"{width} x {height}" for height, width in (mask.shape, size)]
-            raise BadData(
-                f"{mask_path} has {sizes[0]} pixels, and its image {image_path} has {sizes[1]}",
-                hint="a mask has one pixel for each of its image: make it anew, or remove both",
-            )
-        return mask
+        return mask_of(image_path, mask_path, size, self.reading)
+
+
+def channels_last(image: Tensor) -> Tensor:
+    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+
+
+def mask_of(image_path: Path, mask_path: Path, size: tuple[int, ...], reading: Reading) -> Tensor:
+    """(H, W) int64, of the image's size. Raises BadData."""
+    mask = read_mask(mask_path, reading)
+    if mask.shape != size:
+        sizes = [f"{width} x {height}" for height, width in (mask.shape, size)]
+        raise BadData(
+            f"{mask_path} has {sizes[0]} pixels, and its image {image_path} has {sizes[1]}",
+            hint="a mask has one pixel for each of its image: make it anew, or remove both",
+        )
+    return mask
+
+
+def read_pair(image_path: Path, mask_path: Path, *, reading: Reading, shorter_side: int | None) -> Tensor | RunError:
+    """(4, H, W) uint8: the image, and the class of each pixel. Raises BadData for the image; a bad mask is returned."""
+    image = decode(image_path)
+    try:
+        mask = mask_of(image_path, mask_path, tuple(image.shape[-2:]), reading)
+    except BadData as error:
+        return error
+    image = at_most(image, shorter_side=shorter_side)
+    mask = F.resize(mask[None].to(torch.uint8), list(image.shape[-2:]), InterpolationMode.NEAREST_EXACT)
+    return torch.cat([image, mask])
 
 
 def fitted(sample: Sample, size: int) -> Sample:
