@@ -1,8 +1,12 @@
 """What holds for every augmentation that is drawn for the global batch."""
 
+import functools
+
 import pytest
 import torch
 
+from plainloop.augment import colour, settings
+from plainloop.augment.colour import color_jitter
 from plainloop.distributed import collectives
 from plainloop.system import rng
 from tests.augment.batches import CPU, MIXED, ONE_BY_ONE, PIXELS, numbered
@@ -84,3 +88,31 @@ def test_nothing_waits_for_the_device(augment):
     at(augment, batch)
     with NoHostReads():
         augment(batch, 3)
+
+
+ON_CPU = {"flip": PIXELS["horizontal_flip"], "vertical": PIXELS["vertical_flip"], "colour": PIXELS["color_jitter"]}
+ON_CPU["half"] = functools.partial(color_jitter, hue=0.1, p=0.5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ON_CPU)
+def test_large_images_are_changed_one_by_one_on_a_cpu_as_in_a_batch(name, channels, monkeypatch):
+    batch = numbered(height=9, width=7, channels=channels) | {"mask": torch.arange(64 * 63).view(64, 9, 7) % 5}
+    whole = at(ON_CPU[name], batch)
+    monkeypatch.setattr(settings, "LARGE", 1)
+    monkeypatch.setattr(colour, "PIECE", 14)  # two rows
+    one_by_one = at(ON_CPU[name], batch)
+    assert torch.equal(one_by_one["mask"], whole["mask"])
+    # A mean that is summed in pieces; the hue of grey pixels is not stable.
+    tolerance = 0.0 if "colour" not in name and name != "half" else 1e-5
+    torch.testing.assert_close(one_by_one["image"], whole["image"], rtol=0, atol=tolerance)
+    same = (one_by_one["image"] == batch["image"]).flatten(1).all(1)
+    assert same.any() == (name != "colour") and not same.all()
+    assert torch.equal(batch["image"], numbered(height=9, width=7, channels=channels)["image"])
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_any_number_of_ranks_sees_the_same_large_images(name, world_size, monkeypatch):
+    monkeypatch.setattr(settings, "LARGE", 1)
+    test_any_number_of_ranks_sees_the_same_images(ON_CPU[name], world_size, monkeypatch)

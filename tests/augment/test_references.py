@@ -27,9 +27,10 @@ def drawn(monkeypatch):
     return record
 
 
-def test_colours_are_torchvisions(monkeypatch):
+@pytest.mark.parametrize("size", [8, 128])  # large ones are changed one by one
+def test_colours_are_torchvisions(size, monkeypatch):
     record = drawn(monkeypatch)
-    batch = numbered(16)
+    batch = numbered(16 if size == 8 else 2, height=size, width=size)
     ours = color_jitter(batch, 0, hue=0.3)["image"]
     _, brightness, contrast, saturation, hue = record
     for number, image in enumerate(batch["image"]):

@@ -324,6 +324,13 @@ def test_a_folder_that_cannot_be_written_is_one_message(photographs, tmp_path):
     assert "data.cache_dir=" in caught.value.hint
 
 
+def test_the_check_refuses_a_folder_that_cannot_be_made(photographs, tmp_path):
+    (tmp_path / "caches").write_text("")
+    with pytest.raises(BadData, match=r"cannot make the folder .*caches/deep: .*/caches is a file"):
+        ImageFolder.facts(root=str(photographs), cache="disk", cache_dir=str(tmp_path / "caches/deep"))
+    assert source(photographs, tmp_path / "caches", "ram").known().num_classes == 2
+
+
 @pytest.mark.parametrize("left", [0, 100, 5000])
 def test_a_cache_that_was_cut_off_is_named(photographs, tmp_path, left):
     path = built(content(photographs), tmp_path / "caches").path

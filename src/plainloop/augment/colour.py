@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plainloop.augment import draws
-from plainloop.augment.settings import check_probability, check_range, constant
+from plainloop.augment.settings import check_probability, check_range, is_large_on_cpu
 from plainloop.contracts import Batch
 
+PIECE = 2**14  # pixels; in floats of three colours with what is computed from them about as large as a core's cache
 LUMA = (0.2989, 0.587, 0.114)  # grey of red, green and blue (ITU-R 601-2), as in torchvision
 
 
@@ -41,19 +42,49 @@ def color_jitter(
     image = batch["image"]
     chosen = draws.chosen(batch, p)
 
-    def factor(x: float) -> Tensor:
-        drawn = draws.uniform(batch, low=max(0.0, 1 - x), high=1 + x)
-        return torch.where(chosen, drawn, 1.0).to(image.dtype).view(-1, 1, 1, 1)
+    def drawn(low: float, high: float, otherwise: float) -> Tensor:
+        values = draws.uniform(batch, low=low, high=high)
+        return torch.where(chosen, values, otherwise).to(image.dtype).view(-1, 1, 1, 1)
 
-    image = (image * factor(brightness)).clamp(0, 1)
-    mean = grey(image).mean(dim=(1, 2, 3), keepdim=True)
-    image = mean.lerp(image, factor(contrast)).clamp(0, 1)
-    if image.shape[1] == 3:
-        image = grey(image).expand_as(image).lerp(image, factor(saturation)).clamp(0, 1)
-        if hue:
-            turn = torch.where(chosen, draws.uniform(batch, low=-hue, high=hue), 0.0)
-            image = with_hue_turned(image, turn.to(image.dtype))
-    return batch | {"image": image}
+    of_colour = [saturation] if image.shape[1] == 3 else []
+    factors = [drawn(max(0.0, 1 - x), 1 + x, 1.0) for x in (brightness, contrast, *of_colour)]
+    factors += [drawn(-hue, hue, 0.0)] if of_colour and hue else []
+    if is_large_on_cpu(image):
+        return batch | {"image": recoloured_on_cpu(image, factors, chosen)}
+    image = brightened(image, factors[0])
+    return batch | {"image": recoloured(image, grey(image).mean(dim=(1, 2, 3), keepdim=True), *factors[1:])}
+
+
+def brightened(image: Tensor, factor: Tensor) -> Tensor:
+    return (image * factor).clamp_(0, 1)
+
+
+def recoloured(
+    image: Tensor, mean: Tensor, contrast: Tensor, saturation: Tensor | None = None, hue: Tensor | None = None
+) -> Tensor:
+    """Contrast around `mean`, the grey of the whole image, then saturation, then hue; all of them (B, 1, 1, 1)."""
+    image = mean.lerp(image, contrast).clamp_(0, 1)
+    if saturation is not None:
+        image = grey(image).lerp(image, saturation).clamp_(0, 1)
+    return image if hue is None else with_hue_turned(image, hue.flatten())
+
+
+def recoloured_on_cpu(image: Tensor, factors: list[Tensor], chosen: Tensor) -> Tensor:
+    """The same for the chosen images alone, in place and piece by piece, so that each stays in the CPU's cache."""
+    result = image.clone()
+    height, pixels = max(1, PIECE // image.shape[-1]), image.shape[-2] * image.shape[-1]
+    for number in chosen.nonzero().flatten().tolist():
+        brightness, contrast, *of_colour = (float(factor[number]) for factor in factors)
+        pieces = result[number : number + 1].split(height, dim=2)
+        mean = sum(float(grey(piece.mul_(brightness).clamp_(0, 1)).sum()) for piece in pieces) / pixels
+        for piece in pieces:
+            piece.mul_(contrast).add_((1 - contrast) * mean).clamp_(0, 1)
+            for saturation in of_colour[:1]:
+                others = grey(piece).mul_(1 - saturation)
+                piece.mul_(saturation).add_(others).clamp_(0, 1)
+            for turn in of_colour[1:]:
+                turn_hue(piece, turn, out=piece)
+    return result
 
 
 def gaussian_blur(
@@ -86,23 +117,26 @@ def grey(image: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, 1, H, W)."""
     if image.shape[1] != 3:
         return image.mean(1, keepdim=True)
-    weights = constant(LUMA, image.dtype, image.device).view(1, 3, 1, 1)
-    return (image * weights).sum(1, keepdim=True)
+    red, green, blue = image.split(1, dim=1)
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def with_hue_turned(image: Tensor, turn: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] with the hue of each image moved by `turn` (B,), in turns of the colour circle.
+    """(B, 3, H, W) in [0, 1] with the hue of each image moved by `turn` (B,), in turns of the colour circle."""
+    return turn_hue(image, turn.view(-1, 1, 1), out=torch.empty_like(image))
 
-    Through hue, saturation and value: f(n) = v - v s max(0, min(k, 4 - k, 1)) with k = (n + 6 h) mod 6 for n = 5, 3, 1.
-    """
-    value, largest = image.max(1)
-    chroma = value - image.min(1).values
+
+def turn_hue(image: Tensor, turn: Tensor | float, *, out: Tensor) -> Tensor:
+    """Through hue in [0, 6), chroma and value: red is full in hues around 0 and 6, green around 2, blue around 4."""
     red, green, blue = image.unbind(1)
-    safe = chroma.clamp(min=1e-12)
-    sector = torch.stack([(green - blue) / safe, 2 + (blue - red) / safe, 4 + (red - green) / safe], dim=1)
-    hue = sector.gather(1, largest[:, None])[:, 0] + 6 * turn.view(-1, 1, 1)
-    channels = []
-    for number in (5, 3, 1):
-        k = (number + hue) % 6
-        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
-    return torch.stack(channels, dim=1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    is_red, is_green = value == red, value == green
+    slope = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    sector = torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0))
+    hue = slope.div_(chroma.clamp(min=1e-12)).add_(sector).add_(6 * turn)
+    hue.sub_((hue / 6).floor_(), alpha=6)
+    distances = ((hue - 3).abs_().neg_().add_(3), (hue - 2).abs_(), (hue - 4).abs_())  # from the hue of each colour
+    for channel, far in enumerate(distances):
+        torch.addcmul(value, far.sub_(1).clamp_(0, 1), chroma, value=-1, out=out[:, channel])
+    return out

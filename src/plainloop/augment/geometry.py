@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from plainloop.augment import draws, spatial
-from plainloop.augment.settings import check_probability, filling
+from plainloop.augment.settings import check_probability, filling, is_large_on_cpu
 from plainloop.contracts import Batch
 
 
@@ -62,6 +62,11 @@ def flip(batch: Batch, *, dimension: int, p: float) -> Batch:
         return torch.where(flipped[:, 0], mirrored, places)
 
     def pixels(values: Tensor) -> Tensor:
+        if is_large_on_cpu(values):
+            result = values.clone()
+            for number in flipped.flatten().nonzero().flatten().tolist():
+                result[number] = values[number].flip(dimension)
+            return result
         mirrored = values.flip(dimension)
         return torch.where(flipped, mirrored, values, out=mirrored)  # on a CPU, new memory costs more than the copy
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from plainloop.contracts import Steps
 
+LARGE = 2**13  # pixels of an image; below, a call for each image costs more than to compute all of them
+
 
 def has_ended(step: int, until: Steps | None) -> bool:
     """Whether an augmentation is off after `step` finished steps; None is never.
@@ -43,3 +45,11 @@ def filling(image: Tensor, fill: Sequence[float]) -> Tensor:
 def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The numbers on the device, sent there once: sending waits for the device."""
     return torch.tensor(values, dtype=dtype, device=device)
+
+
+def is_large_on_cpu(image: Tensor) -> bool:
+    """Whether images (B, C, H, W) are quicker changed one by one: a CPU need not touch those that stay as they are.
+
+    A GPU would have to wait to know which ones these are.
+    """
+    return image.device.type == "cpu" and image.shape[-2] * image.shape[-1] >= LARGE

@@ -41,14 +41,15 @@ def moved(
         pixels: (B, C, H, W) -> (B, C, h, w), of the images.
         points: (B, P, 2) float -> the same: where x and y in pixels go to. Pixel i reaches from i to i + 1.
         classes: as `pixels`, of masks, whose values must not be blended; what comes from outside the image must be 0.
-            None: `pixels`, which then only copies.
+            None: `pixels`, which then only copies, and nothing comes from outside.
     """
-    classes = classes or pixels
     result = batch | {"image": pixels(batch["image"])}
     if "mask" in batch:
-        result["mask"] = classes(batch["mask"][:, None] - IGNORE)[:, 0] + IGNORE  # outside is IGNORE
+        mask = batch["mask"][:, None]
+        mask = pixels(mask) if classes is None else classes(mask - IGNORE) + IGNORE  # outside is IGNORE
+        result["mask"] = mask[:, 0]
     if "instance_mask" in batch:
-        result["instance_mask"] = classes(batch["instance_mask"])
+        result["instance_mask"] = (classes or pixels)(batch["instance_mask"])
     return with_outlines(result, {name: points_of(batch[name], points) for name in OUTLINES if name in batch})
 
 

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from plainloop.contracts import Batch, Preprocessing, SampleTransform, Split
-from plainloop.data.cache.place import Place, place_of, require_room
+from plainloop.data.cache.place import Place, place_of, require_folder, require_room
 from plainloop.data.images import LabelledImages
 from plainloop.errors import BadData
 from plainloop.system.storage import readable_size
@@ -100,9 +100,10 @@ class DecodedFiles(LabelledImages):
     def place(self) -> Place:
         return place_of(self.cache, self.cache_dir, self.cache_gb)
 
-    def require_room_for_cache(self, estimate: Callable[[], int]) -> None:
-        """Raises BadData for a cache that would be too large; `estimate` gives its bytes."""
+    def require_room_for_cache(self, estimate: Callable[[], int] = lambda: 0) -> None:
+        """Raises BadData for a cache that would be too large, and for its folder; `estimate` gives its bytes."""
         if self.cache != "none":
+            require_folder(self.place)
             require_room(self.place, estimate())
 
     def cache_lines(self, estimate: Callable[[], int] | None = None) -> list[str]:
@@ -156,9 +157,10 @@ class DecodedFiles(LabelledImages):
             images = images.without_bad_images("leave_out")
         among = slice_of_train(len(images), self.train_eval_samples) if split == "train" else range(len(images))
         rows = eval_rows(len(among), rank_batch=self.loaders[split].eval_batch(shard.world_size), shard=shard)
-        return self._batches(images, [[(0, int(among[position])) for position in row] for row in rows], split)
+        keys = [[(0, int(among[position])) for position in row] for row in rows]
+        return self._batches(images, keys, split, by_size=True)
 
-    def _batches(self, images: "Images", keys: Any, split: Split) -> Iterator[Batch]:
+    def _batches(self, images: "Images", keys: Any, split: Split, *, by_size: bool = False) -> Iterator[Batch]:
         from plainloop.data.loading.workers import batches
         from plainloop.distributed.process_group import pick_device
 
@@ -166,7 +168,8 @@ class DecodedFiles(LabelledImages):
             self._skipped.append({"split": split, "index": index, "why": why})
 
         pin_memory, loader = pick_device(self.device).type == "cuda", self.loaders[split]
-        return batches(images, keys, loader=loader, timeout=self.timeout, pin_memory=pin_memory, on_skip=on_skip)
+        made = partial(batches, images, keys, loader=loader, timeout=self.timeout, pin_memory=pin_memory)
+        return made(on_skip=on_skip, by_size=by_size)
 
     def take_skipped(self) -> list[dict[str, Any]]:
         skipped, self._skipped = self._skipped, []

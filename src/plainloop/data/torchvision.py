@@ -64,6 +64,7 @@ class Torchvision(DecodedImages):
         if "val" not in parts:
             held_out = [num_held_out(count, self.val_fraction) for count in counts]
             counts, num_val = [count - out for count, out in zip(counts, held_out, strict=True)], sum(held_out)
+        self.require_room_for_cache()
         shape = (3, self.image_size, self.image_size)
         return Facts(sum(counts), num_val, names, shape, mean, std, tuple(counts))
 

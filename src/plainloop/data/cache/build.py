@@ -204,9 +204,11 @@ def _in_memory(build: _Build) -> CachedImages:
         ours = os.memfd_create("plainloop-cache")
         fcntl.flock(ours, fcntl.LOCK_EX)
     shared = collectives.gather([here, "" if ours is None else f"/proc/{os.getpid()}/fd/{ours}"])
+    fills = ours is not None
     if ours is None:
-        path = next(path for host, path in shared if host == here and path)
-        ours = os.open(path, os.O_RDWR)
+        ours = os.open(next(path for host, path in shared if host == here and path), os.O_RDWR)
+    collectives.barrier()  # nobody goes on, and perhaps ends, before all have opened it
+    if not fills:
         fcntl.flock(ours, fcntl.LOCK_SH)  # waits for the rank that fills it
     else:
         try:

@@ -84,6 +84,17 @@ def estimate_of(
     return _estimates[key]
 
 
+def require_folder(place: Place) -> None:
+    """Raises BadData where the folder of data.cache=disk cannot be made, or written into."""
+    there = next(path for path in (place.folder, *place.folder.parents) if path.exists())
+    if place.kind == "disk" and not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        why = f"this user may not write into {there}" if there.is_dir() else f"{there} is a file"
+        raise BadData(
+            f"data.cache=disk cannot make the folder {place.folder}: {why}",
+            hint="data.cache_dir=<another folder>, or data.cache=none",
+        )
+
+
 def require_room(place: Place, num_bytes: int, *, others: int = 0) -> None:
     """Refuses a cache of about so many bytes that breaks data.cache_gb or does not fit into memory. Raises BadData.
 

@@ -73,6 +73,7 @@ def batches(
     pin_memory: bool,
     num_ranks: int | None = None,
     on_skip: Callable[[int, str], None] = lambda index, why: None,
+    by_size: bool = False,
 ) -> Generator[Batch]:
     """One batch for each list of keys, in their order whatever the number of workers; closing it ends the workers.
 
@@ -80,6 +81,7 @@ def batches(
 
     Args:
         num_ranks: how many processes of this machine do the same; None is all ranks.
+        by_size: makes several batches of a list whose images have different sizes, one of each size.
         on_skip: gets the index of each sample that was skipped, and why, before its batch is given.
 
     Raises RunError when a sample cannot be read, a worker dies, or a batch takes longer than `timeout` seconds.
@@ -93,7 +95,7 @@ def batches(
             DataLoader(
                 samples,  # type: ignore[arg-type]  # a map-style data set with keys for indices
                 batch_sampler=keys,
-                collate_fn=collate,
+                collate_fn=functools.partial(collate, by_size=by_size),
                 num_workers=processes,
                 prefetch_factor=loader.prefetch if processes else None,
                 timeout=timeout if processes else 0,
@@ -107,11 +109,10 @@ def batches(
         while (collated := next_of(source, workers, timeout)) is not None:
             if isinstance(collated, RunError):
                 raise collated
-            batch, skipped = collated
+            parts, skipped = collated
             for index, why in skipped:
                 on_skip(index, why)
-            if batch:
-                yield batch
+            yield from parts
     finally:
         if processes:
             source._shutdown_workers()  # type: ignore[attr-defined]  # its __del__ would, but later
@@ -178,20 +179,28 @@ def has_ended(workers: Set[BaseProcess]) -> bool:
         return True
 
 
-def collate(samples: list[Sample | Skipped | RunError]) -> tuple[Batch, list[tuple[int, str]]] | RunError:
-    """The samples as a batch, and index and reason of those that were skipped; or the first failure among them."""
+def collate(
+    samples: list[Sample | Skipped | RunError], *, by_size: bool = False
+) -> tuple[list[Batch], list[tuple[int, str]]] | RunError:
+    """The samples as a batch, and index and reason of those that were skipped; or the first failure among them.
+
+    by_size: a batch for each size of images, so that none is padded: a model would see the padding.
+    """
     if failed := next((sample for sample in samples if isinstance(sample, RunError)), None):
         return failed
     skipped = [(sample.index, sample.why) for sample in samples if isinstance(sample, Skipped)]
     found = [sample.instead if isinstance(sample, Skipped) else sample for sample in samples]
     read = [sample for sample in found if isinstance(sample, dict)]
-    shapes = {"x".join(map(str, sample["image"].shape)) for sample in read if "image" in sample}  # no rows of a cache
-    if len(shapes) > 1:
+    of_size: dict[str, list[Sample]] = {}
+    for sample in read:
+        size = "x".join(map(str, sample["image"].shape)) if "image" in sample else "rows of a cache"
+        of_size.setdefault(size, []).append(sample)
+    if len(of_size) > 1 and not by_size:
         return BadData(
-            f"images of different sizes cannot be in one batch: {', '.join(sorted(shapes)[:4])}",
-            hint="type data.val.batch_size_per_device=1; in training an augmentation must give them one size",
+            f"images of different sizes cannot be in one batch: {', '.join(sorted(of_size)[:4])}",
+            hint="in training an augmentation must give them one size",
         )
-    return default_collate(read) if read else {}, skipped
+    return [default_collate(part) for part in of_size.values()], skipped
 
 
 def start_worker(worker: int) -> None:

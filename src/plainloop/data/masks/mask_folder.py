@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True, eq=False)
-class MaskFolder(DecodedFiles):
+class MaskFolder(DecodedFiles, Naming):
     """`root` has images and masks: images/train, masks/train and so on, train/images, train/masks, or images and masks.
 
     Images are cut to `image_size` in training. They are evaluated as they are, one at a time unless
@@ -30,11 +30,6 @@ class MaskFolder(DecodedFiles):
     Args:
         class_names: in the order of the classes; or a file in `root` with one name a line.
         num_classes: instead of names.
-        image_dir, mask_dir: names of the folders. None: those that are usual.
-        image_suffix, mask_suffix: what stands between the common name of an image and its mask and the extension.
-        lists: instead of folders, files with a line for each image and its mask; {split} in the name is train, val or
-            test. With `image_dir` and `mask_dir`, a line may be the common name alone.
-        separator: between image and mask in a line.
         first_class: the value in the masks of the first class; the next class has the next value.
         ignore_index: the value of pixels without a class. None: every value is a class.
         mask_values: pairs of a value and its class (255: none), where values and classes are not in one order.
@@ -49,12 +44,6 @@ class MaskFolder(DecodedFiles):
     root: str
     class_names: Sequence[str] | str | None = None
     num_classes: int | None = None
-    image_dir: str | None = None
-    mask_dir: str | None = None
-    image_suffix: str = ""
-    mask_suffix: str = ""
-    lists: str | None = None
-    separator: str = " "
     first_class: int = 0
     ignore_index: int | None = 255
     mask_values: Sequence[Sequence[int]] | None = None
@@ -70,7 +59,7 @@ class MaskFolder(DecodedFiles):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_class_balanced(self.sampler)
-        for split, loader in self.loaders.items():  # full-size images of different sizes do not fit into one batch
+        for split, loader in self.loaders.items():  # at full size, several may not fit into memory
             self.loaders[split] = replace(loader, batch_size_per_device=loader.batch_size_per_device or 1)
 
     def known(self) -> Facts:
@@ -107,8 +96,7 @@ class MaskFolder(DecodedFiles):
         return estimate_of((str(found.root), found.files_hash()), files, self.cached_side, channels=4)
 
     def pairs(self) -> Pairs:
-        naming = Naming(self.image_dir, self.mask_dir, self.image_suffix, self.mask_suffix, self.lists, self.separator)
-        return find_pairs(self.root, naming, val_fraction=self.val_fraction)
+        return find_pairs(self.root, self, val_fraction=self.val_fraction)
 
     def names(self) -> tuple[str, ...]:
         if isinstance(self.class_names, str):

@@ -45,9 +45,17 @@ class Pairs:
         return digest.hexdigest()[:16]
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True, eq=False)
 class Naming:
-    """How the files are called: the folders, and what follows the common name of an image and its mask."""
+    """How the files are called.
+
+    Args:
+        image_dir, mask_dir: names of the folders. None: those that are usual.
+        image_suffix, mask_suffix: what stands between the common name of an image and its mask and the extension.
+        lists: instead of folders, files with a line for each image and its mask; {split} in the name is train, val or
+            test. With `image_dir` and `mask_dir`, a line may be the common name alone.
+        separator: between image and mask in a line.
+    """
 
     image_dir: str | None = None
     mask_dir: str | None = None
