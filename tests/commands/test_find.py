@@ -61,6 +61,13 @@ def test_a_probe_steps_as_the_run_does() -> None:
     assert loaded and all(torch.equal(own[name], loaded.state["model"][name]) for name in own)
 
 
+def test_a_probe_measures_what_learns_in_the_end() -> None:
+    probe = Probe.of(checked(*QUICK, "trainer.freeze=backbone", "trainer.freeze_until=50%"))
+    assert all(parameter.requires_grad for parameter in probe.state.model.parameters())
+    kept = Probe.of(checked(*QUICK, "trainer.freeze=backbone"))
+    assert sum(parameter.requires_grad for parameter in kept.state.model.parameters()) == 2
+
+
 def test_find_lr_writes_a_picture_and_the_line_to_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "lr.png"
     arguments = [*QUICK, "optimizer=sgd", "trainer.lr_scaling.rule=linear", "--steps", "60", "--out", str(out)]

@@ -61,7 +61,9 @@ def weights_line(config: Mapping[str, Any], model: nn.Module) -> str:
         new = sorted(classifier_names(model)) if here != there else []
         text = f"{config['model'].get('model_name')}, published: {_of(total, total - len(new), new)}"
         channels = config["facts"]["image_shape"][0]
-        return text + (f"; the first layer is fitted to {channels} channels" if channels != 3 else "")
+        return text + (
+            f"; the first layer is fitted to {channels} channel{'s' * (channels != 1)}" if channels != 3 else ""
+        )
     if hasattr(model, "encoder"):
         new = [name for name in own if not name.startswith("encoder.")]
         return f"the encoder, published: {_of(total, total - len(new), new)}"

@@ -33,7 +33,7 @@ NOWHERE = Path("no-run-directory")
 
 @dataclass
 class Probe:
-    """A run before its first step, on one process."""
+    """A run before its first step, on one process. All learns that learns in the end: trainer.freeze_until is over."""
 
     trainer: Trainer
     state: TrainState
@@ -54,6 +54,8 @@ class Probe:
         state = build_state(config, args, model, device, make)
         made: dict[str, Any] = {"recorder": Silent(NOWHERE), "preemption": Preemption()}
         trainer, wrapped = build_trainer(config, state, build_task(config, make, device), **made)
+        if trainer.thaw and state.frozen and state.frozen.until is not None:
+            wrapped = trainer.thaw(state)  # then a step takes most memory and time
         wrapped.train()
         return cls(trainer, state, wrapped)
 
