@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ class PerSample:
         return {name: torch.stack([sample[name] for sample in samples]) for name in batch}
 
 
-class TimmPolicy:
+def timm_policy(*, policy: str = "rand-m9-mstd0.5-inc1", fill: Sequence[float] = (0.5,)) -> PerSample:
     """timm's policies by the words that its recipes have, in the workers where there are any.
 
     Args:
@@ -57,32 +58,34 @@ class TimmPolicy:
             with the strength; original-mstd0.5 is AutoAugment; augmix-m5 is AugMix (https://arxiv.org/abs/1909.13719).
         fill: per channel, in [0, 1], for what comes in from outside.
     """
+    colour = tuple(round(255 * value) for value in (fill if len(fill) == 3 else fill[:1]))
+    make = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
+    named = make.get(policy.partition("-")[0], auto_augment_transform)
+    try:
+        made = named(policy, {"translate_const": 100, "img_mean": colour * (3 // len(colour))})
+    except (AssertionError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"augment: policy={policy!r} is no policy of timm ({error}); such as rand-m9-mstd0.5-inc1"
+        ) from error
+    return PerSample(transform=OnPillow(policy, made))
 
-    def __init__(self, *, policy: str = "rand-m9-mstd0.5-inc1", fill: Sequence[float] = (0.5,)) -> None:
-        colour = tuple(round(255 * value) for value in (fill if len(fill) == 3 else fill[:1]))
-        make = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
-        named = make.get(policy.partition("-")[0], auto_augment_transform)
-        try:
-            self.policy = named(policy, {"translate_const": 100, "img_mean": colour * (3 // len(colour))})
-        except (AssertionError, ValueError, KeyError) as error:
-            raise ValueError(
-                f"augment: policy={policy!r} is no policy of timm ({error}); such as rand-m9-mstd0.5-inc1"
-            ) from error
-        self.per_sample = PerSample(transform=self.on_pillow)
 
-    def sample(self, sample: Sample) -> Sample:
-        return self.per_sample.sample(sample)
+@dataclass(frozen=True)
+class OnPillow:
+    """A transform of Pillow's images, for tensors (C, H, W) in one or three channels: uint8, or float in [0, 1]."""
 
-    def __call__(self, batch: Batch, step: int) -> Batch:
-        return self.per_sample(batch, step)
+    name: str
+    transform: Callable[[Any], Any]
 
-    def on_pillow(self, image: Tensor) -> Tensor:
-        """(C, H, W) uint8, or float in [0, 1], in one or three channels."""
+    def __repr__(self) -> str:
+        return f"timm_policy {self.name}"
+
+    def __call__(self, image: Tensor) -> Tensor:
         is_float, size = image.is_floating_point(), tuple(image.shape)
         if size[0] not in (1, 3):
             raise ValueError(f"augment: timm's policies take images with 1 or 3 channels, and these have {size[0]}")
         whole = (image * 255).round().byte() if is_float else image
-        changed = self.policy(Image.fromarray(whole.expand(3, *size[1:]).permute(1, 2, 0).cpu().numpy()))
+        changed = self.transform(Image.fromarray(whole.expand(3, *size[1:]).permute(1, 2, 0).cpu().numpy()))
         result = torch.from_numpy(np.array(changed)).permute(2, 0, 1)[: size[0]].to(image.device)
         return result.to(image.dtype) / 255 if is_float else result
 
