@@ -7,7 +7,7 @@ from PIL import Image
 from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 from torchvision.transforms import v2
 
-from plainloop.augment.per_sample import PerSample, timm_policy
+from plainloop.augment.per_sample import PerSample, TimmPolicy
 from plainloop.system import rng
 from tests.harness.photos import photograph
 
@@ -41,7 +41,7 @@ def test_images_of_one_channel_and_floats_are_left_to_tensors():
 @pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "original-mstd0.5", "augmix-m5-w2"])
 def test_a_policy_of_timm_gives_what_timm_gives(policy, channels):
     sample = {"image": torch.randint(256, (channels, 24, 24), generator=torch.manual_seed(0)).byte(), "label": 1}
-    ours = timm_policy(policy=policy, fill=[0.2] * channels)
+    ours = TimmPolicy(policy=policy, fill=[0.2] * channels)
     make = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
     theirs = make.get(policy.partition("-")[0], auto_augment_transform)(policy, {"img_mean": (51, 51, 51)})
     for seed in range(20):
@@ -52,4 +52,4 @@ def test_a_policy_of_timm_gives_what_timm_gives(policy, channels):
         assert torch.equal(mine["image"], torch.from_numpy(np.array(expected)).permute(2, 0, 1)[:channels])
         assert mine["label"] == 1
     with pytest.raises(ValueError, match=r"augment: policy='hello' is no policy of timm .*; such as rand-m9"):
-        timm_policy(policy="hello")
+        TimmPolicy(policy="hello")

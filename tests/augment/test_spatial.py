@@ -93,7 +93,7 @@ def every_augmentation():
 
 
 REFUSING = {"pad_crop": spatial.OUTLINES, "cutmix": ("instance_mask", *spatial.OUTLINES)} | dict.fromkeys(
-    ("mixup", "mixup_or_cutmix", "AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix", "timm_policy"),
+    ("mixup", "mixup_or_cutmix", "AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix", "TimmPolicy"),
     spatial.SPATIAL,
 )
 

@@ -50,7 +50,7 @@ class PerSample:
         return {name: torch.stack([sample[name] for sample in samples]) for name in batch}
 
 
-def timm_policy(*, policy: str = "rand-m9-mstd0.5-inc1", fill: Sequence[float] = (0.5,)) -> PerSample:
+class TimmPolicy(PerSample):
     """timm's policies by the words that its recipes have, in the workers where there are any.
 
     Args:
@@ -58,16 +58,18 @@ def timm_policy(*, policy: str = "rand-m9-mstd0.5-inc1", fill: Sequence[float] =
             with the strength; original-mstd0.5 is AutoAugment; augmix-m5 is AugMix (https://arxiv.org/abs/1909.13719).
         fill: per channel, in [0, 1], for what comes in from outside.
     """
-    colour = tuple(round(255 * value) for value in (fill if len(fill) == 3 else fill[:1]))
-    make = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
-    named = make.get(policy.partition("-")[0], auto_augment_transform)
-    try:
-        made = named(policy, {"translate_const": 100, "img_mean": colour * (3 // len(colour))})
-    except (AssertionError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"augment: policy={policy!r} is no policy of timm ({error}); such as rand-m9-mstd0.5-inc1"
-        ) from error
-    return PerSample(transform=OnPillow(policy, made))
+
+    def __init__(self, *, policy: str = "rand-m9-mstd0.5-inc1", fill: Sequence[float] = (0.5,)) -> None:
+        colour = tuple(round(255 * value) for value in (fill if len(fill) == 3 else fill[:1]))
+        make = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
+        named = make.get(policy.partition("-")[0], auto_augment_transform)
+        try:
+            made = named(policy, {"translate_const": 100, "img_mean": colour * (3 // len(colour))})
+        except (AssertionError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"augment: policy={policy!r} is no policy of timm ({error}); such as rand-m9-mstd0.5-inc1"
+            ) from error
+        super().__init__(transform=OnPillow(policy, made))
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class OnPillow:
     transform: Callable[[Any], Any]
 
     def __repr__(self) -> str:
-        return f"timm_policy {self.name}"
+        return f"TimmPolicy({self.name})"
 
     def __call__(self, image: Tensor) -> Tensor:
         is_float, size = image.is_floating_point(), tuple(image.shape)
