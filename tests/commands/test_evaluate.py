@@ -344,6 +344,9 @@ def test_other_classes_are_told_by_name(tmp_path: Path) -> None:
     assert results(tmp_path / "out")["num_samples"] == 20
     ended = evaluate(f"run={run}", f"data.root={tmp_path / 'moved'}", "split=all", "--out", tmp_path / "all")
     assert ended.code == 0 and results(tmp_path / "all")["num_samples"] == 20
+    few = folder_of_images(tmp_path / "few", each=2)  # the batches of the run are larger than such a training split
+    ended = evaluate(f"run={run}", f"data.root={few}", "split=all", "--out", tmp_path / "of_few")
+    assert ended.code == 0 and results(tmp_path / "of_few")["num_samples"] == 4, ended.err
 
 
 def test_a_run_of_early_code_is_evaluated(tmp_path: Path) -> None:
