@@ -19,6 +19,7 @@ GROUPS = {group: options for group, options in COMPOSER.groups.items() if not gr
 # Options that go together: a model of masks needs data with masks.
 FOLDERS_OF_MASKS = ("data=mask_folder", "data=mask_lists", "data=voc", "data=cityscapes", "data=ade20k")
 MASKS = ("task=segmentation", "data=digit_scenes", "model=tiny_seg")
+BOXES = ("task=detection", "data=digit_boxes", "model=yolov3")
 CHOICES = [f"{group}={option}" for group, options in GROUPS.items() for option in options if group != "local"]
 
 
@@ -65,11 +66,19 @@ def is_of_masks(choice: str) -> bool:
     )
 
 
+def is_of_boxes(choice: str) -> bool:
+    file = CONF / f"{choice.replace('=', '/')}.yaml"
+    return choice in BOXES or "_target_: plainloop.models.detection." in file.read_text()
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_option_composes_and_passes(choice: str, photographs: Path, masked: Path) -> None:
     typed = [choice, "data=image_folder"] if choice.startswith("model=") else [choice]
     if choice == "task=distillation":
         typed.append(f"task.teacher={ROOT / 'tests/lifecycle/golden_run/sweep/0'}")
+    if is_of_boxes(choice):
+        typed = [*(option for option in BOXES if option.split("=")[0] != choice.split("=")[0]), choice]
+        typed += ["task.measure=masks"] if choice == "model=mask_rcnn" else []
     if is_of_masks(choice):
         typed = [
             *(["data.image_size=128"] if choice == "model=pan" else []),

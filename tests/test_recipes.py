@@ -104,6 +104,7 @@ WRITERS: dict[str, Callable[[Path, pytest.MonkeyPatch], list[str]]] = {
     "image_folder": write_image_folder,
     "mask_lists": write_mask_lists,
     "digit_scenes": write_digit_scenes,
+    "digit_boxes": write_digit_scenes,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,7 @@ from plainloop.data.small_set import SmallSet
 from plainloop.errors import BadData
 
 if TYPE_CHECKING:
-    from plainloop.data.masks.scenes import Bytes, Sources
+    from plainloop.data.masks.scenes import Bytes, Scene, Sources
 
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 CUT = {"train": (0, 400), "val": (440, 640)}  # columns of each photograph, of 640
@@ -45,11 +45,8 @@ class DigitScenes(SmallSet):
         refuse_class_balanced(self.sampler)
         if self.only_classes is not None:
             raise ValueError("data.only_classes is for images with one label; data.num_digits chooses these classes")
-        for key, least in (("num_train", 1), ("num_val", 1), ("image_size", 32), ("num_digits", 1)):
-            if getattr(self, key) < least:
-                raise ValueError(f"data.{key}={getattr(self, key)} must be at least {least}")
-        if self.num_digits > 10:
-            raise ValueError(f"data.num_digits={self.num_digits} must be at most 10")
+        sizes = {"num_digits": self.num_digits, "image_size": self.image_size}
+        require_scenes(num_train=self.num_train, num_val=self.num_val, **sizes)
 
     def known(self) -> Facts:
         mean, std = self.statistics((0.40,) * 3, (0.29,) * 3)
@@ -73,24 +70,46 @@ class DigitScenes(SmallSet):
         return Preprocessing(as_it_is, one_size=False)
 
     def read(self) -> Mapping[Split, Batch]:
+        counts: dict[Split, int] = {"train": self.num_train, "val": self.num_val}
+        return {split: self._as_batch(made) for split, made in scenes(counts, self.num_digits, self.image_size)}
+
+    def _as_batch(self, made: Iterable[Scene]) -> Batch:
         import numpy as np
         import torch
 
-        from plainloop.data.masks.scenes import make_scene
-        from plainloop.system.rng import SPLIT, fold
+        pairs = [(scene.image, scene.mask) for scene in made]
+        images, masks = (np.stack(parts) for parts in zip(*pairs, strict=True))
+        return {
+            "image": torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+            "mask": torch.from_numpy(masks).long(),
+        }
 
-        splits: dict[Split, Batch] = {}
-        counts: dict[Split, int] = {"train": self.num_train, "val": self.num_val}
-        for number, (split, count) in enumerate(counts.items()):
-            sources = sources_of(split, self.num_digits)
-            images = np.empty((count, self.image_size, self.image_size, 3), np.uint8)
-            masks = np.empty(images.shape[:3], np.int64)
-            for i in range(count):
-                scene = make_scene(sources, self.image_size, np.random.default_rng(fold(SPLIT, 2, number, i)))
-                images[i], masks[i] = scene.image, scene.mask
-            image = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-            splits[split] = {"image": image, "mask": torch.from_numpy(masks)}
-        return splits
+
+def scenes(counts: Mapping[Split, int], num_digits: int, size: int) -> Iterator[tuple[Split, Iterator[Scene]]]:
+    """So many scenes for each split, always the same."""
+    import numpy as np
+
+    from plainloop.data.masks.scenes import make_scene
+    from plainloop.system.rng import SPLIT, fold
+
+    for number, (split, count) in enumerate(counts.items()):
+        sources = sources_of(split, num_digits)
+        seeds = [fold(SPLIT, 2, number, i) for i in range(count)]
+        yield split, (make_scene(sources, size, np.random.default_rng(seed)) for seed in seeds)
+
+
+def require_scenes(*, num_train: int, num_val: int, num_digits: int, image_size: int) -> None:
+    """Raises ValueError for settings that make no scenes."""
+    for key, value, least in (
+        ("num_train", num_train, 1),
+        ("num_val", num_val, 1),
+        ("image_size", image_size, 32),
+        ("num_digits", num_digits, 1),
+    ):
+        if value < least:
+            raise ValueError(f"data.{key}={value} must be at least {least}")
+    if num_digits > 10:
+        raise ValueError(f"data.num_digits={num_digits} must be at most 10")
 
 
 def sources_of(split: Split, num_digits: int) -> Sources:

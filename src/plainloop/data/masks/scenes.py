@@ -49,6 +49,13 @@ class Scene:
         """(S, S): the class of each pixel, 0 where no digit is. Digits do not overlap."""
         return (self.pixels * self.classes[:, None, None]).sum(0).astype(np.uint8)
 
+    @property
+    def boxes(self) -> Floats:
+        """(N, 4): x0 y0 x1 y1 around the pixels of each digit; a pixel reaches from i to i + 1."""
+        ends = [[covered.any(axis).nonzero()[0] for axis in (0, 1)] for covered in self.pixels]
+        corners = [[x[0], y[0], x[-1] + 1, y[-1] + 1] for x, y in ends]
+        return np.array(corners, np.float32).reshape(-1, 4)
+
 
 def make_scene(sources: Sources, size: int, draw: np.random.Generator) -> Scene:
     """Digits, and digits whose quarters are in another order as distractors, pasted on a part of a photograph."""

@@ -1,0 +1,137 @@
+"""torchvision's detectors on a timm model: Faster R-CNN, Mask R-CNN, RetinaNet, FCOS, SSD."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import detection
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
+
+from plainloop.contracts import Batch
+from plainloop.models.detection.backbone import timm_backbone
+from plainloop.models.detection.boxes import as_batch
+
+ARCHITECTURES = ("faster_rcnn", "mask_rcnn", "retinanet", "fcos", "ssd")
+TWO_STAGES = ("faster_rcnn", "mask_rcnn")
+ANCHOR_SIZES = (32, 64, 128, 256, 512)  # pixels, one for each of the five maps: those of the papers at 800 pixels
+CHANNELS = 256  # of each map of the feature pyramid (https://arxiv.org/abs/1612.03144)
+LEAST_MASK = 0.5  # probability of a pixel that belongs to an object
+
+
+class TorchvisionDetector(nn.Module):
+    """Images (B, in_chans, H, W) to detections in the form of a batch; with objects, in training, to their losses.
+
+    The images come normalized and in their final size: torchvision changes neither. These models wait
+    for the host in every step, and draw anchors and proposals from torch's generator of each rank.
+
+    Args:
+        architecture: one of `ARCHITECTURES`.
+        backbone: a timm model with feature maps at 4, 8, 16 and 32 pixels; for models of one stage from 8 on.
+        anchor_sizes: pixels, one for each of the five maps; smaller ones for smaller images. Not for fcos and ssd.
+        pretrained: downloads the backbone's ImageNet weights.
+        settings: arguments of the architecture in torchvision, such as `box_score_thresh` or `detections_per_img`.
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture: str,
+        num_classes: int,
+        in_chans: int = 3,
+        backbone: str = "resnet50",
+        anchor_sizes: Sequence[int] = ANCHOR_SIZES,
+        pretrained: bool = False,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"model.architecture={architecture!r} must be one of {', '.join(ARCHITECTURES)}")
+        if len(anchor_sizes) != len(ANCHOR_SIZES) or min(anchor_sizes) <= 0:
+            raise ValueError(
+                f"model.anchor_sizes={list(anchor_sizes)} must be {len(ANCHOR_SIZES)} sizes above 0, one for each map"
+            )
+        self.background = int(
+            architecture in (*TWO_STAGES, "ssd")
+        )  # as class 0: the others decide each class by itself
+        body = Pyramid(backbone, in_chans, pretrained=pretrained, two_stages=architecture in TWO_STAGES)
+        self.detector = built(architecture, body, num_classes + self.background, anchor_sizes, settings)
+        self.detector.transform = AsTheyAre(in_chans)
+
+    def forward(self, image: Tensor, objects: Batch | None = None) -> Batch | dict[str, Tensor]:
+        if image.is_meta:
+            raise NotImplementedError("torchvision's detectors need values")
+        if objects is not None:
+            losses: dict[str, Tensor] = self.detector(list(image), self._targets(objects))
+            return losses
+        found = self.detector(list(image))
+        labels = [one["labels"] - self.background for one in found]
+        batch = as_batch([(one["boxes"], label, one["scores"]) for one, label in zip(found, labels, strict=True)])
+        if "masks" not in found[0]:
+            return batch
+        masks = torch.zeros(*batch["box_valid"].shape, *image.shape[-2:], dtype=torch.bool, device=image.device)
+        for row, one in enumerate(found):
+            masks[row, : len(one["masks"])] = one["masks"][:, 0] >= LEAST_MASK
+        return batch | {"instance_mask": masks}
+
+    def _targets(self, objects: Batch) -> list[dict[str, Tensor]]:
+        """In torchvision's form: one dict for each image, with its valid objects. Waits for the device."""
+        targets = []
+        boxes = objects["boxes"]
+        valid = objects["box_valid"] & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+        for row, here in enumerate(valid):
+            target = {"boxes": boxes[row][here].float(), "labels": objects["box_label"][row][here] + self.background}
+            if "instance_mask" in objects:
+                target["masks"] = objects["instance_mask"][row][here].to(torch.uint8)
+            targets.append(target)
+        return targets
+
+
+class AsTheyAre(GeneralizedRCNNTransform):
+    """Puts images in one tensor, and leaves their size and values alone: Plainloop's data and loop have done that."""
+
+    def __init__(self, in_chans: int) -> None:
+        super().__init__(min_size=0, max_size=0, image_mean=[0.0] * in_chans, image_std=[1.0] * in_chans)
+
+    def resize(self, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
+        return image, target
+
+
+class Pyramid(nn.Module):
+    """Five maps of `CHANNELS` channels each: 4 to 64 pixels for models of two stages, 8 to 128 for the others."""
+
+    def __init__(self, backbone: str, in_chans: int, *, pretrained: bool, two_stages: bool) -> None:
+        super().__init__()
+        strides = (4, 8, 16, 32) if two_stages else (8, 16, 32)
+        self.body, channels = timm_backbone(backbone, strides, in_chans=in_chans, pretrained=pretrained)
+        extra = LastLevelMaxPool() if two_stages else LastLevelP6P7(CHANNELS, CHANNELS)
+        self.fpn = FeaturePyramidNetwork(channels, CHANNELS, extra_blocks=extra)
+        self.out_channels = CHANNELS
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        maps: dict[str, Tensor] = self.fpn(OrderedDict((str(i), one) for i, one in enumerate(self.body(image))))
+        return maps
+
+
+def built(
+    architecture: str, body: Pyramid, num_classes: int, anchor_sizes: Sequence[int], settings: dict[str, Any]
+) -> nn.Module:
+    """The model, after the papers: anchors of three shapes, and for RetinaNet of three sizes for each map."""
+    shapes = ((0.5, 1.0, 2.0),) * len(anchor_sizes)
+    if architecture in TWO_STAGES:
+        anchors = AnchorGenerator(tuple((size,) for size in anchor_sizes), shapes)
+        kind = detection.MaskRCNN if architecture == "mask_rcnn" else detection.FasterRCNN
+        return kind(body, num_classes, rpn_anchor_generator=anchors, **settings)
+    if architecture == "retinanet":
+        sizes = tuple(tuple(int(size * 2 ** (third / 3)) for third in range(3)) for size in anchor_sizes)
+        return detection.RetinaNet(body, num_classes, anchor_generator=AnchorGenerator(sizes, shapes), **settings)
+    if architecture == "fcos":
+        return detection.FCOS(body, num_classes, **settings)
+    boxes = DefaultBoxGenerator([[2, 3]] * len(anchor_sizes))
+    head = detection.ssd.SSDHead([CHANNELS] * len(anchor_sizes), boxes.num_anchors_per_location(), num_classes)
+    return detection.ssd.SSD(body, boxes, (1, 1), num_classes, head=head, **settings)

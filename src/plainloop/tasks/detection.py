@@ -1,0 +1,98 @@
+"""Boxes around objects, and their masks if the model gives any: the model's own losses, average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from plainloop.contracts import Batch, Scalars
+from plainloop.tasks.average_precision import AveragePrecision
+from plainloop.tasks.voc_precision import VocPrecision
+
+OBJECTS = ("boxes", "box_label", "box_valid", "instance_mask")  # what a detector learns from, beside the image
+
+
+class Detection:
+    """Reads `image` (B, C, H, W), `boxes` (B, N, 4), `box_label` and `box_valid` (B, N), and `instance_mask`
+    (B, N, H, W) where `measure` is masks.
+
+    The model gives a dict of losses, each a mean over the images, for model(image, objects); and for model(image) its
+    detections as a batch: the same entries, and box_score (B, N). Objects with box_crowd are not learned from.
+
+    Args:
+        losses: the weight of each of the model's losses in the sum; those that are not named weigh 1.
+        measure: "coco": COCO's average precision of boxes; "masks": of instance masks; "voc": Pascal VOC's of boxes,
+            "voc_11" as in 2007.
+        class_names: of the data, in the order of the classes; needed for `per_class`.
+        per_class: adds ap/<class name> for each class to every evaluation.
+    """
+
+    monitor = "map"
+    mode: Literal["max", "min"] = "max"
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        losses: Mapping[str, float] | None = None,
+        measure: Literal["coco", "masks", "voc", "voc_11"] = "coco",
+        class_names: Sequence[str] | None = None,
+        per_class: bool = False,
+    ) -> None:
+        if num_classes < 1:
+            raise ValueError(f"task.num_classes={num_classes} must be 1 or more")
+        if any(weight < 0 for weight in (losses or {}).values()):
+            raise ValueError(f"task.losses={dict(losses or {})} must be weights of 0 or more")
+        if measure not in ("coco", "masks", "voc", "voc_11"):
+            raise ValueError(f"task.measure={measure!r} must be coco, masks, voc or voc_11")
+        if per_class and (class_names is None or len(class_names) != num_classes):
+            raise ValueError(
+                f"task.per_class=true needs {num_classes} names: task.class_names='${{facts.class_names}}'"
+            )
+        self.num_classes, self.losses, self.measure = num_classes, dict(losses or {}), measure
+        self.names = tuple(class_names) if per_class and class_names else ()
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Scalars]:
+        """Scalars: "loss", and each of the model's losses by its name."""
+        objects = {name: batch[name] for name in OBJECTS if name in batch}
+        if "box_crowd" in batch:
+            objects["box_valid"] = objects["box_valid"] & ~batch["box_crowd"]
+        parts: dict[str, Tensor] = model(batch["image"], objects)
+        if unknown := self.losses.keys() - parts.keys():
+            raise ValueError(f"task.losses: the model has no {', '.join(sorted(unknown))}; it has {', '.join(parts)}")
+        total = torch.stack([self.losses.get(name, 1.0) * part.float() for name, part in parts.items()]).sum()
+        return total, {"loss": total.detach()} | {name: part.detach() for name, part in parts.items()}
+
+    def weight(self, batch: Batch) -> Tensor:
+        """Images."""
+        return batch["boxes"].new_full((), len(batch["boxes"]), dtype=torch.float32)
+
+    def predict(self, model: nn.Module, batch: Batch) -> Batch:
+        """Detections, the best first, in pixels of the images."""
+        found: Batch = model(batch["image"])
+        if problem := self.output_problem(found, batch):
+            raise ValueError(problem)
+        return found
+
+    def results(self, prediction: Batch, batch: Batch) -> Batch:
+        return prediction
+
+    def output_problem(self, output: Any, batch: Batch) -> str:
+        wanted = {"boxes", "box_label", "box_score", "box_valid"} | (
+            {"instance_mask"} if self.measure == "masks" else set()
+        )
+        if isinstance(output, dict) and wanted <= output.keys():
+            return ""
+        got = f"only {', '.join(map(str, output))}" if isinstance(output, dict) else f"a {type(output).__name__}"
+        return (
+            f"the model gives {got}, expected detections: {', '.join(sorted(wanted))}; for boxes there are "
+            "model=yolov3, faster_rcnn and others, for masks model=mask_rcnn"
+        )
+
+    def metrics(self) -> AveragePrecision | VocPrecision:
+        if self.measure in ("coco", "masks"):
+            return AveragePrecision(self.num_classes, names=self.names, masks=self.measure == "masks")
+        return VocPrecision(self.num_classes, names=self.names, points="11" if self.measure == "voc_11" else "area")

@@ -1,0 +1,130 @@
+"""How well boxes are found: Pascal VOC's mean average precision, over all ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from plainloop.contracts import Batch
+from plainloop.distributed import collectives
+from plainloop.tasks.totals import share
+
+Found = tuple[float, int, list[float]]  # score, number of the image, box
+
+
+class VocPrecision:
+    """map, the mean over classes that have objects, and ap/<name> for each of `names`, at an overlap of 0.5.
+
+    A detection counts as right when of all objects of its class the one that it overlaps most is not taken yet. Objects
+    with box_difficult (B, N) count neither as found nor as missed (the development kit of VOC 2007 and 2012).
+
+    Args:
+        points: "11": the mean of the best precision at recalls of 0, 0.1, ..., 1 (VOC 2007); "area": the area under the
+            curve (VOC 2010 and later).
+        overlap: least intersection over union, above 0. VOC's own code adds a pixel to widths and heights; here a box
+            ends where its last pixel ends.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        names: Sequence[str] = (),
+        points: Literal["11", "area"] = "area",
+        overlap: float = 0.5,
+    ) -> None:
+        self.num_classes, self.names, self.points, self.overlap = num_classes, names, points, overlap
+        self._seen: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+
+    def update(self, prediction: Batch, batch: Batch) -> None:
+        """Keeps both where they are. Neither waits for the device nor communicates."""
+        wanted = ("boxes", "box_label", "box_valid", "box_difficult", "box_score", "index")
+        found, real = ({name: one[name].detach() for name in wanted if name in one} for one in (prediction, batch))
+        self._seen.append((found, real))
+
+    def compute(self) -> dict[str, float]:
+        """Collective: every rank gets the detections of all. Waits for the device."""
+        own = [image for seen in self._seen for image in plain(*seen)]
+        everywhere = [image for part in collectives.gather(own) for image in part]
+        images = {image["index"]: image for image in everywhere}
+        in_order = [images[index] for index in sorted(images)]
+        precisions = [self._of_class(in_order, number) for number in range(self.num_classes)]
+        met = [value for value in precisions if not math.isnan(value)]
+        values = {"map": share(math.fsum(met), len(met))}
+        return values | {f"ap/{name}": precisions[number] for number, name in enumerate(self.names)}
+
+    def _of_class(self, images: Sequence[dict[str, Any]], label: int) -> float:
+        real = [[one for one in image["real"] if one["label"] == label] for image in images]
+        num_objects = sum(not one["difficult"] for objects in real for one in objects)
+        if num_objects == 0:
+            return math.nan
+        found: list[Found] = [
+            (one["score"], number, one["box"])
+            for number, image in enumerate(images)
+            for one in image["found"]
+            if one["label"] == label
+        ]
+        found.sort(key=lambda one: -one[0])  # stable: equal scores stay in the order of the images
+        taken: set[tuple[int, int]] = set()
+        right = []  # of each detection that counts
+        for _, number, box in found:
+            best, overlap = nearest(box, real[number])
+            if overlap < self.overlap:
+                right.append(False)
+            elif not real[number][best]["difficult"]:
+                right.append((number, best) not in taken)
+                taken.add((number, best))
+        return precision_of(right, num_objects, self.points)
+
+
+def precision_of(right: Sequence[bool], num_objects: int, points: Literal["11", "area"]) -> float:
+    """Average precision of detections, the surest first.
+
+    >>> precision_of([True, False, True], 2, "area"), precision_of([True, False, True], 2, "11")
+    (0.8333333333333333, 0.8484848484848484)
+    """
+    hits, curve = 0, []
+    for number, is_right in enumerate(right, start=1):
+        hits += is_right
+        curve.append((hits / num_objects, hits / number))
+    for i in range(len(curve) - 2, -1, -1):  # the best precision at this recall or a larger one
+        curve[i] = (curve[i][0], max(curve[i][1], curve[i + 1][1]))
+    if points == "11":
+        at = [next((p for recall, p in curve if recall >= tenth / 10), 0.0) for tenth in range(11)]
+        return math.fsum(at) / 11
+    before = [0.0, *(recall for recall, _ in curve)]
+    return math.fsum((recall - last) * p for last, (recall, p) in zip(before, curve, strict=False))
+
+
+def nearest(box: list[float], objects: Sequence[dict[str, Any]]) -> tuple[int, float]:
+    """The object that a box overlaps most, and by how much; -1 where there is none."""
+    if not objects:
+        return -1, 0.0
+    boxes = torch.tensor([one["box"] for one in objects], dtype=torch.float64)
+    overlaps = box_iou(torch.tensor([box], dtype=torch.float64), boxes)[0]
+    best = int(overlaps.argmax())
+    return best, float(overlaps[best])
+
+
+def plain(found: dict[str, Tensor], real: dict[str, Tensor]) -> list[dict[str, Any]]:
+    found, real = ({name: tensor.cpu() for name, tensor in one.items()} for one in (found, real))
+    images = []
+    for row, index in enumerate(real["index"].tolist()):
+        image: dict[str, Any] = {"index": index}
+        for side, one in (("found", found), ("real", real)):
+            valid = one["box_valid"][row]
+            columns = {"box": one["boxes"], "label": one["box_label"]}
+            columns |= {"score": one["box_score"]} if "box_score" in one else {}
+            no = torch.zeros_like(one["box_valid"])
+            columns |= {"difficult": one.get("box_difficult", no)} if side == "real" else {}
+            values = {name: column[row][valid].tolist() for name, column in columns.items()}
+            image[side] = [
+                dict(zip(values, row_values, strict=True)) for row_values in zip(*values.values(), strict=True)
+            ]
+        images.append(image)
+    return images

@@ -1,0 +1,236 @@
+"""Average precision is pycocotools' and VOC's, for any number of ranks; a model's losses are what they say."""
+
+import contextlib
+import io
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from plainloop.contracts import Batch
+from plainloop.distributed import collectives
+from plainloop.tasks.average_precision import AveragePrecision, packed
+from plainloop.tasks.detection import Detection
+from plainloop.tasks.voc_precision import VocPrecision, precision_of
+from tests.harness.ranks import on_ranks
+from tests.harness.tensors import HostRead, NoHostReads
+
+CLASSES = 4  # no object has the last one
+SIZE = 200
+COCO_NAMES = {0: "map", 1: "map50", 2: "map75", 3: "map_small", 4: "map_medium", 5: "map_large", 8: "mar"}
+
+
+def drawn_boxes(number: int, generator: torch.Generator) -> torch.Tensor:
+    corners = torch.rand(number, 2, generator=generator) * SIZE * 0.7
+    sides = 4 + torch.rand(number, 2, generator=generator) ** 2 * SIZE * 0.6
+    return torch.cat([corners, (corners + sides).clamp(max=SIZE)], dim=1).float()
+
+
+def padded(rows: list[dict[str, torch.Tensor]]) -> Batch:
+    longest = max(len(row["boxes"]) for row in rows)
+    batch: Batch = {}
+    for name in rows[0]:
+        parts = [
+            torch.cat([row[name], row[name].new_zeros(longest - len(row[name]), *row[name].shape[1:])]) for row in rows
+        ]
+        batch[name] = torch.stack(parts)
+    valid = [torch.arange(longest) < len(row["boxes"]) for row in rows]
+    return batch | {"box_valid": torch.stack(valid)}
+
+
+def pair_of(first: int, num: int, *, seed: int = 0, crowds: bool = True) -> tuple[Batch, Batch]:
+    """Detections that find most objects, some of them twice, and the objects; some images lack either."""
+    found, real = [], []
+    for index in range(first, first + num):
+        generator = torch.Generator().manual_seed(seed * 1000 + index)
+        count = int(torch.randint(0, 7, (), generator=generator)) * (index % 5 != 3)
+        boxes, label = drawn_boxes(count, generator), torch.randint(0, CLASSES - 1, (count,), generator=generator)
+        crowd = (torch.rand(count, generator=generator) < 0.25) & crowds
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(1) * (0.5 + 0.5 * torch.rand(count, generator=generator))
+        real.append({"boxes": boxes, "box_label": label, "box_crowd": crowd, "box_area": area})
+        shaken = [boxes + 6 * torch.randn(count, 4, generator=generator) for _ in range(2)]
+        made = torch.cat([*shaken, drawn_boxes(3, generator)])
+        made = torch.cat([torch.minimum(made[:, :2], made[:, 2:]), torch.maximum(made[:, :2], made[:, 2:]) + 1], 1)
+        labels = torch.cat([label, label, torch.randint(0, CLASSES, (3,), generator=generator)])
+        score = torch.rand(len(made), generator=generator)
+        kept = torch.arange(len(made)) < (0 if index % 7 == 6 else len(made))
+        found.append({"boxes": made[kept], "box_label": labels[kept], "box_score": score[kept]})
+    return padded(found), padded(real) | {"index": torch.arange(first, first + num)}
+
+
+def batches_of(starts: list[int], num: int = 5) -> list[tuple[Batch, Batch]]:
+    return [pair_of(start, num) for start in starts]
+
+
+def measured(make: Callable[[], Any], pairs: list[tuple[Batch, Batch]]) -> dict[str, float]:
+    metrics = make()
+    for prediction, batch in pairs:
+        metrics.update(prediction, batch)
+    values: dict[str, float] = metrics.compute()
+    return values
+
+
+def pycocotools(pairs: list[tuple[Batch, Batch]], *, masks: bool = False) -> dict[str, float]:
+    annotations, found, images = [], [], []
+    for prediction, batch in pairs:
+        segments = [packed(one) if masks else None for one in (prediction, batch)]
+        for row, index in enumerate(batch["index"].tolist()):
+            images.append({"id": index, "height": SIZE, "width": SIZE})
+            for one, segment, into in ((prediction, segments[0], found), (batch, segments[1], annotations)):
+                for i in range(int(one["box_valid"][row].sum())):
+                    x0, y0, x1, y1 = one["boxes"][row, i].double().tolist()
+                    entry = {
+                        "image_id": index,
+                        "category_id": int(one["box_label"][row, i]),
+                        "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    }
+                    if segment:
+                        entry["segmentation"] = segment[row][i]
+                    if into is found:
+                        entry["score"] = float(one["box_score"][row, i])
+                    else:
+                        entry |= {
+                            "id": len(into) + 1,
+                            "iscrowd": int(one["box_crowd"][row, i]),
+                            "area": float(one["box_area"][row, i]),
+                        }
+                    into.append(entry)
+    with contextlib.redirect_stdout(io.StringIO()):
+        real = COCO()
+        real.dataset = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": i} for i in range(CLASSES)],
+            "info": {},
+        }
+        real.createIndex()
+        evaluation = COCOeval(real, real.loadRes(found), "segm" if masks else "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    values = {name: float(evaluation.stats[number]) for number, name in COCO_NAMES.items()}
+    return values | {f"ap/{number}": float(np.mean(precision[:, :, number])) for number in range(CLASSES)}
+
+
+def coco() -> AveragePrecision:
+    return AveragePrecision(CLASSES, names=[str(number) for number in range(CLASSES)])
+
+
+def as_coco_says(values: dict[str, float]) -> dict[str, float]:
+    return {name: -1.0 if math.isnan(value) else value for name, value in values.items()}
+
+
+def test_average_precision_is_that_of_pycocotools_with_crowds_and_images_without_objects_and_an_absent_class() -> None:
+    pairs = batches_of([0, 5, 10, 15, 20])
+    ours = as_coco_says(measured(coco, pairs))
+    assert ours == pytest.approx(pycocotools(pairs), abs=1e-6)
+    assert ours["ap/3"] == -1.0 and 0.05 < ours["map"] < 0.95
+    as_objects = [(prediction, batch | {"box_crowd": batch["box_crowd"] & False}) for prediction, batch in pairs]
+    assert as_coco_says(measured(coco, as_objects)) != pytest.approx(ours, abs=1e-6)  # crowds count for something
+
+
+def test_average_precision_of_masks_is_that_of_pycocotools() -> None:
+    pairs = []
+    for prediction, batch in batches_of([0, 5, 10]):
+        pairs.append(tuple(one | {"instance_mask": filled(one["boxes"])} for one in (prediction, batch)))
+    ours = as_coco_says(measured(lambda: AveragePrecision(CLASSES, masks=True), pairs))
+    theirs = pycocotools(pairs, masks=True)
+    assert ours == pytest.approx({name: theirs[name] for name in ours}, abs=1e-6)
+
+
+def filled(boxes: torch.Tensor) -> torch.Tensor:
+    """Ellipses in boxes (B, N, 4): (B, N, SIZE, SIZE) bool."""
+    y, x = torch.meshgrid(torch.arange(SIZE) + 0.5, torch.arange(SIZE) + 0.5, indexing="ij")
+    x0, y0, x1, y1 = (boxes[..., i, None, None] for i in range(4))
+    return ((2 * x - x0 - x1) / (x1 - x0).clamp(min=1)) ** 2 + ((2 * y - y0 - y1) / (y1 - y0).clamp(min=1)) ** 2 <= 1
+
+
+@pytest.mark.parametrize("make", [coco, lambda: VocPrecision(CLASSES, names="abcd")], ids=["coco", "voc"])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_any_number_of_ranks_measures_what_one_process_does(
+    make: Callable[[], Any], world_size: int, tmp_path: Path
+) -> None:
+    def on_a_rank() -> dict[str, float]:
+        return measured(make, batches_of([0, 5, 10, 15, 20][collectives.rank() :: world_size]))
+
+    whole = measured(make, batches_of([0, 5, 10, 15, 20]))
+    for values in on_ranks(tmp_path / "ranks", world_size, on_a_rank):
+        assert as_coco_says(values) == as_coco_says(whole)
+    assert as_coco_says(measured(make, batches_of([0, 5, 10]))) != as_coco_says(whole)
+
+
+def test_boxes_are_measured_in_pixels_of_the_files() -> None:
+    pairs = batches_of([0, 5, 10])
+    halves = [
+        (
+            prediction | {"boxes": prediction["boxes"] / 2},
+            batch | {"boxes": batch["boxes"] / 2, "image_scale": torch.full((len(batch["index"]),), 0.5)},
+        )
+        for prediction, batch in pairs
+    ]
+    assert as_coco_says(measured(coco, halves)) == as_coco_says(measured(coco, pairs))
+    unscaled = [
+        (found, {name: t for name, t in batch.items() if name not in ("image_scale", "box_area")})
+        for found, batch in halves
+    ]
+    assert measured(coco, unscaled)["map_large"] != measured(coco, pairs)["map_large"]
+
+
+def test_precision_of_voc_is_the_area_or_eleven_points_below_the_best_precision() -> None:
+    right = [True, True, False, True, False, False, True, False]
+    # Recalls 1/5, 2/5, 3/5, 4/5 are reached with best precisions 1, 1, 3/4, 4/7.
+    assert precision_of(right, 5, "area") == pytest.approx((1 + 1 + 3 / 4 + 4 / 7) / 5)
+    assert precision_of(right, 5, "11") == pytest.approx((5 * 1 + 2 * 3 / 4 + 2 * 4 / 7) / 11)
+    assert precision_of([], 3, "area") == precision_of([], 3, "11") == 0.0
+
+
+def test_voc_counts_a_difficult_object_neither_as_found_nor_as_missed() -> None:
+    box = torch.tensor([[[0.0, 0, 10, 10], [50, 50, 80, 80]]])
+    batch = {
+        "boxes": box,
+        "box_label": torch.zeros(1, 2, dtype=torch.int64),
+        "box_valid": torch.ones(1, 2, dtype=torch.bool),
+    }
+    found = batch | {"box_score": torch.tensor([[0.9, 0.8]])}
+    batch = batch | {"index": torch.tensor([0]), "box_difficult": torch.tensor([[True, False]])}
+    assert measured(lambda: VocPrecision(1), [(found, batch)]) == {"map": 1.0}
+    missed = {name: tensor[:, :1] for name, tensor in found.items()}
+    assert measured(lambda: VocPrecision(1), [(missed, batch)]) == {"map": 0.0}
+    plainly = batch | {"box_difficult": torch.tensor([[False, False]])}
+    assert measured(lambda: VocPrecision(1), [(missed, plainly)]) == {"map": 0.5}
+
+
+@pytest.mark.parametrize("make", [coco, lambda: VocPrecision(CLASSES)], ids=["coco", "voc"])
+def test_counting_a_batch_does_not_wait_for_the_device(make: Callable[[], Any]) -> None:
+    metrics, (prediction, batch) = make(), pair_of(0, 5)
+    with NoHostReads():
+        metrics.update(prediction, batch)
+    with NoHostReads(), pytest.raises(HostRead):
+        metrics.compute()
+
+
+def test_without_any_image_there_is_nothing_to_measure() -> None:
+    assert math.isnan(measured(lambda: VocPrecision(2), [])["map"])
+    assert math.isnan(measured(coco, [])["map"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_classes": 0}, "task.num_classes=0 must be 1 or more"),
+        ({"losses": {"size": -1.0}}, "must be weights of 0 or more"),
+        ({"measure": "pascal"}, "task.measure='pascal' must be coco, masks, voc or voc_11"),
+        ({"per_class": True, "class_names": ["a"]}, "task.per_class=true needs 2 names"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Detection(**{"num_classes": 2} | settings)
