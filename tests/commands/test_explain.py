@@ -97,7 +97,10 @@ def test_a_runs_command_is_explained_beside_what_the_run_has_saved(
         (["optimizer.zzz"], "next: type optimizer\n"),
         (["optimizer=sgd"], "no key was given"),
         (["optimizer=sdg", "optimizer.lr"], "type instead: optimizer=sgd"),
-        (["run=nowhere", "seed"], "nowhere/config.yaml cannot be used"),
+        (
+            ["run=nowhere", "seed"],
+            "nowhere has no config.yaml: it is no run directory\nnext: a run directory holds config.yaml",
+        ),
         (["-m", "seed"], "-m is for train.py"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -265,6 +265,11 @@ def test_the_check_accepts_what_advice_says_to_type(case: str, photos: Path) -> 
     passed(*kept, *found.line.split())
 
 
+def test_a_run_with_few_evaluations_is_not_called_under_fitting(photos: Path) -> None:
+    short = Made(train=0.1, val=0.1, loss=[2.4, 2.3, 2.2]).evidence(photos)
+    assert [rule.__name__ for rule in RULES if rule(short) is not None] == []
+
+
 def test_nothing_is_said_about_an_ordinary_run(photos: Path) -> None:
     ordinary = Made("model=resnet20", "augment=crop_flip", train=0.985, val=0.97, parameters=0.27e6).evidence(photos)
     assert [rule.__name__ for rule in RULES if rule(ordinary) is not None] == []

@@ -41,6 +41,31 @@ def test_a_run_that_waits_for_data_is_told_so(tmp_path: Path) -> None:
     assert verdict(other, parts_of(other)).startswith("The model is the limit: 99%")
 
 
+def test_the_sentence_about_saving_has_the_share_of_the_table(tmp_path: Path) -> None:
+    run = read_run(run_folder(tmp_path / "run"))
+    slow = [{**row, "time/data_s": 0.0, "time/save_s": 1.0} for row in run.rows]
+    attempts = [{"attempt": 1, "started": 0.0}, {"attempt": 1, "ended": 25.0}]  # it took its time to begin
+    parts = parts_of(other := type(run)(**{**vars(run), "rows": slow, "attempts": attempts}))
+    share = next(part.share for part in parts if part.name == "saving")
+    assert verdict(other, parts).startswith(f"Saving takes {share:.0%} of the time")
+
+
+def test_losses_whose_difference_is_infinite_do_not_stop_the_page(tmp_path: Path) -> None:
+    run = read_run(run_folder(tmp_path / "run"))
+    huge = [{**row, "train/loss": 1.7e308, "val/loss": -1.7e308} for row in run.rows]
+    assert 'id="curves"' in page(type(run)(**{**vars(run), "rows": huge}))
+
+
+def test_a_run_that_never_evaluates_speaks_of_no_best_evaluation(tmp_path: Path) -> None:
+    run = read_run(run_folder(tmp_path / "run"))
+    assert "A dashed line" in page(run)
+    (run.folder / "checkpoints" / "best.json").unlink()
+    rows = [{key: value for key, value in row.items() if not key.startswith("val/")} for row in run.rows]
+    text = page(type(run)(**{**vars(run), "rows": rows, "summary": {"best": None}}))
+    assert "No evaluation</span>" in text
+    assert "A dashed line" not in text
+
+
 def test_the_matrix_counts_each_label_and_prediction(tmp_path: Path) -> None:
     run = read_run(run_folder(tmp_path / "run"))
     assert run.evaluation is not None
@@ -83,7 +108,11 @@ def test_the_command_writes_it_or_says_what_is_wrong(tmp_path: Path, capsys: Any
     assert main([f"run={folder}"]) == 0
     assert capsys.readouterr().out == f"{folder / 'report.html'}\n"
     assert main([f"run={tmp_path}"]) == 64
-    assert "is no run: it has no config.yaml" in capsys.readouterr().err
+    assert (
+        f"{tmp_path} holds 1 run and is none itself: run\nnext: type one of them: {folder}" in capsys.readouterr().err
+    )
+    assert main([f"run={tmp_path / 'nowhere'}"]) == 64
+    assert "nowhere does not exist; expected a run directory" in capsys.readouterr().err
     (folder / "evaluation" / "results.json").write_text('{"split": 1}')
     assert main([f"run={folder}"]) != 0
     assert "results.json was not written by a run" in capsys.readouterr().err

@@ -150,6 +150,9 @@ def test_a_number_that_is_no_job_and_a_jobs_own_folder_are_told_where_to_look(
     assert capsys.readouterr().err.endswith(f"next: give the folder of a sweep, such as {folder}\n")
     assert main(["status", str(tmp_path)]) == 64
     assert "has no jobs.jsonl: it is not the folder of a sweep" in capsys.readouterr().err
+    (tmp_path / "config.yaml").touch()
+    assert main(["status", str(tmp_path)]) == 64
+    assert f"next: it is one run: type python scripts/report.py run={tmp_path}\n" in capsys.readouterr().err
 
 
 def test_watching_ends_when_nothing_runs_or_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,6 +163,8 @@ def test_names_from_files_stay_text(tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         (["table", "{sweep}", "--metric", "val/top5"], 64, "type one of val/loss, val/top1"),
         (["compare", "{sweep}", "--factor", "model"], 64, "type one of optimizer.lr"),
+        (["compare", "{sweep}", "--factor", "seed"], 64, "seed is what a setting is repeated over"),
+        (["compare", "{sweep}", "--factor", "modle"], 64, "no key that differs has this name"),
         (["compare", "{sweep}", "--factor", "lr", "--baseline", "0.3"], 64, "type one of 0.1 0.2 0.4 0.8"),
         (["compare", "{sweep}", "--baseline", "0.1"], 64, "add --factor optimizer.lr"),
         (["table", "{sweep}/0"], 64, "give the folder of a sweep, such as {sweep}"),

@@ -40,7 +40,9 @@ def report(words: list[str], out: Path | None) -> int:
     if out and len(folders) > 1:
         raise BadConfig(f"--out is one file, and run= names {len(folders)} runs", hint="leave --out away")
     from plainloop.report.run.page import write_report
+    from plainloop.run.trained.folder import saved_config
 
     for folder in folders:
+        saved_config(folder)  # which names the runs that are near where this is none
         sys.stdout.write(f"{printable(str(write_report(folder, out)))}\n")
     return 0

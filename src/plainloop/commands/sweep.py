@@ -64,6 +64,8 @@ def _check_sweep(sweep: Path, numbers: Sequence[int]) -> None:
     if not file.is_file():
         near = next((folder for folder in sweep.absolute().parents[:2] if (folder / index.FILE).is_file()), None)
         hint = f"give the folder of a sweep{f', such as {near}' if near else ''}"
+        if not near and (sweep / "config.yaml").is_file():
+            hint = f"it is one run: type python scripts/report.py run={sweep}"
         raise BadConfig(f"{sweep} has no {index.FILE}: it is not the folder of a sweep", hint=hint)
     known, broken = {entry.number for entry in index.read(sweep)}, index.num_broken_lines(sweep)
     hint = "type the sweep's command again with this hydra.sweep.dir: finished jobs are recognized"
@@ -150,7 +152,11 @@ def compare(options: argparse.Namespace) -> int:
         raise BadConfig("--baseline is a value of one factor", hint=f"add --factor {keys[0]}, or another of them")
     chosen = [key for key in keys if options.factor is None or options.factor in (key, jobs.short_names(keys)[key])]
     if not chosen:
-        raise BadConfig(f"--factor {options.factor}: all jobs have the same", hint=f"type one of {', '.join(keys)}")
+        repeated = options.factor in jobs.REPLICATES
+        why = (
+            f"{options.factor} is what a setting is repeated over" if repeated else "no key that differs has this name"
+        )
+        raise BadConfig(f"--factor {options.factor}: {why}", hint=f"type one of {', '.join(keys)}")
     try:
         factors = [effects.factor_of(found, key, metric, options.baseline) for key in chosen]
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def read_config(folder: Path) -> dict[str, Any]:
     """The config that a run was started with. Raises BadConfig, and BadData where it is no file."""
     path = folder / "config.yaml"
+    if not os.path.lexists(path):
+        hint = "a run directory holds config.yaml; train.py prints its path in its first line"
+        raise BadConfig(f"{folder} has no config.yaml: it is no run directory", hint=hint)
     try:
         config = read_yaml(path)
         text = json.dumps(config)  # which refuses dates, bytes and sets, as YAML can hold them

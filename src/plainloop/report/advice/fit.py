@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from plainloop.loggers.numbers import amount, score
 from plainloop.report.advice.evidence import CLEAR, GAP, NO_GAP, Advice, Evidence, Fit
-from plainloop.report.advice.rate import not_yet_flat
+from plainloop.report.advice.rate import FEW, not_yet_flat
 
 SOLVED = 0.97  # of a share: above it nothing is under-fitted
 SMALL_MODEL = 15e6  # parameters: label smoothing cost ResNet-18 (11.7 million) accuracy, and helped ResNet-50 (25.6)
@@ -141,8 +141,9 @@ def is_over(fit: Fit) -> bool:
 
 
 def is_under(run: Evidence, fit: Fit) -> bool:
-    """Training accuracy no higher than validation accuracy, and neither near 1, at the end of a run."""
-    return run.finished and fit.gap < NO_GAP and fit.train < SOLVED
+    """Training accuracy no higher than validation accuracy, and neither near 1, after enough evaluations."""
+    evaluated = len(run.series(f"val/{fit.metric}"))
+    return run.finished and evaluated >= FEW and fit.gap < NO_GAP and fit.train < SOLVED
 
 
 def gap_of(fit: Fit) -> str:

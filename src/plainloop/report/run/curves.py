@@ -25,6 +25,8 @@ CHARTS = (
 
 COLOURS = {"training": 0, "validation": 1, "training images": 2}
 
+LARGEST = 1e300  # the difference of two larger numbers may be infinite
+
 
 @dataclass(frozen=True)
 class Line:
@@ -63,7 +65,7 @@ def charts(
 
 
 def _series(rows: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
-    points = [(row.get("epoch", row["step"]), row[key]) for row in rows if key in row and math.isfinite(row[key])]
+    points = [(row.get("epoch", row["step"]), row[key]) for row in rows if key in row and abs(row[key]) < LARGEST]
     return reduced([point for point in points if math.isfinite(point[0])])
 
 

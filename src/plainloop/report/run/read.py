@@ -61,10 +61,6 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Raises BadConfig where there is no run, and BadData for files that no run writes."""
-    if not (folder / "config.yaml").exists():
-        raise BadConfig(
-            f"{folder} is no run: it has no config.yaml", hint="type run=<run dir>, such as outputs/train/…"
-        )
     config = read_config(folder)
     try:
         clock = clock_of(config)

@@ -55,16 +55,16 @@ def verdict(run: Run, parts: list[Part]) -> str:
     training = sum(seconds.get(name, 0.0) for name in seconds if name not in ("evaluation", "saving")) - seconds.get(
         "starting, ending, the rest", 0.0
     )
-    busy = training + seconds.get("evaluation", 0.0) + seconds.get("saving", 0.0)
+    shares = {part.name: part.share for part in parts}
     if training <= 0:
         return ""
     waiting = seconds.get("waiting for data", 0.0) / training
     if waiting > WAITING:
         found = f"The loader is the limit: {waiting:.0%} of a step is the wait for data"
         return found + (f"; try data.num_workers={more}" if (more := _more_workers(run)) else "") + "."
-    if (share := seconds.get("evaluation", 0.0) / busy) > EVALUATING:
+    if (share := shares.get("evaluation", 0.0)) > EVALUATING:
         return f"Evaluation takes {share:.0%} of the time; with trainer.eval_every=5ep it is done less often."
-    if (share := seconds.get("saving", 0.0) / busy) > SAVING:
+    if (share := shares.get("saving", 0.0)) > SAVING:
         return f"Saving takes {share:.0%} of the time; with trainer.save_every=5ep it is done less often."
     return f"The model is the limit: {1 - waiting:.0%} of a step is computing, {waiting:.0%} is the wait for data."
 
