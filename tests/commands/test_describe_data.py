@@ -267,6 +267,14 @@ def test_masks_have_their_classes_counted_and_what_never_occurs_is_named(masked,
     assert not any(row["problem"] for row in rows.values())
 
 
+def test_small_images_with_masks_are_said_to_be_padded_not_enlarged(masked, capsys):
+    photograph((6, 2)).save(masked / "images/val/0.png")
+    Image.new("L", (6, 2)).save(masked / "masks/val/0.png")
+    lines, _ = described(capsys, masked, *OF_MASKS)
+    (told,) = (line.strip() for line in lines if "are smaller than" in line)
+    assert told == "3 are smaller than data.image_size=512 and get a grey edge in training"
+
+
 @pytest.mark.parametrize(
     ("size", "value", "told"),
     [((4, 1), 7, "has values that are no class: 7, the first at x=0, y=0"), ((3, 1), 0, "has 3 x 1 pixels, and its")],

@@ -114,7 +114,7 @@ def test_a_file_that_computes_something_else_is_refused(place: Path, capsys: Any
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no run": (("format=onnx",), "run= is missing"),
-    "no format": (("run={run}",), "format= is missing"),
+    "no format": (("run={run}",), "format= is missing\nnext: add format=onnx"),
     "another format": (("run={run}", "format=tflite"), "format=tflite must be onnx, torch_export, safetensors"),
     "int8 of another format": (("run={run}", "format=safetensors", "quantize=int8"), "there is is format=onnx"),
     "a wrong path": (("run={run}x", "format=onnx"), "the newest run in"),

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from plainloop.errors import BadConfig, BadData, RunError
-from plainloop.run.trained.open import Trained, open_run
+from plainloop.run.trained.open import Trained, open_run, require_same_classes
 from plainloop.run_dir.checkpoints import Checkpoints
 from tests.harness.configs import ROOT
 from tests.harness.tensors import equal
@@ -167,6 +167,17 @@ def test_weights_of_another_model_are_told(sweep: Path) -> None:
     message, hint = refused(BadConfig, sweep / "0")
     assert "do not fit the model that its config builds now" in message and "size mismatch" in message
     assert hint.startswith("leave model.* out")
+
+
+@pytest.mark.parametrize(
+    ("key", "told"), [("class_names", "leave data.class_names out"), ("labels", "data.labels=<file>")]
+)
+def test_other_classes_are_told_with_a_key_that_the_data_have(key: str, told: str) -> None:
+    saved, now = ({"facts": {"class_names": ["sky", name]}, "data": {key: None}} for name in ("road", "street"))
+    require_same_classes(saved, saved)
+    with pytest.raises(BadConfig, match="only in the run: road; only in the data: street") as caught:
+        require_same_classes(saved, now)
+    assert str(caught.value.hint).endswith(told)
 
 
 def test_code_of_strangers_is_not_run_unless_it_is_allowed(sweep: Path) -> None:

@@ -60,9 +60,9 @@ def export(words: list[str], options: argparse.Namespace) -> int:
     if words:
         known = ", ".join(f"{name}=" for name in WORDS)
         raise BadConfig(f"{words[0]} is not known here: the words are {known}", hint="--help lists words and options")
-    for name in ("run", "format"):
+    for name, value in (("run", "<run dir>"), ("format", "onnx")):
         if not given[name]:
-            raise BadConfig(f"{name}= is missing", hint=f"type: {EXAMPLES[0]}; --help has more examples")
+            raise BadConfig(f"{name}= is missing", hint=f"add {name}={value}; --help has examples")
     kind, quantize = str(given["format"]), given["quantize"]
     if kind not in FORMATS:
         raise BadConfig(f"format={kind} must be {', '.join(FORMATS)}", hint="type format=onnx")

@@ -164,9 +164,14 @@ def require_same_classes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> No
     if not how:
         number = next(number for number, name in enumerate(before) if name != after[number])
         how = [f"class {number} is {before[number]} in the run and {after[number]} in the data"]
+    named = (
+        "leave data.class_names out"
+        if "class_names" in now["data"]
+        else "a list of the images can name them: data.labels=<file>"
+    )
     raise BadConfig(
         f"the data have {len(after)} classes, and the run {len(before)}: {'; '.join(how)}",
-        hint="the classes must have the run's names and order; a list of the images can name them: data.labels=<file>",
+        hint=f"the classes must have the run's names and order; {named}",
     )
 
 
