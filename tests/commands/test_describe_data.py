@@ -272,7 +272,7 @@ def test_small_images_with_masks_are_said_to_be_padded_not_enlarged(masked, caps
     Image.new("L", (6, 2)).save(masked / "masks/val/0.png")
     lines, _ = described(capsys, masked, *OF_MASKS)
     (told,) = (line.strip() for line in lines if "are smaller than" in line)
-    assert told == "3 are smaller than data.image_size=512 and get a grey edge in training"
+    assert told == "3 are smaller than data.image_size=512 and will be padded"
 
 
 @pytest.mark.parametrize(

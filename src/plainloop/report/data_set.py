@@ -167,7 +167,7 @@ def _sizes(found: Found) -> Iterator[str]:
     yield f"              longer side {min(high)} to {max(high)}, in the middle {median(high):.0f} pixels"
     yield f"              most often {width} x {height}: {most / len(sides):.0%} of {len(shapes):,} sizes"
     if found.image_size and (below := sum(side < found.image_size for side in low)):
-        how = "get a grey edge in training" if found.masked else "will be enlarged"
+        how = "will be padded" if found.masked else "will be enlarged"
         yield f"              {below:,} are smaller than data.image_size={found.image_size} and {how}"
 
 
