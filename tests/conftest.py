@@ -50,6 +50,26 @@ def no_hydra_is_left_over() -> Iterator[None]:
     _clear_hydra()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """A test marked `own_process` runs in a fork: a process that has called torch.export starts threads with its next
+    backward pass, and none of its forks can learn any more.
+    """
+    if not pyfuncitem.get_closest_marker("own_process"):
+        return None
+    from tests.harness.children import Child
+
+    screens = sys.stdout, sys.stderr
+
+    def test() -> None:
+        sys.stdout, sys.stderr = screens  # those that `capsys` reads
+        pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames})
+
+    ended = Child(test).wait()
+    assert ended.code == 0, ended.err
+    return True
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Callable[[Mapping[str, int]], Path]:
     """{"train/cat": 3} writes three images of different sizes into root/train/cat; returns the root."""

@@ -20,6 +20,7 @@ from plainloop.errors import BadConfig, RunError
 from plainloop.run.trained.export import Graph, examples, outputs_of, run_onnx, traced
 from tests.harness.runs import train
 
+pytestmark = pytest.mark.own_process
 QUICK = ("device=cpu", "trainer.duration=4st", "data.batch_size=8", "optimizer=sgd", "optimizer.lr=0.1")
 MASKS = ("data=digit_scenes", "data.num_train=8", "data.num_val=8", "model=tiny_seg", "task=segmentation")
 RUNS = {

@@ -103,7 +103,8 @@ freeze_backbone | trainer.freeze=backbone; false 0:
 frozen_stages freeze_layers freeze_at | ? | the nearest is a pattern on parameter names: trainer.freeze=[stem*,layer1*]
 freeze_epochs unfreeze_epoch unfreeze_at | trainer.freeze_until={}ep
 kfold k_fold num_folds n_splits cross_validation | data.folds={}; false 0 none: | -m search=kfold runs all of them
-tensorboard use_tensorboard tb visualdl mlflow comet neptune clearml | ? | the nearest are logger=csv and logger=wandb
+tensorboard use_tensorboard tb | logger=tensorboard; false 0 none: | several: logger=[csv,tensorboard]
+visualdl mlflow comet neptune clearml | ? | the nearest are logger=tensorboard and logger=wandb
 mixup mixup_alpha | augment=mixup augment.mixup.alpha={}; false 0: ; \
 true: augment=mixup | several: augment=[standard,mixup]
 cutmix cutmix_alpha | augment=cutmix augment.cutmix.alpha={}; false 0: ; \
@@ -115,12 +116,13 @@ auto_augment autoaugment aa | augment=autoaugment; false 0: | \
 or randaugment, trivialaugment, augmix; timm's words, such as rand-m9-mstd0.5-inc1: augment=timm_policy
 color_jitter colorjitter jitter | augment=color_jitter augment.color_jitter.brightness={}; false 0: ; \
 true: augment=color_jitter | several: augment=[standard,color_jitter]
-profile profiler | ? | the nearest are the keys under time/ in metrics.jsonl
+profile profiler | debug=profile; false 0 none: |
 teacher distill distillation | ? | task=distillation task.teacher=<run directory>
 segmentation | task=segmentation; false 0: | with data=mask_folder and model=unet, for example
 train_path val_path | data=mask_lists | data.root has train_list.txt and val_list.txt, with lines "image mask"
 ignore_label | data=mask_folder data.ignore_index={}
-detection ocr instance_segmentation | ? | the nearest is a task of your own: conf/task
+detection instance_segmentation | task=detection; false 0: | it has begun: with data=digit_boxes and model=yolov3
+ocr | ? | the nearest is a task of your own: conf/task
 auto_scale_batch_size find_batch_size | ? | python scripts/find_batch_size.py <the same overrides>
 """
 
