@@ -96,7 +96,7 @@ def test_a_run_goes_on_with_the_same_teacher_elsewhere_and_never_with_another(tm
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.only_classes=[1,2]"], "was trained with other classes (10: 0, 1, 2, 3, ...; here 2: 1, 2)"),
+        (["data.only_classes=[1,2]"], "was trained with other classes (10: 0, 1, 2, 3...; here 2: 1, 2)"),
         (["task.teacher=/nowhere"], "is no finished run: /nowhere does not exist"),
         (["task.alpha=2"], "must be 0 (the labels alone) to 1"),
     ],

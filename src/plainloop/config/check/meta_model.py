@@ -96,7 +96,7 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from plainloop.config.check.kept import kept_for_backward
+    from plainloop.models.kept import kept_for_backward
     from plainloop.loop.normalize import to_float
 
     batch, outputs = example_batch(context.config), []

@@ -128,8 +128,8 @@ def _tick_text(tick: float) -> str:
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers from below `low` to above `high`, about five.
 
-    >>> _ticks(0.0, 30.0), _ticks(0.91, 0.99)
-    ([0.0, 10.0, 20.0, 30.0], [0.9, 0.92, 0.94, 0.96, 0.98, 1.0])
+    >>> _ticks(0.0, 40.0), _ticks(0.91, 0.99)
+    ([0.0, 10.0, 20.0, 30.0, 40.0], [0.9, 0.92, 0.94, 0.96, 0.98, 1.0])
     """
     if high <= low:
         low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
