@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from plainloop.models.kept import kept_for_backward
 from plainloop.loop.trainer import Trainer
+from plainloop.models.kept import kept_for_backward
 from plainloop.report.plan import plan_of
 from tests.harness import inject
 from tests.harness.commands import passed

@@ -96,8 +96,8 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from plainloop.models.kept import kept_for_backward
     from plainloop.loop.normalize import to_float
+    from plainloop.models.kept import kept_for_backward
 
     batch, outputs = example_batch(context.config), []
     try:
