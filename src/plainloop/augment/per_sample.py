@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -60,6 +59,9 @@ class TimmPolicy(PerSample):
     """
 
     def __init__(self, *, policy: str = "rand-m9-mstd0.5-inc1", fill: Sequence[float] = (0.5,)) -> None:
+        # Here, because timm imports wandb where that is installed: a second, and folders for its temporary files.
+        from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
+
         colour = tuple(round(255 * value) for value in (fill if len(fill) == 3 else fill[:1]))
         make = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
         named = make.get(policy.partition("-")[0], auto_augment_transform)

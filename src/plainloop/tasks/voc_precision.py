@@ -86,7 +86,7 @@ def precision_of(right: Sequence[bool], num_objects: int, points: Literal["11", 
     """Average precision of detections, the surest first.
 
     >>> precision_of([True, False, True], 2, "area"), precision_of([True, False, True], 2, "11")
-    (0.8333333333333333, 0.8484848484848484)
+    (0.8333333333333333, 0.8484848484848485)
     """
     hits, curve = 0, []
     for number, is_right in enumerate(right, start=1):
