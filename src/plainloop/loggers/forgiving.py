@@ -36,7 +36,7 @@ class Forgiving:
     def finish(self, summary: Mapping[str, Any]) -> None:
         try:
             self.logger.finish(summary)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # likewise
             self._warn(error, "the summary is in summary.json")
 
     def _warn(self, error: Exception, instead: str) -> None:
