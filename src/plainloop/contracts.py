@@ -74,6 +74,9 @@ class Preprocessing:
     one_size: bool = True  # false: images keep their own sizes
     crop_fraction: float | None = None  # the shorter side becomes size / crop_fraction, then the centre is cut out
     interpolation: str = "bilinear"  # of torchvision, with antialiasing
+    # One factor for both sides, the largest with which the image fits; it stands in the top left, grey beside it. So
+    # places in the result, divided by the factor, are places in the image. False: each side has its own factor.
+    letterboxed: bool = False
 
 
 class Task(Protocol):
