@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from plainloop.contracts import Batch, Sample
@@ -200,7 +201,25 @@ def collate(
             f"images of different sizes cannot be in one batch: {', '.join(sorted(of_size)[:4])}",
             hint="in training an augmentation must give them one size",
         )
-    return [default_collate(part) for part in of_size.values()], skipped
+    return [together(part) for part in of_size.values()], skipped
+
+
+def together(samples: Sequence[Sample]) -> Batch:
+    """A batch of samples; an entry of different lengths is padded with zeros to the longest, and to one at least."""
+    return {name: stacked([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """(n, ...) each -> (B, N, ...): N is the largest n, and never 0."""
+    lengths = {len(tensor) for tensor in tensors if tensor.ndim}
+    if len(lengths) < 2 and 0 not in lengths:
+        stack: Tensor = default_collate(list(tensors))  # in a worker, straight into shared memory
+        return stack
+    first = tensors[0]
+    stack = first.new_zeros(len(tensors), max(1, *lengths), *first.shape[1:])
+    for row, tensor in zip(stack, tensors, strict=True):
+        row[: len(tensor)] = tensor
+    return stack
 
 
 def start_worker(worker: int) -> None:

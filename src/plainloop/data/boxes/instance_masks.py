@@ -1,0 +1,65 @@
+"""Polygons and run lengths as pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from faster_coco_eval import mask as coco
+from numpy.typing import NDArray
+from torch import Tensor
+
+from plainloop.data.boxes.annotations import Annotated
+from plainloop.data.boxes.letterbox import scaled
+
+DIGITS = 3  # after the point. COCO writes two; float32 keeps three in images of up to 8,192 pixels
+
+
+def instance_masks(objects: Annotated, index: int, *, scale: tuple[float, float], size: tuple[int, int]) -> Tensor:
+    """(n, H, W) bool of an image's objects: the pixels that COCO's code gives for the same outlines.
+
+    Polygons are enlarged before they become pixels, run lengths afterwards. An object without an outline has its box.
+
+    Args:
+        scale: of x and y, from pixels of the file to those of the masks.
+        size: height and width of the masks; what lies outside is cut off.
+    """
+    here, outlines = objects.objects(index), objects.outlines
+    assert outlines is not None
+    masks = np.zeros((here.stop - here.start, *size), np.bool_)
+    for mask, number in zip(masks, range(here.start, here.stop), strict=True):
+        polygons = [polygon.astype(np.float64).round(DIGITS) for polygon in outlines.polygons_of(number)]
+        runs = outlines.runs_of(number)
+        if runs:
+            of_runs(mask, runs, tuple(outlines.runs_size[number].tolist()), scale)
+        else:
+            of_polygons(mask, [polygon * scale for polygon in polygons or [corners(objects.boxes[number])]])
+    return torch.from_numpy(masks)
+
+
+def corners(box: NDArray[np.float32]) -> NDArray[np.float64]:
+    x0, y0, x1, y1 = box.astype(np.float64)
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+
+
+def of_polygons(mask: NDArray[np.bool_], polygons: list[NDArray[np.float64]]) -> None:
+    """Sets the pixels inside of any of the polygons. Only the part of the mask up to their far ends is decoded."""
+    ends = np.ceil(np.max([polygon.max(0) for polygon in polygons], axis=0)).astype(int) + 1
+    height, width = (int(min(max(end, 1), side)) for end, side in zip(ends[::-1], mask.shape, strict=True))
+    codes = coco.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width)
+    mask[:height, :width] = coco.decode(coco.merge(codes))
+
+
+def of_runs(mask: NDArray[np.bool_], runs: bytes, size: tuple[int, int], scale: tuple[float, float]) -> None:
+    whole = coco.decode({"size": list(size), "counts": runs})
+    rows, columns = (nearest(side, scaled(side, factor)) for side, factor in zip(size, reversed(scale), strict=True))
+    part = whole[rows[: mask.shape[0], None], columns[: mask.shape[1]]]
+    mask[: part.shape[0], : part.shape[1]] = part
+
+
+def nearest(before: int, after: int) -> NDArray[np.int64]:
+    """(after,): the pixel of a side of `before` pixels that lies at each place, once it has `after`.
+
+    >>> nearest(4, 2).tolist(), nearest(2, 4).tolist()
+    ([1, 3], [0, 0, 1, 1])
+    """
+    return (2 * np.arange(after) + 1) * before // (2 * after)

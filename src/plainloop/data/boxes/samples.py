@@ -1,0 +1,140 @@
+"""One split of images with boxes, as workers read it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from plainloop.contracts import Sample, SampleTransform
+from plainloop.data.boxes.annotations import Annotated
+from plainloop.data.boxes.instance_masks import instance_masks, nearest
+from plainloop.data.boxes.letterbox import letterbox, scaled
+from plainloop.data.cache.build import Content
+from plainloop.data.loading.sampler import Key
+from plainloop.data.loading.samples import Images, transformed
+from plainloop.errors import BadData, RunError
+from plainloop.system import rng
+
+OF_OBJECTS = ("boxes", "box_label", "box_valid", "box_crowd", "box_difficult", "box_area", "instance_mask")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxedImages(Images):
+    """All images end in a square of `image_size`, resized by one factor.
+
+    Transforms of training see the image and its objects at full size. Evaluation has image_scale and box_area, too,
+    which have no meaning after transforms.
+    """
+
+    objects: Annotated
+    training: bool = False
+
+    @classmethod
+    def of(cls, folder: Path, objects: Annotated, image_size: int) -> BoxedImages:
+        labels = np.zeros(len(objects), np.int64)  # an image with boxes has no class of its own
+        return cls(folder, objects.images, labels, image_size, 1.0, objects=objects)
+
+    def rows(self, positions: NDArray[np.int64]) -> BoxedImages:
+        objects = self.objects.rows(positions)
+        return replace(self, paths=objects.images, objects=objects, labels=self.labels[positions])
+
+    def augmented(self, sample_transforms: Sequence[SampleTransform], seed: int) -> BoxedImages:
+        return replace(self, sample_transforms=tuple(sample_transforms), seed=seed, training=True)
+
+    def content(self, name: str, *, shorter_side: int | None, keep_bad: bool) -> Content:
+        """Raises BadData where images become smaller and nothing says by how much."""
+        unknown = np.flatnonzero((self.objects.sizes == 0).any(1))
+        if shorter_side is not None and len(unknown):
+            raise BadData(
+                f"data.cache_size={shorter_side} needs the size of every image, and the annotations have none for "
+                f"{len(unknown)} of {len(self)} images, the first {os.fsdecode(self.paths[unknown[0]])}",
+                hint="type data.cache_size=auto, which keeps images as they are; or write their sizes down",
+            )
+        return super().content(name, shorter_side=shorter_side, keep_bad=keep_bad)
+
+    def decoded(self, index: int) -> Tensor:
+        image = super().decoded(index)
+        (height, width), (rows, columns) = self.objects.sizes[index].tolist(), image.shape[-2:]
+        if self.cached is None:
+            fits = (rows, columns) == (height, width)
+        else:  # it may be smaller, by the same factor in both directions
+            fits = rows <= height and abs(rows * width - columns * height) <= max(height, width)
+        if not fits and height and width:
+            raise BadData(
+                f"{self.folder / os.fsdecode(self.paths[index])} has {columns} x {rows} pixels, and its annotations "
+                f"are for {width} x {height}",
+                hint="its boxes would be in wrong places: take the image or the annotations of the other's size",
+            )
+        return image
+
+    def sample(self, key: Key, index: int, image: Tensor) -> Sample | RunError:
+        height, width = image.shape[-2:]
+        known = self.objects.sizes[index].tolist()
+        size = (known[0], known[1]) if all(known) else (height, width)  # of the file; a cache may have less
+        if not self.sample_transforms:
+            square, factor = letterbox(image, self.image_size, of=size)
+            boxed = self._placed(index, (factor, factor), (self.image_size, self.image_size))
+            sample = {"image": square, "index": torch.tensor(index)} | boxed
+            if self.training:
+                return sample
+            area = torch.tensor(self.objects.area[self.objects.objects(index)])
+            return sample | {"image_scale": torch.tensor(factor), "box_area": area}
+        sample = {"image": image, "index": torch.tensor(index)}
+        sample |= self._placed(index, (width / size[1], height / size[0]), (height, width))
+        try:
+            with rng.drawing_from(rng.fold(rng.SAMPLE, self.seed, *key)):
+                sample = transformed(sample, self.sample_transforms)
+        except BadData as error:
+            return error
+        return fitted(without_invalid(sample), self.image_size)
+
+    @cached_property
+    def _marked(self) -> dict[str, NDArray[np.bool_]]:
+        """The flags that any object of the split has."""
+        flags = {"box_crowd": self.objects.crowd, "box_difficult": self.objects.difficult}
+        return {name: values for name, values in flags.items() if values.any()}
+
+    def _placed(self, index: int, scale: tuple[float, float], size: tuple[int, int]) -> Sample:
+        """The objects of an image, from pixels of the file to an image of this scale (x, y) and size."""
+        objects, here = self.objects, self.objects.objects(index)
+        sample = {
+            "boxes": torch.tensor(objects.boxes[here]) * torch.tensor([*scale, *scale]),
+            "box_label": torch.tensor(objects.label[here]),
+            "box_valid": torch.ones(here.stop - here.start, dtype=torch.bool),
+        }
+        sample |= {name: torch.tensor(marked[here]) for name, marked in self._marked.items()}
+        if objects.outlines is not None:
+            sample["instance_mask"] = instance_masks(objects, index, scale=scale, size=size)
+        return sample
+
+
+def without_invalid(sample: Sample) -> Sample:
+    """Leaves out the objects that a transform has moved out of the image."""
+    valid = sample["box_valid"]
+    if valid.all():
+        return sample
+    return sample | {name: sample[name][valid] for name in OF_OBJECTS if name in sample}
+
+
+def fitted(sample: Sample, size: int) -> Sample:
+    """The image in a square, if the transforms have not given it that size, and its objects with it."""
+    height, width = sample["image"].shape[-2:]
+    if (height, width) == (size, size):
+        return sample
+    image, factor = letterbox(sample["image"], size)
+    sample = sample | {"image": image, "boxes": sample["boxes"] * factor}
+    if "instance_mask" in sample:
+        masks = sample["instance_mask"]
+        rows, columns = (torch.from_numpy(nearest(side, scaled(side, factor))) for side in (height, width))
+        square = masks.new_zeros(len(masks), size, size)
+        square[:, : len(rows), : len(columns)] = masks[:, rows[:, None], columns]
+        sample["instance_mask"] = square
+    return sample
