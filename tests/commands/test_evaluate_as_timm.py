@@ -13,7 +13,7 @@ from timm.data import create_dataset, create_loader, resolve_data_config
 from timm.utils import accuracy
 
 from plainloop.run.trained.open import open_run
-from tests.commands.test_evaluate import evaluate, results, trained
+from tests.harness.evaluating import evaluate, results, trained
 
 MODEL = ("model=timm", "model.model_name=test_resnet", "optimizer=sgd", "scheduler=constant", "device=cpu")
 
