@@ -5,6 +5,7 @@ This module has no `from __future__ import annotations`: the check reads these t
 
 import math
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -81,9 +82,9 @@ class DecodedFiles(LabelledImages):
         self._skipped: list[dict[str, Any]] = []
         self._bad: dict[Split, set[int]] = {}
 
+    @abstractmethod
     def all_images(self) -> "dict[Split, Images]":
         """The splits whole, before `max_train_samples`."""
-        raise NotImplementedError
 
     @cached_property
     def images(self) -> "dict[Split, Images]":

@@ -3,6 +3,7 @@
 This module has no `from __future__ import annotations`: the check reads these types in the signatures of subclasses.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -12,7 +13,7 @@ from plainloop.data.loaders import Loader, eval_splits, loaders
 
 
 @dataclass(kw_only=True, eq=False)
-class LabelledImages:
+class LabelledImages(ABC):
     """A subclass adds its own arguments, `known`, `train_batches` and `eval_batches`.
 
     Args:
@@ -57,9 +58,9 @@ class LabelledImages:
         self.batch_size = self.loaders["train"].batch_size
         self.eval_splits = eval_splits(self.train_eval_samples)
 
+    @abstractmethod
     def known(self) -> Facts:
         """The facts of the whole set, without torch and without decoding an image."""
-        raise NotImplementedError
 
     def chosen(self, known: Facts) -> Facts:
         """The facts of what is used of the whole set."""

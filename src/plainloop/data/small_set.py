@@ -3,6 +3,7 @@
 This module has no `from __future__ import annotations`: the check reads these types in the signatures of subclasses.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,16 +38,16 @@ class SmallSet(LabelledImages):
 
             require_fold(self.folds, self.fold)
 
+    @abstractmethod
     def read(self) -> Mapping[Split, Batch]:
         """Each split as one batch: image (N, C, H, W) uint8, label (N,) int64 or what else the task wants.
 
         Raises BadData for missing or damaged files.
         """
-        raise NotImplementedError
 
     def val_counts(self) -> Sequence[int]:
-        """Validation samples of each class of the whole set."""
-        raise NotImplementedError
+        """Validation samples of each class of the whole set; a set with labels has its own."""
+        raise ValueError("data.only_classes is for images with one label; leave it out")
 
     def chosen(self, known: Facts) -> Facts:
         if self.only_classes is None and self.folds is None:

@@ -3,61 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from plainloop.contracts import Batch, Facts, Preprocessing, Split
+from plainloop.contracts import Batch, Facts
 from plainloop.data.boxes.example import box_batch, refuse_labels
-from plainloop.data.masks.digit_scenes import CLASSES, require_scenes, scenes
-from plainloop.data.small_set import SmallSet
+from plainloop.data.masks.digit_scenes import DigitScenes
 
 if TYPE_CHECKING:
     from plainloop.data.masks.scenes import Scene
 
 
 @dataclass(kw_only=True, eq=False)
-class DigitBoxes(SmallSet):
-    """The scenes of DigitScenes, with a box around the pixels of each digit; held on the device.
+class DigitBoxes(DigitScenes):
+    """The scenes of DigitScenes, with a box around the pixels of each digit; the background is no class.
 
     Args:
-        num_train, num_val: scenes to make.
-        num_digits: the digits 0, 1, ... that occur, each a class.
-        image_size: pixels, of a side.
         instance_masks: gives instance_mask (B, N, H, W), too.
     """
 
-    num_train: int = 1600
-    num_val: int = 400
-    num_digits: int = 5
-    image_size: int = 96
     instance_masks: bool = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         refuse_labels(self.sampler, self.only_classes)
-        sizes = {"num_digits": self.num_digits, "image_size": self.image_size}
-        require_scenes(num_train=self.num_train, num_val=self.num_val, **sizes)
+        super().__post_init__()
 
     def known(self) -> Facts:
-        mean, std = self.statistics((0.40,) * 3, (0.29,) * 3)
-        names = CLASSES[1 : 1 + self.num_digits]
-        return Facts(self.num_train, self.num_val, names, (3, self.image_size, self.image_size), mean, std)
+        with_background = super().known()
+        return replace(with_background, class_names=with_background.class_names[1:])
 
     @classmethod
     def example_batch(cls, facts: Mapping[str, Any], batch_size: int) -> Batch:
         return box_batch(facts, batch_size)
 
-    @classmethod
-    def preprocessing(cls, **arguments: Any) -> Preprocessing:
-        from plainloop.data.loading.outside import as_it_is
-
-        return Preprocessing(as_it_is, one_size=False)
-
-    def read(self) -> Mapping[Split, Batch]:
-        counts: dict[Split, int] = {"train": self.num_train, "val": self.num_val}
-        return {split: self._as_batch(made) for split, made in scenes(counts, self.num_digits, self.image_size)}
-
-    def _as_batch(self, made: Iterable[Scene]) -> Batch:
+    def as_batch(self, made: Iterable[Scene]) -> Batch:
         import numpy as np
         import torch
         from torch.nn.utils.rnn import pad_sequence

@@ -43,10 +43,12 @@ class DigitScenes(SmallSet):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_class_balanced(self.sampler)
-        if self.only_classes is not None:
-            raise ValueError("data.only_classes is for images with one label; data.num_digits chooses these classes")
-        sizes = {"num_digits": self.num_digits, "image_size": self.image_size}
-        require_scenes(num_train=self.num_train, num_val=self.num_val, **sizes)
+        least = {"num_train": 1, "num_val": 1, "image_size": 32, "num_digits": 1}
+        for key, smallest in least.items():
+            if getattr(self, key) < smallest:
+                raise ValueError(f"data.{key}={getattr(self, key)} must be at least {smallest}")
+        if self.num_digits > 10:
+            raise ValueError(f"data.num_digits={self.num_digits} must be at most 10")
 
     def known(self) -> Facts:
         mean, std = self.statistics((0.40,) * 3, (0.29,) * 3)
@@ -71,9 +73,10 @@ class DigitScenes(SmallSet):
 
     def read(self) -> Mapping[Split, Batch]:
         counts: dict[Split, int] = {"train": self.num_train, "val": self.num_val}
-        return {split: self._as_batch(made) for split, made in scenes(counts, self.num_digits, self.image_size)}
+        return {split: self.as_batch(made) for split, made in scenes(counts, self.num_digits, self.image_size)}
 
-    def _as_batch(self, made: Iterable[Scene]) -> Batch:
+    def as_batch(self, made: Iterable[Scene]) -> Batch:
+        """A split whole."""
         import numpy as np
         import torch
 
@@ -96,20 +99,6 @@ def scenes(counts: Mapping[Split, int], num_digits: int, size: int) -> Iterator[
         sources = sources_of(split, num_digits)
         seeds = [fold(SPLIT, 2, number, i) for i in range(count)]
         yield split, (make_scene(sources, size, np.random.default_rng(seed)) for seed in seeds)
-
-
-def require_scenes(*, num_train: int, num_val: int, num_digits: int, image_size: int) -> None:
-    """Raises ValueError for settings that make no scenes."""
-    for key, value, least in (
-        ("num_train", num_train, 1),
-        ("num_val", num_val, 1),
-        ("image_size", image_size, 32),
-        ("num_digits", num_digits, 1),
-    ):
-        if value < least:
-            raise ValueError(f"data.{key}={value} must be at least {least}")
-    if num_digits > 10:
-        raise ValueError(f"data.num_digits={num_digits} must be at most 10")
 
 
 def sources_of(split: Split, num_digits: int) -> Sources:
