@@ -110,7 +110,7 @@ def test_find_batch_size_prints_what_to_type(capsys: pytest.CaptureFixture[str])
     assert "trainer.lr_scaling.base_batch_size=64" in out
 
 
-def test_find_workers_says_which_side_is_the_limit(photos, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_find_workers_says_which_side_is_the_limit(photos, capsys, monkeypatch) -> None:
     from plainloop.run.probe import workers
 
     monkeypatch.setattr(workers, "FOR_S", 0.3)

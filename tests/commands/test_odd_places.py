@@ -24,7 +24,7 @@ from tests.harness.runs import SMALL, train
 def closed() -> None:
     os.close(1)
     os.close(2)
-    sys.stdout = sys.stderr = None  # type: ignore[assignment]  # as Python starts with closed ones
+    sys.stdout = sys.stderr = None  # as Python starts with closed ones
 
 
 def full() -> None:

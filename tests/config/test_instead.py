@@ -220,7 +220,7 @@ def back(typed: list[str], steps: int = 3) -> list[str]:
             return []
         problem, way = ways[0]
         solved.append((problem.key, problem.what, problem.got))
-        overrides = way  # type: ignore[assignment]
+        overrides = way
         found = list(problems(*overrides).values())
         again = [p for p in found if (p.key, p.what, p.got) in solved]
         if again:

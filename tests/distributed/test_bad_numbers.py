@@ -61,11 +61,11 @@ class PoisonedTask(Classification):
             logits.register_hook(lambda gradient: torch.full_like(gradient, self.value))
             return logits
 
-        model.forward = poisoned  # type: ignore[method-assign]
+        model.forward = poisoned
         try:
             return super().loss(model, batch)
         finally:
-            model.forward = logits_of  # type: ignore[method-assign]
+            model.forward = logits_of
 
 
 def fit(trainer: Trainer, **given: Any) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_checkpoints_and_averages_are_of_the_plain_model(tmp_path: Path) -> None
     def act() -> tuple[set[str], set[str]]:
         state, trainer = toy_state(), toy_trainer(save_every=5)
         trainer.fit(state, wrap(state.model))
-        saved = trainer.recorder.saved[5]  # type: ignore[attr-defined]
+        saved = trainer.recorder.saved[5]
         return set(saved["model"]), set(saved["ema"])
 
     assert on_ranks(tmp_path / "meeting", 2, act) == [(set(plain), set(plain))] * 2

@@ -74,7 +74,7 @@ def test_a_checkpoint_goes_on_elsewhere_and_back(first: str, then: str, tmp_path
 
     assert (part(first, 4), part(then, 7), part(first, None)) == (75, 75, 0)
     assert status(tmp_path / "run")["state"] == "DONE"
-    state = Checkpoints(tmp_path / "run" / "checkpoints").newest().state  # type: ignore[union-attr]
+    state = Checkpoints(tmp_path / "run" / "checkpoints").newest().state
     assert state["step"] == 10 and state["scaler"]["scale"] > 0
     assert all(entry["step"] == 10 for entry in state["optimizer"]["state"].values())
 

@@ -188,7 +188,7 @@ def watched() -> None:
         if step >= WARM:
             torch.cuda.set_sync_debug_mode("error")
 
-    Agreement.restart_clock = resume  # type: ignore[method-assign]
+    Agreement.restart_clock = resume
 
 
 RUN = ("data.batch_size=240", "trainer.duration=20st", "trainer.log_every=6")

@@ -149,7 +149,7 @@ def test_a_model_in_ddp_is_wrapped_for_its_card(tmp_path: Path) -> None:
     def act() -> tuple[list[int], bool]:
         model = nn.Linear(4, 2).to(device_here("cuda"))
         settings = {"compile": False, "find_unused_parameters": False, "static_graph": False, "bucket_cap_mb": None}
-        wrapped = backend.wrap(model, device_here("cuda"), **settings)  # type: ignore[arg-type]
+        wrapped = backend.wrap(model, device_here("cuda"), **settings)
         wrapped(torch.full((2, 4), float(collectives.rank()), device="cuda")).sum().backward()
         return list(wrapped.device_ids), bool((model.weight.grad == 1.0).all())  # the mean of 0 and 2
 

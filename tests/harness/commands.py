@@ -18,7 +18,7 @@ def passed(*overrides: str, **more: object) -> Checked:
     composed = COMPOSER.compose_or_explain(overrides)
     assert composed.config is not None, composed.problems
     origin = Origin(overrides, composer=COMPOSER)
-    return check(composed.config, origin=origin, known=composed.problems, cache=CACHE, **more)  # type: ignore[arg-type]
+    return check(composed.config, origin=origin, known=composed.problems, cache=CACHE, **more)
 
 
 def problems(*overrides: str, **more: object) -> dict[str, Problem]:

@@ -209,11 +209,11 @@ def test_collecting_never_waits_for_the_device(case: str) -> None:
 class Mute(Classification):
     """hasattr finds no results, and no sums."""
 
-    results = property()  # type: ignore[assignment]
+    results = property()
 
     def metrics(self) -> Any:
         class Totals(Accuracy):
-            sums = property()  # type: ignore[assignment]
+            sums = property()
 
         return Totals(self.num_classes, loss_function=self.loss_function)
 

@@ -58,7 +58,7 @@ def boosted(boost: float, *steps: int) -> ToyData:
 
 class Loop(Trainer):
     def log_and_evaluate(self, state: TrainState, watch: Any) -> bool:
-        self.task.step = state.step  # type: ignore[attr-defined]
+        self.task.step = state.step
         return super().log_and_evaluate(state, watch)
 
 

@@ -89,12 +89,12 @@ class Tracing(Trainer):
         super().update(model, state, batch)
         scaler = state.scaler.state_dict()
         counts = {int(entry["step"]) for entry in state.optimizer.state.values()}
-        self.recorder.trace[state.step + 1] = (scaler["scale"], scaler["_growth_tracker"], max(counts, default=0))  # type: ignore[attr-defined]
+        self.recorder.trace[state.step + 1] = (scaler["scale"], scaler["_growth_tracker"], max(counts, default=0))
 
 
 def scaled(state: TrainState, *, steps: int = 30) -> Memory:
     recorder = Memory()
-    recorder.trace = {}  # type: ignore[attr-defined]
+    recorder.trace = {}
     parts = {"task": Boosted(num_classes=CLASSES), "data": boosted(1e38, *OVERFLOWS)}
     trainer = toy_trainer(recorder, steps=steps, save_every=1, log_every=4, eval_every=10, **parts)
     Tracing(**vars(trainer)).fit(state, state.model)
@@ -109,7 +109,7 @@ class Boosted(Scripted):
 def test_scale_and_growth_go_on_after_every_overflow() -> None:
     state = toy_state(scaler=True)
     undisturbed = scaled(state)
-    trace = undisturbed.trace  # type: ignore[attr-defined]
+    trace = undisturbed.trace
     assert [step for step in trace if step > 1 and trace[step][0] < trace[step - 1][0]] == list(OVERFLOWS)
     assert trace[30][2] + state.skipped == state.step == 30
     assert state.skipped == len(OVERFLOWS)
@@ -117,7 +117,7 @@ def test_scale_and_growth_go_on_after_every_overflow() -> None:
         again = toy_state(scaler=True, seed=5)
         again.load_state_dict(state_from_bytes(bytes(state_to_bytes(undisturbed.saved[step]))))
         later = scaled(again)
-        assert later.trace == {at: value for at, value in trace.items() if at > step}  # type: ignore[attr-defined]
+        assert later.trace == {at: value for at, value in trace.items() if at > step}
         assert equal(again.state_dict(), state.state_dict()), f"resumed after step {step}"
 
 
@@ -188,7 +188,7 @@ def evaluated(folder: Path, curve: Sequence[float], mode: str, *, dies_at: int |
             return Metrics()
 
     task = Curve(num_classes=CLASSES)
-    task.mode = mode  # type: ignore[assignment]
+    task.mode = mode
     settings = {"log_every": 100, "eval_every": EVERY, "save_every": EVERY, "patience": 3, "min_delta": 0.01}
     recorder = OnDisk(folder, dies_at=dies_at)
     state = toy_state(seed=0)

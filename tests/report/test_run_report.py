@@ -82,7 +82,7 @@ def test_names_and_paths_stay_text(tmp_path: Path) -> None:
     assert HOSTILE not in text
     assert html.escape(HOSTILE, quote=True).replace("&#x27;", "&#39;") in text
     assert len(re.findall(r"<script", text)) == 2
-    assert json.loads(re.search(r'id="data">(.*?)</script>', text)[1])  # type: ignore[index]
+    assert json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
 
 
 def test_it_asks_nothing_of_a_network(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_cudnn_searches_for_kernels_unless_deterministic_or_told(
     deterministic: bool, cudnn_benchmark: bool | str, on: bool
 ) -> None:
     try:
-        backend.prepare(deterministic=deterministic, detect_anomaly=False, cudnn_benchmark=cudnn_benchmark)  # type: ignore[arg-type]
+        backend.prepare(deterministic=deterministic, detect_anomaly=False, cudnn_benchmark=cudnn_benchmark)
         assert torch.backends.cudnn.benchmark is on
     finally:
         backend.prepare(deterministic=False, detect_anomaly=False, cudnn_benchmark="auto")

@@ -108,7 +108,7 @@ def test_a_task_that_averages_views_itself_does_so(tmp_path: Path) -> None:
     task = checked("task=segmentation", "data=digit_scenes", "model=tiny_seg")["task"]
     segmenting = with_views(trained.__class__(**vars(trained) | {"config": trained.config | {"task": task}}), ("flip",))
     assert segmenting.model is trained.model
-    assert (segmenting.task.tta_flip, segmenting.task.tta_scales) == (True, (1.0,))  # type: ignore[attr-defined]
+    assert (segmenting.task.tta_flip, segmenting.task.tta_scales) == (True, (1.0,))
     with pytest.raises(BadConfig, match="tta=crops is nothing that this task can average") as caught:
         with_views(segmenting, ("flip", "crops"))
     assert caught.value.hint == "type tta=flip,multi_scale"

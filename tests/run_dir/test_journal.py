@@ -187,7 +187,7 @@ def attempt(folder: Path, step: int, end: tuple[str, str] | None) -> None:
             journal.end("FAILED", reason=error.reason, hint=error.hint, exit_code=error.code)
             raise
         if end:
-            journal.end(end[0], reason=end[1], exit_code=70)  # type: ignore[arg-type]
+            journal.end(end[0], reason=end[1], exit_code=70)
 
 
 def test_the_fourth_attempt_without_progress_is_refused_and_the_fifth_is_a_new_chance(tmp_path: Path) -> None:

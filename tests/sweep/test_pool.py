@@ -135,7 +135,7 @@ def test_jobs_that_share_gpus_are_dealt_to_all_gpus_in_turn(slots: int | str, ex
 @pytest.mark.usefixtures("three_gpus")
 def test_what_cannot_be_dealt_is_refused(per_job: int, slots: object, devices: object, match: str) -> None:
     with pytest.raises(InvalidConfig, match=match.replace("[", r"\[")):
-        gpus_of_slots(per_job, slots, 1, configs=[CONFIG | {"trainer": {"devices": devices}}])  # type: ignore[arg-type]
+        gpus_of_slots(per_job, slots, 1, configs=[CONFIG | {"trainer": {"devices": devices}}])
 
 
 # A process that drives three jobs, of which two at a time wait for a signal and write down each that they get.
