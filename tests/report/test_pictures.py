@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from plainloop.contracts import IGNORE
-from plainloop.report.pictures import FAINT, PAPER, colour, drawn, legend, sheet
+from plainloop.report.pictures import FAINT, PAPER, colour, drawn, legend, object_colour, sheet
 
 NAMES = ("background", "cat", "dog")
 GREY = {"image": torch.full((3, 20, 30), 0.5)}
@@ -56,9 +56,9 @@ def test_valid_boxes_are_drawn_with_name_and_score_and_others_are_not():
     none = pixels(boxes | {"box_valid": torch.tensor([False, False])}, class_names=NAMES)
     one = pixels(boxes | {"box_valid": torch.tensor([True, False])}, class_names=NAMES, side=120)
     assert np.array_equal(plain, none)
-    assert (one[33:71, 8:10] == colour(1)).all()
+    assert (one[33:71, 8:10] == object_colour(1)).all()
     assert (one[16:32, 8:60] != pixels({}, side=120)[16:32, 8:60]).any()  # the words above it
-    assert not (one == colour(2)).all(-1).any()
+    assert not (one == object_colour(2)).all(-1).any()
 
 
 def test_the_legend_names_the_classes_that_occur_and_no_others():

@@ -15,7 +15,7 @@ from plainloop.contracts import IGNORE, Batch, Sample
 
 SIDE, COLUMNS = 144, 8  # pixels of a drawn image's longer side, and images in a row
 LARGE_SIDE, FEWER_COLUMNS = 288, 4  # the same for images with masks or boxes
-GAP, LINE = 6, 15  # pixels between images, and of a line of text
+GAP, LINE, LETTERS = 6, 15, 12  # pixels between images, of a line of text, and of its letters
 LINES = 3  # of text below an image, at most
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (120, 120, 120)
 TINT = 0.45  # of a class's colour over the image
@@ -68,10 +68,11 @@ def sample_of(batch: Batch, row: int) -> Sample:
 
 
 def drawn(sample: Sample, class_names: Sequence[str] = (), *, side: int = SIDE) -> Image.Image:
-    """The image of a sample with its mask and its boxes, enlarged without smoothing where it is small.
+    """The image of a sample with its mask and its objects, enlarged without smoothing where it is small.
 
     Each class of a mask has a tint and an outline, but for class 0, usually the background, which stays as it is.
-    Pixels without a class are hatched. Boxes carry the names of their classes, and `box_score` where there is one.
+    Pixels without a class are hatched. Boxes carry the names of their classes, and `box_score` where there is one;
+    `instance_mask` has the tint and outline of the object's class.
     """
     pixels = (sample["image"].clamp(0, 1) * 255).round().to(torch.uint8)
     pixels = pixels.expand(3, -1, -1) if len(pixels) == 1 else pixels[:3]
@@ -84,6 +85,11 @@ def drawn(sample: Sample, class_names: Sequence[str] = (), *, side: int = SIDE) 
     if "mask" in sample:
         classes = Image.fromarray(sample["mask"].to(torch.uint8).numpy()).resize(size, Image.Resampling.NEAREST)
         picture = Image.fromarray(tinted(np.array(picture), np.array(classes)))
+    if "instance_mask" in sample:
+        order = drawing_order(sample)
+        masks = (np.array(Image.fromarray(sample["instance_mask"][i].numpy()).resize(size)) for i in order)
+        labels = sample["box_label"][order].tolist()
+        picture = Image.fromarray(with_objects(np.array(picture), masks, labels))
     if "boxes" in sample:
         factors = torch.tensor([size[0] / width, size[1] / height] * 2)
         draw_boxes(picture, sample | {"boxes": sample["boxes"] * factors}, class_names)
@@ -115,24 +121,55 @@ def beside_another(classes: NDArray[np.uint8], distance: int) -> NDArray[np.bool
     return found
 
 
+def with_objects(
+    pixels: NDArray[np.uint8], masks: Iterable[NDArray[np.bool_]], labels: Sequence[int]
+) -> NDArray[np.uint8]:
+    """A copy of pixels (H, W, 3) with a tint and an outline for the mask (H, W) of each object, the last on top."""
+    pixels, line = pixels.copy(), line_width(pixels.shape[:2])
+    for mask, label in zip(masks, labels, strict=True):
+        rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+        if not len(rows):
+            continue
+        ends = [(max(0, where[0] - line), where[-1] + 1 + line) for where in (rows, columns)]  # and what is beside it
+        part = tuple(slice(*end) for end in ends)
+        inside = mask[part]
+        share = TINT * inside
+        share[inside & beside_another(inside, line)] = 1
+        over = np.array(object_colour(label), np.float32)
+        pixels[part] = (pixels[part] * (1 - share[..., None]) + over * share[..., None]).round()
+    return pixels
+
+
 def draw_boxes(picture: Image.Image, sample: Sample, class_names: Sequence[str]) -> None:
-    """The valid boxes of a sample, which are in pixels of the picture; the box with the best score is drawn last."""
-    write, boxes = ImageDraw.Draw(picture), sample["boxes"]
-    valid = sample.get("box_valid", torch.ones(len(boxes), dtype=torch.bool))
+    """The valid boxes of a sample, which are in pixels of the picture; the box with the best score is drawn last.
+
+    Lines and letters are larger in larger pictures.
+    """
+    write, boxes, line, letters = ImageDraw.Draw(picture), sample["boxes"], line_width(picture.size), font(picture.size)
+    height = round(letters.size * LINE / LETTERS)
     scores, labels = sample.get("box_score"), sample.get("box_label")
-    order = range(len(boxes)) if scores is None else scores.argsort().tolist()
-    for i in (i for i in order if valid[i]):
+    for i in drawing_order(sample):
         number = 0 if labels is None else int(labels[i])
+        over = object_colour(number)
         x0, y0, x1, y1 = boxes[i].tolist()
-        write.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour(number), width=2)
+        write.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=over, width=line)
         words = [] if labels is None or not class_names else [class_names[number]]
         words += [] if scores is None else [f"{float(scores[i]):.2f}"]
         if words:
-            text = shortened(" ".join(words), picture.width)
-            left = max(0, min(x0, picture.width - font().getlength(text) - 4))
-            top = y0 - LINE if y0 >= LINE else y0
-            write.rectangle((left, top, left + font().getlength(text) + 4, top + LINE), fill=colour(number))
-            write.text((left + 2, top), text, PAPER if luminance(colour(number)) < 140 else INK, font())
+            text = shortened(" ".join(words), picture.width, letters)
+            wide = letters.getlength(text) + 4
+            left = max(0, min(x0, picture.width - wide))
+            top = y0 - height if y0 >= height else y0
+            write.rectangle((left, top, left + wide, top + height), fill=over)
+            write.text((left + 2, top), text, PAPER if luminance(over) < 140 else INK, letters)
+
+
+def drawing_order(sample: Sample) -> list[int]:
+    """The numbers of the valid objects; the one with the best score is the last."""
+    valid = sample.get("box_valid", torch.ones(len(sample["boxes"]), dtype=torch.bool))
+    scores = sample.get("box_score")
+    order = range(len(valid)) if scores is None else scores.argsort(stable=True).tolist()
+    return [i for i in order if valid[i]]
 
 
 def legend(samples: Iterable[Sample], class_names: Sequence[str], width: int) -> Image.Image:
@@ -162,11 +199,16 @@ def legend(samples: Iterable[Sample], class_names: Sequence[str], width: int) ->
 def colour(number: int) -> tuple[int, int, int]:
     """Of a class: always the same for the same number."""
     if number == 0:
-        return INK  # of boxes: class 0 of a mask is not drawn
+        return INK
     if number <= len(COLOURS):
         return COLOURS[number - 1]
     red, green, blue = colorsys.hsv_to_rgb(number * 0.618 % 1, (0.55, 0.75, 0.95)[number % 3], (0.95, 0.7)[number % 2])
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def object_colour(label: int) -> tuple[int, int, int]:
+    """Of the class of an object: among objects there is no background, so that class 0 has a colour, too."""
+    return colour(label + 1)
 
 
 def luminance(colour: tuple[int, int, int]) -> float:
@@ -184,15 +226,24 @@ def caption(sample: Sample, class_names: Sequence[str]) -> list[str]:
     return [f"{share:.0%} {name}" for share, name in sorted(shares, reverse=True)]
 
 
-def font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=12)
+def font(size: Sequence[int] = ()) -> ImageFont.FreeTypeFont:
+    """For the text of a page, or for a picture of this size: then larger in large ones."""
+    found = ImageFont.load_default(size=max(LETTERS, max(size, default=0) // 70))
+    assert isinstance(found, ImageFont.FreeTypeFont)
+    return found
 
 
-def shortened(text: str, width: int) -> str:
+def line_width(size: Sequence[int]) -> int:
+    """Pixels, for a picture of this size."""
+    return max(2, max(size) // 500)
+
+
+def shortened(text: str, width: int, letters: ImageFont.FreeTypeFont | None = None) -> str:
     """The text, cut to so many pixels, without control characters."""
+    letters = letters or font()
     text = "".join(char if char.isprintable() else "?" for char in text)
-    if font().getlength(text) <= width:
+    if letters.getlength(text) <= width:
         return text
-    while text and font().getlength(f"{text}...") > width:
+    while text and letters.getlength(f"{text}...") > width:
         text = text[:-1]
     return f"{text}..."
