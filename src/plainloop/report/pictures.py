@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,7 +110,7 @@ def tinted(pixels: NDArray[np.uint8], classes: NDArray[np.uint8]) -> NDArray[np.
     return (pixels * (1 - share[..., None]) + over * share[..., None]).round().astype(np.uint8)
 
 
-def beside_another(classes: NDArray[np.uint8], distance: int) -> NDArray[np.bool_]:
+def beside_another(classes: NDArray[Any], distance: int) -> NDArray[np.bool_]:
     """(H, W): the pixels that have another class within this distance, up, down, left or right."""
     padded = np.pad(classes, distance, mode="edge")
     height, width = classes.shape
@@ -127,7 +128,7 @@ def with_objects(
     """A copy of pixels (H, W, 3) with a tint and an outline for the mask (H, W) of each object, the last on top."""
     pixels, line = pixels.copy(), line_width(pixels.shape[:2])
     for mask, label in zip(masks, labels, strict=True):
-        rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
         if not len(rows):
             continue
         ends = [(max(0, where[0] - line), where[-1] + 1 + line) for where in (rows, columns)]  # and what is beside it
@@ -199,7 +200,7 @@ def legend(samples: Iterable[Sample], class_names: Sequence[str], width: int) ->
 def colour(number: int) -> tuple[int, int, int]:
     """Of a class: always the same for the same number."""
     if number == 0:
-        return INK
+        return INK  # class 0 of a mask is not drawn
     if number <= len(COLOURS):
         return COLOURS[number - 1]
     red, green, blue = colorsys.hsv_to_rgb(number * 0.618 % 1, (0.55, 0.75, 0.95)[number % 3], (0.95, 0.7)[number % 2])

@@ -41,8 +41,8 @@ class Found:
         found: Masks = (smooth[0, 0] >= 0.5).numpy()
         return found
 
-    def chosen(self, which: Masks) -> Found:
-        """Those for which (N,) is true."""
+    def chosen(self, which: NDArray[Any]) -> Found:
+        """Those for which (N,) is true; or those with these numbers, in their order."""
         prepared = None if self.prepared is None else self.prepared[which]
         return Found(self.boxes[which], self.labels[which], self.scores[which], self.size, self.factors, prepared)
 
@@ -51,7 +51,7 @@ class Found:
 
 
 def found_in(result: Sample, seen: Sequence[int], size: Sequence[int], *, letterboxed: bool) -> Found:
-    """The valid objects of a prediction for one image, of which nothing but padding may have been outside.
+    """The valid objects of a prediction for one image; boxes are clipped to it, and go where nothing is left.
 
     Args:
         result: boxes (D, 4) in pixels of the prepared image, box_label, box_score and box_valid (D,); instance_mask
@@ -64,7 +64,7 @@ def found_in(result: Sample, seen: Sequence[int], size: Sequence[int], *, letter
     down, across = (min(down, across),) * 2 if letterboxed else (down, across)
     limits = np.array([size[1], size[0]] * 2, np.float32)
     factors = np.array([across, down] * 2, np.float32)
-    boxes = np.clip(result["boxes"].float().numpy() / factors, 0, limits)
+    boxes: NDArray[np.float32] = np.clip(result["boxes"].float().numpy() / factors, 0, limits)
     masks = result.get("instance_mask")
     if masks is not None and letterboxed:
         rows, columns = (max(1, round(length * down)) for length in size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,16 +17,18 @@ from torch.nn import functional as F
 
 from plainloop.config.parts import preprocessing_of
 from plainloop.contracts import Batch, Sample
+from plainloop.data.boxes.found import Found, found_in
 from plainloop.data.loading.decode import decode
 from plainloop.data.loading.outside import of_picture
 from plainloop.errors import BadConfig
 from plainloop.run.trained.folder import run_of_file
 from plainloop.run.trained.open import Trained, open_run, require_plugins
 
-Picture = Image.Image | str | Path
+Picture = Image.Image | NDArray[Any] | str | Path
 # Images of one size that go through the model together. On a CPU, larger batches leave its caches: they take longer.
 BATCH_SIZE, BATCH_SIZE_ON_CPU = 64, 16
-MOST_SHOWN = 5  # classes of a printed prediction
+MOST_SHOWN = 5  # classes or objects of a printed prediction
+LEAST_SCORE = 0.3  # of an object that is shown to a person
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,29 @@ class Prediction:
     class_names: tuple[str, ...]
     probabilities: dict[str, float] = field(default_factory=dict)  # by class name, best first
     mask: NDArray[np.int64] | None = None  # (H, W) of the image's own size: the number of the class in `class_names`
+    found: Found | None = None  # the objects, the best first; what follows is the same as arrays
+
+    @property
+    def boxes(self) -> NDArray[np.float32]:
+        """(N, 4): x0 y0 x1 y1 in pixels of the image."""
+        return self.found.boxes if self.found else np.zeros((0, 4), np.float32)
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """(N,) in [0, 1]."""
+        return self.found.scores if self.found else np.zeros(0, np.float32)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes of the N objects."""
+        return self.found.names(self.class_names) if self.found else ()
+
+    @cached_property
+    def masks(self) -> NDArray[np.bool_] | None:
+        """(N, H, W) of the image's own size: the pixels of each object; None where the model gives only boxes."""
+        if self.found is None or self.found.prepared is None:
+            return None
+        return np.stack([self.found.mask(i) for i in range(len(self.found))] or [np.zeros((0, *self.found.size), bool)])
 
     @property
     def name(self) -> str:
