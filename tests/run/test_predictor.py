@@ -18,23 +18,13 @@ from plainloop.contracts import Batch
 from plainloop.errors import BadConfig, BadData
 from plainloop.run.trained.files import find_images
 from plainloop.run.trained.predictor import Predictor, of_size
-from tests.harness.photos import photograph, write_photographs
-from tests.harness.runs import train
-
-QUICK = ("device=cpu", "trainer.duration=4st", "data.batch_size=8", "optimizer=sgd", "optimizer.lr=0.3")
-MASKS = ("data=digit_scenes", "data.num_train=8", "data.num_val=8", "model=tiny_seg", "task=segmentation")
+from tests.harness.photos import photograph
+from tests.harness.trained import train_runs
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with photographs and three runs: `photos`, `digits` and `scenes`."""
-    place = tmp_path_factory.mktemp("runs")
-    root = write_photographs(place / "set", per_class=8)
-    photos = ("data=image_folder", f"data.root={root}", "data.image_size=32", "data.num_workers=0", "model.width=4")
-    for name, words in {"photos": photos, "digits": ("model.width=4",), "scenes": MASKS}.items():
-        typed = (*QUICK, *words, f"hydra.run.dir={name}")
-        assert train(place, *typed).code == 0
-    return place
+    return train_runs(tmp_path_factory.mktemp("runs"), "photos", "digits", "masks", "boxes")
 
 
 def evaluated(model: Predictor) -> Batch:
@@ -71,7 +61,7 @@ def test_an_image_of_a_small_set_gets_the_probabilities_of_an_evaluation(place: 
 
 
 def test_a_mask_has_the_size_of_its_image_and_the_classes_of_an_evaluation(place: Path) -> None:
-    model = load(place / "scenes")
+    model = load(place / "masks")
     expected = evaluated(model)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in expected["image"]]
     alone = [model.results({"image": image[None]})["mask"][0] for image in expected["image"]]
@@ -82,6 +72,23 @@ def test_a_mask_has_the_size_of_its_image_and_the_classes_of_an_evaluation(place
     assert one.shares == {name: share for name, share in counts.items() if share} and not one.probabilities
 
 
+def test_objects_are_those_of_an_evaluation_for_files_pictures_and_arrays(place: Path, tmp_path: Path) -> None:
+    model = load(place / "boxes")
+    image = evaluated(model)["image"][0].permute(1, 2, 0).numpy()
+    alone = model.results({"image": torch.from_numpy(image).permute(2, 0, 1)[None]})
+    Image.fromarray(image).save(tmp_path / "scene.png")
+    for given in (tmp_path / "scene.png", Image.fromarray(image), image):
+        one = model(given, least_score=0)
+        assert np.array_equal(one.boxes, alone["boxes"][0]) and np.array_equal(one.scores, alone["box_score"][0])
+        assert one.names == tuple(model.class_names[label] for label in alone["box_label"][0])
+    assert one.masks is None and one.mask is None and not one.probabilities
+    middle = float(np.median(one.scores))
+    few = model(image, least_score=middle)
+    assert list(few.scores) == [score for score in one.scores if score >= middle]
+    assert str(few).startswith(f"{len(few.names)} objects: {few.names[0]} {few.scores[0]:.2f}, ")
+    assert str(model(image)) == "no objects"
+
+
 def test_a_mask_of_a_resized_image_goes_back_to_the_size_of_the_image() -> None:
     mask = torch.tensor([[0, 1], [254, 2]])
     assert of_size(mask, (4, 6)).tolist() == np.kron(mask.numpy(), np.ones((2, 3), int)).tolist()
@@ -89,9 +96,9 @@ def test_a_mask_of_a_resized_image_goes_back_to_the_size_of_the_image() -> None:
 
 def test_what_is_no_image_or_cannot_be_read_is_told(place: Path, tmp_path: Path) -> None:
     model = load(place / "digits")
-    with pytest.raises(TypeError, match=r"got ndarray; PIL.Image.fromarray\(array\)"):
+    with pytest.raises(TypeError, match=r"expected an array of uint8, \(H, W, 3\) or \(H, W\); got float64, \(3, 3\)"):
         model(np.zeros((3, 3)))
-    with pytest.raises(TypeError, match="expected an image of PIL or a path, got int"):
+    with pytest.raises(TypeError, match="expected an image of PIL, an array of uint8 or a path; got int"):
         model([3])
     (tmp_path / "broken.png").write_bytes(b"no")
     with pytest.raises(BadData, match=r"broken.png cannot be decoded"):

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,11 @@ from plainloop.config.explain.problems import Problem
 from plainloop.errors import BadConfig, RunError
 from plainloop.loggers.screen import is_terminal, working
 
+RUN_WORDS = {  # of commands that open a run as it is
+    "run=RUN": "a run directory, or a checkpoint in one",
+    "checkpoint=C": "best (the default), last, or a step",
+    "plugins=P": "packages of your own that the run's config names: plugins=[mine]",
+}
 CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
@@ -76,6 +81,32 @@ def checked(overrides: Sequence[str]) -> Checked:
     for text in found.warnings:
         sys.stderr.write(f"warning: {text}\n")
     return found
+
+
+def parse_words(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], help_of: Mapping[str, str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and all words that are none. `help_of`: a word as --help shows it, and what it says: RUN_WORDS."""
+    add = parser.add_argument_group("words").add_argument
+    for shown, text in help_of.items():
+        add(shown, nargs="?", help=text)
+    options, words = parser.parse_known_args(arguments)
+    return options, [*(value for name, value in vars(options).items() if "=" in name and value), *words]
+
+
+def refuse_others(words: Sequence[str], known: Sequence[str]) -> None:
+    """For what is left once a command has taken its words. Raises BadConfig."""
+    if words:
+        names = ", ".join(f"{name}=" for name in known)
+        raise BadConfig(f"{words[0]} is not known here: the words are {names}", hint="--help lists words and options")
+
+
+def plugins_of(text: str | None) -> list[str]:
+    """
+    >>> plugins_of("[mine,theirs]"), plugins_of(None)
+    (['mine', 'theirs'], [])
+    """
+    return [name for name in (text or "").strip("[]").split(",") if name]
 
 
 def take_word(name: str, overrides: list[str]) -> str | None:

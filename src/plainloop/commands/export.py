@@ -15,7 +15,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainloop.commands.composed import answer, arguments_for, parser_of, take_word
+from plainloop.commands.composed import (
+    RUN_WORDS,
+    answer,
+    arguments_for,
+    parse_words,
+    parser_of,
+    plugins_of,
+    refuse_others,
+    take_word,
+)
 from plainloop.errors import BadConfig, RunError, printable
 from plainloop.loggers.screen import counting, working
 
@@ -31,6 +40,12 @@ EXAMPLES = (
 )
 WORDS = ("run", "format", "quantize", "checkpoint", "size", "data.root", "plugins")
 FORMATS = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": "model.safetensors"}
+HELP_OF = RUN_WORDS | {
+    "format=F": ", ".join(FORMATS),
+    "quantize=int8": "also writes model.int8.onnx, and the accuracy before and after",
+    "size=S": "of the images, 224 or height x width: 512x1024 (that of the data set)",
+    "data.root=D": "where the data are now, for quantize",
+}
 CALIBRATION = 256  # training images
 
 
@@ -38,28 +53,17 @@ def main(arguments: Sequence[str]) -> int:
     """`python scripts/export.py`; the exit code."""
     parser = parser_of("export", __doc__ or "", EXAMPLES)
     parser.usage = "python scripts/export.py run=<run dir> format=<onnx, torch_export or safetensors> [options]"
-    add = parser.add_argument_group("words").add_argument
-    add("run=RUN", nargs="?", help="a run directory, or a checkpoint in one")
-    add("format=F", nargs="?", help=", ".join(FORMATS))
-    add("quantize=int8", nargs="?", help="also writes model.int8.onnx, and the accuracy before and after")
-    add("checkpoint=C", nargs="?", help="best (the default), last, or a step")
-    add("size=S", nargs="?", help="of the images, 224 or height x width: 512x1024 (that of the data set)")
-    add("data.root=D", nargs="?", help="where the data are now, for quantize")
-    add("plugins=P", nargs="?", help="packages of your own that the run's config names: plugins=[mine]")
     parser.add_argument("--out", type=Path, help="the folder for the files (<run dir>/export)")
     parser.add_argument(
         "--tolerance", type=float, default=1e-3, help="largest difference, as a part of the largest logit (%(default)s)"
     )
-    options, words = parser.parse_known_args(arguments)
-    words = [*(value for name, value in vars(options).items() if "=" in name and value), *words]
+    options, words = parse_words(parser, arguments, HELP_OF)
     return answer(lambda: export(words, options))
 
 
 def export(words: list[str], options: argparse.Namespace) -> int:
     given = {name: take_word(name, words) for name in WORDS}
-    if words:
-        known = ", ".join(f"{name}=" for name in WORDS)
-        raise BadConfig(f"{words[0]} is not known here: the words are {known}", hint="--help lists words and options")
+    refuse_others(words, WORDS)
     for name, value in (("run", "<run dir>"), ("format", "onnx")):
         if not given[name]:
             raise BadConfig(f"{name}= is missing", hint=f"add {name}={value}; --help has examples")
@@ -72,9 +76,8 @@ def export(words: list[str], options: argparse.Namespace) -> int:
     from plainloop.run.trained.open import open_run
     from plainloop.system import storage
 
-    plugins = [name for name in (given["plugins"] or "").strip("[]").split(",") if name]
     folder, checkpoint = run_of_file(Path(str(given["run"])).expanduser(), given["checkpoint"])
-    trained = open_run(folder, checkpoint or "best", device="cpu", plugins=plugins)
+    trained = open_run(folder, checkpoint or "best", device="cpu", plugins=plugins_of(given["plugins"]))
     shape = shape_of(trained, given["size"])
     out = options.out or folder / "export"
     storage.make_folder(out)

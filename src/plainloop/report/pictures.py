@@ -227,16 +227,17 @@ def caption(sample: Sample, class_names: Sequence[str]) -> list[str]:
     return [f"{share:.0%} {name}" for share, name in sorted(shares, reverse=True)]
 
 
-def font(size: Sequence[int] = ()) -> ImageFont.FreeTypeFont:
-    """For the text of a page, or for a picture of this size: then larger in large ones."""
-    found = ImageFont.load_default(size=max(LETTERS, max(size, default=0) // 70))
+def font(size: Sequence[int] = (LARGE_SIDE,)) -> ImageFont.FreeTypeFont:
+    """For a picture of this size, or for the text of a page."""
+    side = max(size)
+    found = ImageFont.load_default(size=max(9, min(LETTERS, side // 10), side // 70))
     assert isinstance(found, ImageFont.FreeTypeFont)
     return found
 
 
 def line_width(size: Sequence[int]) -> int:
     """Pixels, for a picture of this size."""
-    return max(2, max(size) // 500)
+    return max(1, min(2, max(size) // 50), max(size) // 500)
 
 
 def shortened(text: str, width: int, letters: ImageFont.FreeTypeFont | None = None) -> str:

@@ -1,4 +1,4 @@
-"""What a model says of images, as files: masks with a palette, overlays, and a page of pictures."""
+"""What a model says of images, as files: masks with a palette, overlays with masks or objects, a page of pictures."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from plainloop.contracts import Sample
+from plainloop.data.boxes.found import Found, told
 from plainloop.data.loading.decode import decode
-from plainloop.report.pictures import caption, colour, page, tinted
+from plainloop.report.pictures import caption, colour, draw_boxes, page, tinted, with_objects
 from plainloop.system import storage
 
 MOST_DRAWN = 64  # images of the page
@@ -26,7 +28,8 @@ QUALITY = 90  # of overlays, as JPEGs
 class Drawings:
     """Writes masks and overlays in threads of its own, and keeps the first images for a page.
 
-    Which files there are depends on the entries of a result: `mask` has them, `label` is drawn on the page only.
+    Which files there are depends on what was found: a mask has both, objects an overlay, and a label is drawn on the
+    page only.
     """
 
     def __init__(self, out: Path, class_names: Sequence[str], names: Sequence[Path]) -> None:
@@ -44,35 +47,55 @@ class Drawings:
             while self._writing:
                 self._writing.popleft().result()
 
-    def add(self, number: int, file: Path, image: Tensor, result: Sample) -> dict[str, str]:
-        """The paths of the files that are written, from the folder. `image` (C, H, W) uint8 is as the model got it."""
+    def add(
+        self, number: int, file: Path, image: Tensor, result: Sample, objects: Found | None = None
+    ) -> dict[str, str]:
+        """The paths of the files that are written, from the folder.
+
+        `image` (C, H, W) uint8 is as the model got it; `result` may have a label, and a mask of the file's size.
+        """
         if len(self.samples) < MOST_DRAWN:
-            fitting = {name: value for name, value in result.items() if name != "mask" or _fits(value, image)}
-            sample = {"image": image.float() / 255, **fitting}
-            self.samples.append(sample)
-            self.texts.append([file.name, *caption(sample, self.class_names)])
-        if "mask" not in result:
+            self._keep(file, image, result, objects)
+        if "mask" not in result and objects is None:
             return {}
-        mask, overlay = (
-            Path(kind, f"{self.names[number]}{end}") for kind, end in (("masks", ".png"), ("overlays", ".jpg"))
-        )
-        for path in (mask, overlay):
+        files = {"overlay": Path("overlays", f"{self.names[number]}.jpg")}
+        if "mask" in result:
+            files = {"mask": Path("masks", f"{self.names[number]}.png")} | files
+        for path in files.values():
             storage.make_folder((self.out / path).parent)
-        classes = result["mask"].numpy().astype(np.uint8)
-        pixels = image if _fits(result["mask"], image) else None
+        size = result["mask"].shape if objects is None else objects.size
+        pixels = image if image.shape[-2:] == size else None
         if len(self._writing) >= WAITING:
             self._writing.popleft().result()
-        self._writing.append(self._threads.submit(self._write, mask, overlay, classes, file, pixels))
-        return {"mask": str(mask), "overlay": str(overlay)}
+        self._writing.append(self._threads.submit(self._write, files, file, pixels, result.get("mask"), objects))
+        return {name: str(path) for name, path in files.items()}
 
-    def _write(self, mask: Path, overlay: Path, classes: NDArray[np.uint8], file: Path, pixels: Tensor | None) -> None:
+    def _keep(self, file: Path, image: Tensor, result: Sample, objects: Found | None) -> None:
+        """For the page: the image without what is grey beside it."""
+        sample, words = {name: value for name, value in result.items() if name != "mask" or _fits(value, image)}, []
+        if objects is not None:
+            rows, columns = (max(1, round(n * f)) for n, f in zip(objects.size, objects.factors[::-1], strict=True))
+            image, words = image[:, :rows, :columns], [told(objects.names(self.class_names), objects.scores.tolist())]
+            sample |= as_sample(objects, objects.factors)
+            sample |= {} if objects.prepared is None else {"instance_mask": objects.prepared}
+        sample["image"] = image.float() / 255
+        self.samples.append(sample)
+        self.texts.append([file.name, *words, *caption(sample, self.class_names)])
+
+    def _write(
+        self, files: dict[str, Path], file: Path, pixels: Tensor | None, mask: Tensor | None, objects: Found | None
+    ) -> None:
         try:
-            with_palette(classes).save(self.out / mask)
             seen = decode(file) if pixels is None else pixels
-            drawn = tinted(seen.expand(3, -1, -1).permute(1, 2, 0).numpy(), classes)
-            Image.fromarray(drawn).save(self.out / overlay, quality=QUALITY)
+            drawn = seen.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+            if mask is not None:
+                classes = mask.numpy().astype(np.uint8)
+                with_palette(classes).save(self.out / files["mask"])
+                drawn = tinted(drawn, classes)
+            picture = Image.fromarray(drawn) if objects is None else with_found(drawn, objects, self.class_names)
+            picture.save(self.out / files["overlay"], quality=QUALITY)
         except OSError as error:
-            raise storage.cannot_write(self.out / mask, 0, error) from error
+            raise storage.cannot_write(self.out / files["overlay"], 0, error) from error
 
     def page(self, title: str) -> Image.Image | None:
         return page([self.samples], [self.texts], self.class_names, title=title) if self.samples else None
@@ -80,6 +103,23 @@ class Drawings:
 
 def _fits(mask: Tensor, image: Tensor) -> bool:
     return mask.shape == image.shape[-2:]
+
+
+def with_found(pixels: NDArray[np.uint8], objects: Found, class_names: Sequence[str]) -> Image.Image:
+    """Pixels (H, W, 3) of the image with its objects, masks below boxes, the best on top."""
+    if objects.prepared is not None:
+        worst_first = range(len(objects))[::-1]
+        pixels = with_objects(pixels, map(objects.mask, worst_first), objects.labels[::-1].tolist())
+    picture = Image.fromarray(pixels)
+    draw_boxes(picture, as_sample(objects), class_names)
+    return picture
+
+
+def as_sample(objects: Found, factors: tuple[float, float] = (1, 1)) -> Sample:
+    """In pixels of an image that is larger by these factors."""
+    boxes = torch.from_numpy(objects.boxes) * torch.tensor([*factors, *factors])
+    label, score = torch.from_numpy(objects.labels), torch.from_numpy(objects.scores)
+    return {"boxes": boxes, "box_label": label, "box_score": score}
 
 
 def with_palette(classes: NDArray[np.uint8]) -> Image.Image:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from plainloop.contracts import Sample
 
 Masks = NDArray[np.bool_]
+MOST_TOLD = 5  # objects in a line
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,19 @@ def found_in(result: Sample, seen: Sequence[int], size: Sequence[int], *, letter
     there = every.chosen(result["box_valid"].numpy() & (boxes[:, 2:] > boxes[:, :2]).all(1))
     order = np.argsort(-there.scores, kind="stable")
     return there.chosen(order)
+
+
+def told(names: Sequence[str], scores: Sequence[float]) -> str:
+    """Objects in words, the best first.
+
+    >>> told(["dog", "cat"], [0.931, 0.5]), told([], [])
+    ('2 objects: dog 0.93, cat 0.50', 'no objects')
+    """
+    if not names:
+        return "no objects"
+    words = [f"{name} {score:.2f}" for name, score in list(zip(names, scores, strict=True))[:MOST_TOLD]]
+    more = ", ..." if len(names) > MOST_TOLD else ""
+    return f"{len(names)} object{'s' * (len(names) > 1)}: {', '.join(words)}{more}"
 
 
 def as_coco(found: Found, image_id: int, file_name: str, class_names: Sequence[str]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from plainloop.config.parts import preprocessing_of
 from plainloop.contracts import Batch, Sample
-from plainloop.data.boxes.found import Found, found_in
+from plainloop.data.boxes.found import Found, found_in, told
 from plainloop.data.loading.decode import decode
 from plainloop.data.loading.outside import of_picture
 from plainloop.errors import BadConfig
@@ -29,6 +29,7 @@ Picture = Image.Image | NDArray[Any] | str | Path
 BATCH_SIZE, BATCH_SIZE_ON_CPU = 64, 16
 MOST_SHOWN = 5  # classes or objects of a printed prediction
 LEAST_SCORE = 0.3  # of an object that is shown to a person
+PICTURE = "an image of PIL, an array of uint8 or a path"
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,27 @@ class Prediction:
     @property
     def boxes(self) -> NDArray[np.float32]:
         """(N, 4): x0 y0 x1 y1 in pixels of the image."""
-        return self.found.boxes if self.found else np.zeros((0, 4), np.float32)
+        return np.zeros((0, 4), np.float32) if self.found is None else self.found.boxes
 
     @property
     def scores(self) -> NDArray[np.float32]:
         """(N,) in [0, 1]."""
-        return self.found.scores if self.found else np.zeros(0, np.float32)
+        return np.zeros(0, np.float32) if self.found is None else self.found.scores
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the classes of the N objects."""
-        return self.found.names(self.class_names) if self.found else ()
+        return () if self.found is None else self.found.names(self.class_names)
 
     @cached_property
     def masks(self) -> NDArray[np.bool_] | None:
         """(N, H, W) of the image's own size: the pixels of each object; None where the model gives only boxes."""
         if self.found is None or self.found.prepared is None:
             return None
-        return np.stack([self.found.mask(i) for i in range(len(self.found))] or [np.zeros((0, *self.found.size), bool)])
+        masks = np.zeros((len(self.found), *self.found.size), np.bool_)
+        for number in range(len(masks)):
+            masks[number] = self.found.mask(number)
+        return masks
 
     @property
     def name(self) -> str:
@@ -73,6 +77,8 @@ class Prediction:
         return {} if self.mask is None else shares(self.mask, self.class_names)
 
     def __str__(self) -> str:
+        if self.found is not None:
+            return told(self.names, self.scores.tolist())
         shown = list((self.probabilities or self.shares).items())
         words = [f"{name} {share:.1%}" for name, share in shown[:MOST_SHOWN]]
         return ", ".join(words) + (", ..." if len(shown) > MOST_SHOWN else "")
@@ -81,7 +87,8 @@ class Prediction:
 class Predictor:
     """Calls with an image, a path, or a list of them give a `Prediction`, or a list of them.
 
-    An image goes through what it would go through in an evaluation of the run.
+    An image goes through what it would go through in an evaluation of the run. It is one of PIL, or an array of uint8:
+    (H, W, 3), red first, or (H, W).
     """
 
     def __init__(self, trained: Trained) -> None:
@@ -100,26 +107,30 @@ class Predictor:
         return BATCH_SIZE_ON_CPU if self.trained.device.type == "cpu" else BATCH_SIZE
 
     @overload
-    def __call__(self, images: Picture) -> Prediction: ...  # type: ignore[overload-overlap]  # a text is a path
+    def __call__(self, images: Picture, *, least_score: float = ...) -> Prediction: ...  # type: ignore[overload-overlap]  # a text is a path
 
     @overload
-    def __call__(self, images: Sequence[Picture]) -> list[Prediction]: ...
+    def __call__(self, images: Sequence[Picture], *, least_score: float = ...) -> list[Prediction]: ...
 
-    def __call__(self, images: Picture | Sequence[Picture]) -> Prediction | list[Prediction]:
-        """Raises BadData for a file that cannot be read, TypeError for what is no image."""
-        if isinstance(images, Picture):
-            return self([images])[0]
+    def __call__(
+        self, images: Picture | Sequence[Picture], *, least_score: float = LEAST_SCORE
+    ) -> Prediction | list[Prediction]:
+        """Objects below `least_score` are left out; 0 gives all that the model gives.
+
+        Raises BadData for a file that cannot be read, TypeError for what is no image.
+        """
+        if isinstance(images, Image.Image | np.ndarray | str | Path):
+            return self([images], least_score=least_score)[0]
         if not isinstance(images, list | tuple):
-            raise TypeError(
-                f"expected an image of PIL, a path, or a list of them, got {type(images).__name__}; "
-                "PIL.Image.fromarray(array) makes an image of an array (H, W, 3) of uint8"
-            )
+            raise TypeError(f"expected {PICTURE}, or a list of them; got {type(images).__name__}")
         found, size = [], self.batch_size if self.preprocessing.one_size else 1
         for start in range(0, len(images), size):
             pixels = [self._pixels(image) for image in images[start : start + size]]
-            results = self.results({"image": torch.stack([self.preprocessing.prepare(one) for one in pixels])})
+            batch = {"image": torch.stack([self.preprocessing.prepare(one) for one in pixels])}
+            results = self.results(batch)
             for row, one in enumerate(pixels):
-                found.append(self.prediction({name: values[row] for name, values in results.items()}, one.shape[-2:]))
+                result = {name: values[row] for name, values in results.items()}
+                found.append(self.prediction(result, batch["image"].shape[-2:], one.shape[-2:], least_score))
         return found
 
     def _pixels(self, image: Picture) -> Tensor:
@@ -127,21 +138,32 @@ class Predictor:
             return of_picture(image)
         if isinstance(image, str | Path):
             return decode(Path(image).expanduser())
-        raise TypeError(f"expected an image of PIL or a path, got {type(image).__name__}")
+        if not isinstance(image, np.ndarray):
+            raise TypeError(f"expected {PICTURE}; got {type(image).__name__}")
+        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+            raise TypeError(f"expected an array of uint8, (H, W, 3) or (H, W); got {image.dtype}, {image.shape}")
+        return of_picture(Image.fromarray(image))
 
     def results(self, batch: Batch) -> Batch:
         """The task's results for a batch of prepared images (B, C, H, W) uint8, on the host."""
         found: dict[str, Any] = self.trained.task.results(self.trained.predict(batch), batch)  # type: ignore[attr-defined]
         return {name: values.cpu() for name, values in found.items()}  # waits for the device
 
-    def prediction(self, result: Sample, size: Sequence[int]) -> Prediction:
-        """Of one image, which had this height and width before it was prepared."""
-        probabilities, mask = {}, None
+    def prediction(self, result: Sample, seen: Sequence[int], size: Sequence[int], least_score: float) -> Prediction:
+        """Of one image, with its height and width as the model saw it, and before that."""
+        probabilities, mask, found = {}, None, None
         if "label" in result:
             (probabilities,) = ranked(result["label"][None], self.class_names)
         if "mask" in result:
             mask = of_size(result["mask"], size).numpy()
-        return Prediction(self.class_names, probabilities, mask)
+        if "boxes" in result:
+            found = self.found(result, seen, size)
+            found = found.chosen(found.scores >= least_score)
+        return Prediction(self.class_names, probabilities, mask, found)
+
+    def found(self, result: Sample, seen: Sequence[int], size: Sequence[int]) -> Found:
+        """All objects of one image."""
+        return found_in(result, seen, size, letterboxed=self.preprocessing.letterboxed)
 
 
 def ranked(label: Tensor, class_names: Sequence[str], most: int | None = None) -> list[dict[str, float]]:
