@@ -264,7 +264,7 @@ class NamesFiles(Protocol):
     def file_names(cls, **arguments: Any) -> Iterator[str]:
         """Takes the constructor's arguments. The names of all files, from its root, in a fixed order.
 
-        A name may be followed by a tab and the file's size, so that a resume notices a file that has changed.
+        A name may be followed by a tab and the file's size, or a digest: a resume names files of which it has changed.
         """
         ...
 

@@ -71,15 +71,27 @@ class Annotated:
     def rows(self, positions: Ints) -> Annotated:
         """These images, in this order, with their objects."""
         chosen, first = ragged(self.first, positions)
-        of_objects = ("boxes", "label", "crowd", "difficult", "area")
         return replace(
-            self,
-            images=self.images[positions],
-            sizes=self.sizes[positions],
-            first=first,
-            outlines=None if self.outlines is None else self.outlines.rows(chosen),
-            **{name: getattr(self, name)[chosen] for name in of_objects},
+            self._of_objects(chosen), images=self.images[positions], sizes=self.sizes[positions], first=first
         )
+
+    def only(self, kept: NDArray[np.bool_]) -> Annotated:
+        """All images, with the objects that are `kept` (M,)."""
+        before = offsets(kept.astype(np.int64))  # how many are kept before each object
+        return replace(self._of_objects(np.flatnonzero(kept)), first=before[self.first])
+
+    def _of_objects(self, chosen: Ints) -> Annotated:
+        outlines = None if self.outlines is None else self.outlines.rows(chosen)
+        names = ("boxes", "label", "crowd", "difficult", "area")
+        return replace(self, outlines=outlines, **{name: getattr(self, name)[chosen] for name in names})
+
+
+def offsets(lengths: Ints) -> Ints:
+    """
+    >>> offsets(np.array([2, 0, 3])).tolist()
+    [0, 2, 2, 5]
+    """
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
 def ragged(first: Ints, positions: Ints) -> tuple[Ints, Ints]:
@@ -90,5 +102,5 @@ def ragged(first: Ints, positions: Ints) -> tuple[Ints, Ints]:
     ([2, 3, 4, 0, 1], [0, 3, 3, 5])
     """
     lengths = first[positions + 1] - first[positions]
-    new = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    new = offsets(lengths)
     return np.repeat(first[positions] - new[:-1], lengths) + np.arange(new[-1]), new

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +24,14 @@ def num_held_out(count: int, fraction: float) -> int:
     if count < 2:
         return 0
     return min(max(round(count * fraction), 1), count - 1)
+
+
+def held_out_by_name(names: Sequence[str], fraction: float) -> list[int]:
+    """Positions for validation: by a hash of the name, so that they stay almost the same when files are added."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"data.val_fraction={fraction} must lie between 0 and 1, such as 0.2")
+    by_hash = sorted(range(len(names)), key=lambda i: hashlib.sha256(os.fsencode(names[i])).digest())
+    return by_hash[: num_held_out(len(names), fraction)]
 
 
 def members_of_each(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:

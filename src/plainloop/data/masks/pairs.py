@@ -11,7 +11,7 @@ from pathlib import Path
 from plainloop.contracts import Split
 from plainloop.data.loading import layout
 from plainloop.data.loading.layout import quoted
-from plainloop.data.loading.stratify import num_held_out
+from plainloop.data.loading.stratify import held_out_by_name
 from plainloop.errors import BadData, counted
 
 Pair = tuple[str, str]  # image and mask, from data.root
@@ -78,20 +78,12 @@ def find_pairs(root: str, naming: Naming, *, val_fraction: float) -> Pairs:
         )
     train, val = found["train"], found.get("val", [])
     if not val:
-        held_out = set(held_out_of(train, val_fraction))
+        held_out = {train[i] for i in held_out_by_name([image for image, _ in train], val_fraction)}
         train, val = [pair for pair in train if pair not in held_out], sorted(held_out)
         notes.append(f"val takes {val_fraction:g} of train")
     if not val:
         raise BadData(f"data.root={root} has one image with a mask, and two are needed", hint="add images")
     return Pairs(base, train, val, found.get("test", []), tuple(notes))
-
-
-def held_out_of(pairs: list[Pair], fraction: float) -> list[Pair]:
-    """The same for every seed, and almost the same when files are added: by a hash of the name."""
-    if not 0 < fraction < 1:
-        raise ValueError(f"data.val_fraction={fraction} must lie between 0 and 1, such as 0.2")
-    by_hash = sorted(pairs, key=lambda pair: hashlib.sha256(os.fsencode(pair[0])).digest())
-    return by_hash[: num_held_out(len(pairs), fraction)]
 
 
 def in_folders(base: Path, naming: Naming) -> tuple[dict[Split, list[Pair]], list[str]]:
