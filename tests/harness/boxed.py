@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from plainloop.contracts import Batch, Split
+from plainloop.contracts import Batch, Facts, Split
 from plainloop.data.boxes.annotations import Annotated, Outlines
 from plainloop.data.boxes.samples import BoxedImages
-from plainloop.data.decoded import DecodedFiles
+from plainloop.data.decoded import IMAGENET_MEAN, IMAGENET_STD, DecodedFiles
 from plainloop.data.loading.samples import Images
 
 COLOURS = [colour for colour in product((0, 255), repeat=3) if any(colour)]  # a rectangle of class i has colour i
@@ -84,6 +84,11 @@ class Rectangles(DecodedFiles):
     """The folders train and val of `root`, with the objects in the file of the same name."""
 
     root: Path
+
+    def known(self) -> Facts:
+        images, shape = self.all_images(), (3, self.image_size, self.image_size)
+        names = tuple(map(str, range(len(COLOURS))))
+        return Facts(len(images["train"]), len(images["val"]), names, shape, IMAGENET_MEAN, IMAGENET_STD)
 
     def all_images(self) -> dict[Split, Images]:
         splits: tuple[Split, ...] = ("train", "val")
