@@ -196,7 +196,8 @@ def test_ctrl_c_at_the_terminal_reaches_jobs_once(tmp_path: Path) -> None:
 
 def test_without_a_session_of_their_own_they_would_get_it_twice_and_not_save(tmp_path: Path) -> None:
     _, seen = driven(tmp_path, lambda group: os.killpg(group, signal.SIGINT), "no-session")
-    assert seen == ["SIGINT SIGINT", "SIGINT SIGINT"]
+    # A signal that comes while the same one is pending is lost: a job that had no CPU in between sees it once.
+    assert "SIGINT SIGINT" in seen
 
 
 def test_jobs_of_a_killed_driver_go_on(tmp_path: Path) -> None:
