@@ -10,6 +10,8 @@ from plainloop.augment.crop import RandomResizedCrop
 from plainloop.augment.erasing import cutout, gridmask, hide_and_seek, random_erasing
 from plainloop.augment.geometry import horizontal_flip, pad_crop, random_rotation, vertical_flip
 from plainloop.augment.mixing import cutmix, mixup, mixup_or_cutmix
+from plainloop.augment.objects.crop import RandomObjectCrop
+from plainloop.augment.objects.zoom_out import RandomZoomOut
 from plainloop.augment.per_sample import PerSample
 
 CPU = torch.device("cpu")
@@ -19,6 +21,8 @@ PIXELS = {
     "horizontal_flip": horizontal_flip,
     "vertical_flip": vertical_flip,
     "random_resized_crop": RandomResizedCrop(size=8),
+    "random_object_crop": RandomObjectCrop(),
+    "random_zoom_out": RandomZoomOut(),
     "random_rotation": random_rotation,
     "cutout": cutout,
     "random_erasing": random_erasing,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
+from plainloop.augment.multi_scale import MultiScale
 from plainloop.config.durations import Clock
 from plainloop.config.parts import build_data, make_part
 from plainloop.distributed import collectives
@@ -23,14 +24,18 @@ OPTIONS = sorted(path.stem for path in (ROOT / "conf/augment").glob("*.yaml"))
 NOT_RANDOM = ("first_batch", "none")
 # Their partners come from the rank's own rows: those of other ranks would have to be sent.
 MIXING = ("cutmix", "mixup", "mixup_or_cutmix")
-RANDOM = [name for name in OPTIONS if name not in NOT_RANDOM]
+OF_BOXES = ("mosaic", "mixup_boxes")  # their partners likewise; they refuse what has one label
+ALIKE = ("multi_scale",)  # for all images of a batch
+RANDOM = [name for name in OPTIONS if name not in (*NOT_RANDOM, *ALIKE)]
 NUM = 256
 
 
 @functools.cache
 def option(name):
-    """The option's functions as a run on photographs of 32 x 32 pixels in memory calls them."""
-    config = passed("data=cifar10", "data.download=true", f"augment={name}").config
+    """The option's functions as a run on photographs of 32 x 32 pixels in memory calls them; with boxes, of 96 x 96."""
+    photographs = ("data=cifar10", "data.download=true")
+    boxes = ("data=digit_boxes", "task=detection", "model=yolov3", "model.backbone=tiny")
+    config = passed(*(boxes if name in OF_BOXES else photographs), f"augment={name}").config
     return list(build_data(config, functools.partial(make_part, config, Clock(100, 1000)))[1].values())
 
 
@@ -42,9 +47,10 @@ def seen(functions, batch, *, step=3, rank=0):
     return batch
 
 
-def photographs(number=64):
+def photographs(number=64, *, name=""):
     pixels = torch.rand(number, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    return {"image": pixels, "label": torch.arange(number) % 10, "index": torch.arange(number)}
+    label = {} if name in OF_BOXES else {"label": torch.arange(number) % 10}
+    return {"image": pixels, "index": torch.arange(number)} | label
 
 
 def on_ranks(monkeypatch, functions, world_size):
@@ -58,7 +64,7 @@ def on_ranks(monkeypatch, functions, world_size):
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIONS if name not in MIXING and name != "first_batch"])
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name not in (*MIXING, *OF_BOXES, "first_batch")])
 def test_one_two_and_four_ranks_see_the_same_images(name, monkeypatch):
     alone, two, four = (on_ranks(monkeypatch, option(name), size)["image"] for size in (1, 2, 4))
     assert torch.equal(two, alone) and torch.equal(four, alone)
@@ -75,27 +81,27 @@ def test_in_mixing_the_partner_alone_depends_on_the_number_of_ranks(name, monkey
     assert not torch.equal(alone["image"], four["image"])
 
 
-def changes(functions, step):
+def changes(name, step):
     """How much each sample was changed (NUM,). Without mixing, all are the same image; with it, black or white."""
+    functions = [function for function in option(name) if not isinstance(function, MultiScale)]
     noise = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1)).expand(NUM, 3, 32, 32).clone()
-    mixes = seen(functions, photographs(2))["label"].is_floating_point()
-    if mixes:
+    if name in (*MIXING, *OF_BOXES):
         noise = (torch.arange(NUM) % 2)[torch.randperm(NUM, generator=torch.Generator().manual_seed(2))]
         noise = noise.view(-1, 1, 1, 1).expand(NUM, 3, 32, 32).float()
-    batch = {"image": noise, "label": torch.arange(NUM) % 10, "index": torch.arange(NUM)}
+    batch = photographs(NUM, name=name) | {"image": noise}
     return (seen(functions, batch, step=step)["image"] - noise).abs().mean((1, 2, 3)).double()
 
 
-def dependence(functions):
+def dependence(one, other):
     """The p-values of no relation between neighbours in a batch, and between the same places of two steps."""
-    one, other = (changes(functions, step) for step in (3, 103))
     return [stats.spearmanr(a, b).pvalue for a, b in ((one[1:], one[:-1]), (one, other))]
 
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_samples_and_epochs_are_drawn_independently(name):
-    assert min(dependence(option(name))) > 1e-4
-    assert not torch.equal(changes(option(name), 3), changes(option(name), 103))
+    one, other = (changes(name, step) for step in (3, 103))
+    assert min(dependence(one, other)) > 1e-4
+    assert not torch.equal(one, other)
 
 
 def test_draws_that_depend_on_each_other_would_be_noticed():
@@ -107,18 +113,22 @@ def test_draws_that_depend_on_each_other_would_be_noticed():
         drawn = torch.rand(len(batch["image"]), generator=torch.Generator().manual_seed(5))
         return batch | {"image": batch["image"] * drawn.view(-1, 1, 1, 1)}
 
-    assert dependence([slowly_darker])[0] < 1e-6
-    assert dependence([the_same_in_each_step])[1] < 1e-6
+    def changes_of(function):
+        batch = photographs(NUM) | {"image": torch.ones(NUM, 3, 32, 32)}
+        return [(1 - seen([function], batch, step=step)["image"]).mean((1, 2, 3)).double() for step in (3, 103)]
+
+    assert dependence(*changes_of(slowly_darker))[0] < 1e-6
+    assert dependence(*changes_of(the_same_in_each_step))[1] < 1e-6
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_nothing_draws_from_pythons_and_numpys_generators_which_the_loop_does_not_seed_then(name):
     before = random.getstate(), np.random.get_state()[1].tolist()
-    seen(option(name), photographs(4))
+    seen(option(name), photographs(4, name=name))
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 
 
-JOINED = [name for name in RANDOM if name != "standard"]  # it has names of crop_flip
+JOINED = [name for name in OPTIONS if name not in (*NOT_RANDOM, *OF_BOXES, "standard")]  # it has names of crop_flip
 
 
 @pytest.mark.parametrize("names", [["standard"], JOINED], ids=["standard", "all_others"])

@@ -65,9 +65,24 @@ def masked() -> Batch:
     return {"image": batch["image"], "mask": torch.arange(8 * 256).view(8, 16, 16) % 5, "index": batch["index"]}
 
 
+def boxed() -> Batch:
+    batch = on_the_host()
+    flags = torch.zeros(8, 3, dtype=torch.bool)
+    return {
+        "image": batch["image"],
+        "boxes": torch.tensor([2.0, 2, 9, 9]).expand(8, 3, 4).clone(),
+        "box_label": torch.zeros(8, 3, dtype=torch.int64),
+        "box_valid": ~flags,
+        "box_crowd": flags,
+        "instance_mask": torch.ones(8, 3, 16, 16, dtype=torch.bool),
+        "index": batch["index"],
+    }
+
+
 def augmentations(option: str) -> dict[str, Any]:
     """Those that work on whole batches, as a run on photographs without workers builds them."""
-    config = checked(f"augment={option}")
+    boxes = ("data=digit_boxes", "task=detection", "model=yolov3", "model.backbone=tiny")
+    config = checked(f"augment={option}", *(boxes if option in OF_BOXES else ()))
     config["facts"] |= {"image_shape": [3, 16, 16], "mean": [0.5] * 3, "std": [0.5] * 3}
     augment = build_data(config, functools.partial(make_part, config, clock_of(config)))[1]
     return {name: function for name, function in augment.items() if not hasattr(function, "transform")}
@@ -77,10 +92,17 @@ OF_MASKS = (
     *("segmentation", "crop_flip", "vertical_flip", "random_rotation", "color_jitter", "gaussian_blur", "cutout"),
     *("random_erasing", "cutmix"),
 )
+OF_BOXES = ("mosaic", "mixup_boxes")  # they refuse labels
+WITH_BOXES = (*OF_BOXES, "ssd", "yolo", "large_scale_jitter", "multi_scale", "detection")
 
 
 @pytest.mark.parametrize(
-    ("option", "given"), [*((name, on_the_host) for name in OPTIONS), *((name, masked) for name in OF_MASKS)]
+    ("option", "given"),
+    [
+        *((name, on_the_host) for name in OPTIONS if name not in OF_BOXES),
+        *((name, masked) for name in OF_MASKS),
+        *((name, boxed) for name in WITH_BOXES),
+    ],
 )
 def test_an_augmentation_sends_nothing_that_the_host_waits_for(option: str, given: Callable[[], Batch]) -> None:
     found = augmentations(option)

@@ -60,11 +60,9 @@ class RandomResizedCrop:
         """image (B, C, H, W) float -> (B, C, *size), on the same device."""
         height, width = batch["image"].shape[-2:]
         top, left, h, w = self.parts(batch)
-        zero = torch.zeros_like(h)
-        # Maps coordinates of the result to coordinates of the image; both go from -1 to 1.
-        across = torch.stack([w / width, zero, (2 * left + w) / width - 1], dim=1)
-        down = torch.stack([zero, h / height, (2 * top + h) / height - 1], dim=1)
-        return spatial.resampled(batch, torch.stack([across, down], dim=1), size=self.size, border=True)
+        part = torch.stack([w / width, h / height], dim=1)
+        centre = torch.stack([(2 * left + w) / width - 1, (2 * top + h) / height - 1], dim=1)
+        return spatial.resampled(batch, spatial.window(part, centre), size=self.size, border=True)
 
     def parts(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Top, left, height and width of each image's part, in whole pixels: (B,) float each."""

@@ -1,8 +1,8 @@
 """Random numbers for a whole batch on its device: drawn for the global batch, of which each rank takes its rows.
 
 The loop seeds the generator used here from (seed, step) alone, so one rank, two or four see the same augmented images.
-Three things differ from rank to rank: partners of mixup and cutmix, dropout in the model, and a function of somebody
-else that draws from torch's global generators.
+Three things differ from rank to rank: partners of mixup, cutmix and mosaic, dropout in the model, and a function of
+somebody else that draws from torch's global generators.
 """
 
 from __future__ import annotations

@@ -111,6 +111,8 @@ def transform_sample(transform: Callable[[Any], Any], sample: Sample) -> Sample:
         return sample | {"image": transform_image(transform, sample["image"])}
     if not isinstance(transform, v2.Transform):
         spatial.refuse(sample, f"{transform}")
+    if "RandomIoUCrop" in f"{transform}":  # it needs whole boxes, and here a box goes through as its corners
+        raise ValueError(f"augment: {transform} cannot change boxes here; leave it out, or type augment=ssd")
     canvas = {"canvas_size": tuple(sample["image"].shape[-2:]), "clamping_mode": None, "format": "XYXY"}
     typed: dict[str, Any] = {"image": tv_tensors.Image(sample["image"])}
     if "mask" in sample:

@@ -1,4 +1,4 @@
-"""Random sizes and parts of images with their masks, as semantic segmentation is trained."""
+"""Random sizes and parts of images, as segmentation is trained, and detection with large-scale jitter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from plainloop.augment import draws, spatial
-from plainloop.augment.settings import check_range, filling
+from plainloop.augment.settings import check_probability, check_range, constant, filling
 from plainloop.contracts import Batch, Sample
 
 
@@ -25,6 +25,9 @@ class RandomScaleCrop:
         scale: the factor, uniform from and to.
         scale_step: only factors that are this far apart, the first and the last included; None: any.
         fill: one number per channel in [0, 1].
+        fit: a factor of 1 makes an image just fit into `size`, whatever its pixels; with `scale` 0.1 to 2 this is
+            large-scale jitter (https://arxiv.org/abs/2012.07177). Otherwise it leaves the pixels as they are.
+        min_visible: an object of which less than this share of the box is left is not valid any more.
     """
 
     def __init__(
@@ -34,6 +37,8 @@ class RandomScaleCrop:
         scale: Sequence[float] = (0.5, 2.0),
         scale_step: float | None = None,
         fill: Sequence[float] = (0.5,),
+        fit: bool = False,
+        min_visible: float = 0.1,
     ) -> None:
         self.size = (size, size) if isinstance(size, int) else (size[0], size[-1])
         if min(self.size) < 1:
@@ -42,6 +47,8 @@ class RandomScaleCrop:
         steps = (scale[1] - scale[0]) / scale_step if scale_step else 0.0
         if scale_step is not None and (scale_step <= 0 or abs(steps - round(steps)) > 1e-6):
             raise ValueError(f"augment: scale_step={scale_step} must divide scale={list(scale)} into equal parts")
+        check_probability(min_visible, "min_visible")
+        self.fit, self.min_visible = fit, min_visible
         self.scale, self.fill = (scale[0], scale[1]), tuple(fill)
         self.scale_step, self.num_scales = scale_step, round(steps) + 1
 
@@ -51,16 +58,16 @@ class RandomScaleCrop:
             scale = draws.uniform(batch, low=self.scale[0], high=self.scale[1])
         else:
             scale = self.scale[0] + self.scale_step * draws.integers(batch, below=self.num_scales)
-        place = draws.uniform(batch, 2)
-        rows = []
-        for number, (side, length) in enumerate(zip(reversed(self.size), reversed(image.shape[-2:]))):
-            part = side / (scale * length)  # of the image's side, above 1 where it is padded
-            centre = (1 - part) * (2 * place[:, number] - 1)
-            zero = torch.zeros_like(part)
-            rows.append(torch.stack([part, zero, centre] if number == 0 else [zero, part, centre], dim=1))
-        return spatial.resampled(
-            batch, torch.stack(rows, dim=1).to(image.dtype), size=self.size, fill=filling(image, self.fill)
-        )
+        sides = constant(tuple(reversed(self.size)), scale.dtype, scale.device)
+        lengths = constant((image.shape[-1], image.shape[-2]), scale.dtype, scale.device)
+        part = sides / (scale[:, None] * self.fitting(*image.shape[-2:]) * lengths)  # above 1 where it is padded
+        matrix = spatial.window(part, (1 - part) * (2 * draws.uniform(batch, 2) - 1)).to(image.dtype)
+        fill = filling(image, self.fill)
+        return spatial.resampled(batch, matrix, size=self.size, fill=fill, min_visible=self.min_visible)
+
+    def fitting(self, height: int, width: int) -> float:
+        """What a factor of 1 is for such an image."""
+        return min(self.size[0] / height, self.size[1] / width) if self.fit else 1.0
 
     def sample(self, sample: Sample) -> Sample:
         """image (C, H, W) uint8 -> (C, *size), in a worker."""
@@ -69,6 +76,7 @@ class RandomScaleCrop:
             scale = float(torch.empty(()).uniform_(*self.scale))
         else:
             scale = self.scale[0] + self.scale_step * int(torch.randint(self.num_scales, ()))
+        scale *= self.fitting(*image.shape[-2:])
         vertical, horizontal = (
             Span.drawn(length, side, scale) for length, side in zip(image.shape[-2:], self.size, strict=True)
         )
@@ -94,7 +102,8 @@ class RandomScaleCrop:
             return torch.stack([horizontal.moved(places[..., 0]), vertical.moved(places[..., 1])], dim=-1)
 
         one = {name: tensor[None] for name, tensor in sample.items()}
-        return {name: tensor[0] for name, tensor in spatial.moved(one, pixels, points, classes=classes).items()}
+        result = spatial.moved(one, pixels, points, classes=classes, min_visible=self.min_visible)
+        return {name: tensor[0] for name, tensor in result.items()}
 
 
 class Span:

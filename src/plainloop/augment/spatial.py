@@ -17,12 +17,15 @@ from plainloop.contracts import IGNORE, Batch
 
 OUTLINES = ("boxes", "polygons")
 SPATIAL = ("mask", "instance_mask", *OUTLINES)
+INSTEAD = {"boxes": "augment=detection", "mask": "augment=segmentation", "label": "augment=standard"}
 
 
 def refuse(batch: Batch, name: str, entries: Sequence[str] = SPATIAL) -> None:
     """Raises ValueError when a batch (or a sample) has one of the entries, which `name` would leave wrong."""
     if found := [entry for entry in entries if entry in batch]:
-        raise ValueError(f"augment: {name} cannot change {' and '.join(found)} as it changes the image; leave it out")
+        instead = "".join([f", or type {INSTEAD[entry]}" for entry in INSTEAD if entry in found][:1])
+        what = " and ".join(found)
+        raise ValueError(f"augment: {name} cannot change {what} as it changes the image; leave it out{instead}")
 
 
 def moved(
@@ -31,17 +34,22 @@ def moved(
     points: Callable[[Tensor], Tensor],
     *,
     classes: Callable[[Tensor], Tensor] | None = None,
+    bounds: Tensor | None = None,
+    min_visible: float = 0.0,
 ) -> Batch:
     """The batch with every spatial entry moved as its image.
 
-    Boxes are cut off at the edges of the image; what lies outside is not valid any more (`box_valid`). Polygons keep
-    all their points.
+    Boxes are cut off at the edges of the image; what lies outside is not valid any more (`box_valid`), nor is an object
+    whose instance mask has become empty. Polygons keep all their points. `box_area` and `image_scale` stay those of the
+    file: only evaluation reads them, and its images are not augmented.
 
     Args:
         pixels: (B, C, H, W) -> (B, C, h, w), of the images.
         points: (B, P, 2) float -> the same: where x and y in pixels go to. Pixel i reaches from i to i + 1.
         classes: as `pixels`, of masks, whose values must not be blended; what comes from outside the image must be 0.
             None: `pixels`, which then only copies, and nothing comes from outside.
+        bounds: (B, 1, 4), where boxes are cut off instead; x0 y0 x1 y1 in pixels of the result.
+        min_visible: an object of which less than this share of the box is left is not valid any more.
     """
     result = batch | {"image": pixels(batch["image"])}
     if "mask" in batch:
@@ -50,29 +58,69 @@ def moved(
         result["mask"] = mask[:, 0]
     if "instance_mask" in batch:
         result["instance_mask"] = (classes or pixels)(batch["instance_mask"])
-    return with_outlines(result, {name: points_of(batch[name], points) for name in OUTLINES if name in batch})
+    corners = {name: points_of(batch[name], points) for name in OUTLINES if name in batch}
+    return with_outlines(result, corners, bounds=bounds, min_visible=min_visible)
 
 
 def points_of(outlines: Tensor, points: Callable[[Tensor], Tensor]) -> Tensor:
     """Boxes (B, N, 4), all four corners of each, or polygons (B, N, V, 2) -> (B, N, 4 or V, 2), moved."""
-    corners = outlines[..., [0, 1, 2, 1, 2, 3, 0, 3]].unflatten(-1, (4, 2)) if outlines.ndim == 3 else outlines
+    corners = corners_of(outlines)
     return points(corners.flatten(1, 2)).view(corners.shape)
 
 
-def with_outlines(batch: Batch, corners: dict[str, Tensor]) -> Batch:
-    """The batch with boxes and polygons of these points (..., N, V, 2), and with what of them is still in the image."""
+def corners_of(outlines: Tensor) -> Tensor:
+    """Boxes (B, N, 4) or polygons (B, N, V, 2) -> (B, N, 4 or V, 2)."""
+    return outlines[..., [0, 1, 2, 1, 2, 3, 0, 3]].unflatten(-1, (4, 2)) if outlines.ndim == 3 else outlines
+
+
+def with_outlines(
+    batch: Batch, corners: dict[str, Tensor], *, bounds: Tensor | None = None, min_visible: float = 0.0
+) -> Batch:
+    """The batch with boxes and polygons of these points (..., N, V, 2), and with what of them is still to be seen.
+
+    `bounds` and `min_visible` are those of `moved`.
+    """
     height, width = batch["image"].shape[-2:]
     result = dict(batch)
     for name, places in corners.items():
-        ends = torch.stack([places.amin(-2), places.amax(-2)], dim=-2).clamp(min=0)  # (..., N, 2 ends, x and y)
-        ends = ends.minimum(constant((width, height), ends.dtype, ends.device))
-        result["box_valid"] = result["box_valid"] & (ends[..., 1, :] > ends[..., 0, :]).all(-1)
-        result[name] = ends.flatten(-2) if name == "boxes" else places
-    return result
+        ends = torch.stack([places.amin(-2), places.amax(-2)], dim=-2)  # (..., N, 2 ends, x and y)
+        if bounds is None:  # as numbers: sizes that change would have to be sent to the device
+            kept = torch.stack([ends[..., 0].clamp(0, width), ends[..., 1].clamp(0, height)], dim=-1)
+        else:
+            kept = ends.maximum(bounds[..., None, :2]).minimum(bounds[..., None, 2:])
+        before, after = (values[..., 1, :] - values[..., 0, :] for values in (ends, kept))
+        visible = (after > 0).all(-1) & (after.prod(-1) >= min_visible * before.prod(-1))
+        result["box_valid"] = result["box_valid"] & visible
+        result[name] = kept.flatten(-2) if name == "boxes" else places
+    return without_unseen(result)
+
+
+def without_unseen(batch: Batch) -> Batch:
+    """Objects whose instance mask is empty are not valid."""
+    if "instance_mask" not in batch or "box_valid" not in batch:
+        return batch
+    return batch | {"box_valid": batch["box_valid"] & batch["instance_mask"].flatten(-2).any(-1)}
+
+
+def window(part: Tensor, centre: Tensor) -> Tensor:
+    """(B, 2, 3), for `resampled`: of each side (x, y) of the image, how much is seen, and around which place.
+
+    part: (B, 2), above 1 where the image ends before; centre: (B, 2) from -1 to 1, the edges of the image.
+    """
+    (across, down), zero = part.unbind(1), torch.zeros_like(part[:, 0])
+    rows = [torch.stack([across, zero, centre[:, 0]], dim=1), torch.stack([zero, down, centre[:, 1]], dim=1)]
+    return torch.stack(rows, dim=1)
 
 
 def resampled(
-    batch: Batch, matrix: Tensor, *, size: Sequence[int], fill: Tensor | None = None, border: bool = False
+    batch: Batch,
+    matrix: Tensor,
+    *,
+    size: Sequence[int],
+    fill: Tensor | None = None,
+    border: bool = False,
+    bounds: Tensor | None = None,
+    min_visible: float = 0.0,
 ) -> Batch:
     """The batch with images of `size` (height, width), sampled bilinearly.
 
@@ -81,6 +129,7 @@ def resampled(
             length in pixels.
         fill: (1, C, 1, 1), what comes in from outside; None: 0.
         border: repeats the pixels of the image's edge outside of it instead.
+        bounds, min_visible: as in `moved`.
     """
     image = batch["image"]
     height, width = image.shape[-2:]
@@ -103,4 +152,4 @@ def resampled(
         centred = places * 2 / before - 1 - matrix[:, None, :, 2]
         return ((back[:, None] @ centred[..., None])[..., 0] + 1) * after / 2
 
-    return moved(batch, pixels, points, classes=classes)
+    return moved(batch, pixels, points, classes=classes, bounds=bounds, min_visible=min_visible)

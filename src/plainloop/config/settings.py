@@ -164,6 +164,8 @@ OPEN_RANGES: dict[str, Range] = {
 # Keys of the open groups that were added later -> what a config without them means: a run or sweep of earlier code is
 # still the same run when its command is typed again.
 LATER_OPEN_KEYS: dict[str, Any] = {
+    "augment.scale_crop.fit": False,
+    "augment.scale_crop.min_visible": 0.1,
     "augment.scale_crop.scale_step": None,
     **{f"data{split}.labels": None for split in ("", ".train", ".val", ".test")},
     "data.cache": "none",

@@ -1,0 +1,66 @@
+"""Images made smaller on a canvas of one colour, so that there are more small objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from plainloop.augment import draws, spatial
+from plainloop.augment.settings import check_probability, check_range, filling
+from plainloop.contracts import Batch, Sample
+
+
+class RandomZoomOut:
+    """Puts images at random places of larger canvases (SSD: https://arxiv.org/abs/1512.02325, section 3.6).
+
+    In workers, on single images of any size, the canvas is larger and the image keeps its pixels. In a whole batch the
+    images keep their size, and what they show becomes smaller, sampled bilinearly.
+
+    Args:
+        ratio: sides of the canvas by those of the image, uniform from and to.
+        p: share of the images that are changed.
+        fill: colour of the canvas, one number per channel in [0, 1]. Masks have no class there.
+    """
+
+    def __init__(self, *, ratio: Sequence[float] = (1.0, 4.0), p: float = 0.5, fill: Sequence[float] = (0.5,)) -> None:
+        check_range(ratio, "ratio", low=1)
+        check_probability(p)
+        self.ratio, self.p, self.fill = (ratio[0], ratio[1]), p, tuple(fill)
+
+    def __call__(self, batch: Batch, step: int) -> Batch:
+        """image (B, C, H, W) -> the same shape."""
+        image = batch["image"]
+        drawn = draws.uniform(batch, low=self.ratio[0], high=self.ratio[1])
+        ratio = torch.where(draws.chosen(batch, self.p), drawn, 1.0)[:, None].expand(-1, 2)
+        matrix = spatial.window(ratio, (1 - ratio) * (2 * draws.uniform(batch, 2) - 1)).to(image.dtype)
+        return spatial.resampled(batch, matrix, size=tuple(image.shape[-2:]), fill=filling(image, self.fill))
+
+    def sample(self, sample: Sample) -> Sample:
+        """image (C, H, W) uint8 -> (C, ratio * H, ratio * W), in a worker."""
+        chosen, ratio, *place = torch.rand(4).tolist()
+        if chosen >= self.p:
+            return sample
+        ratio = self.ratio[0] + (self.ratio[1] - self.ratio[0]) * ratio
+        height, width = sample["image"].shape[-2:]
+        size = int(height * ratio), int(width * ratio)
+        top, left = (int(share * (whole - length + 1)) for share, whole, length in zip(place, size, (height, width)))
+
+        def on_canvas(values: Tensor, canvas: Tensor) -> Tensor:
+            canvas[..., top : top + height, left : left + width] = values
+            return canvas
+
+        def pixels(values: Tensor) -> Tensor:
+            fill = filling(values.float(), self.fill).mul(255).round().to(values.dtype)
+            shape = (*values.shape[:2], *size)
+            return on_canvas(values, fill.expand(shape).contiguous(memory_format=torch.channels_last))
+
+        def classes(values: Tensor) -> Tensor:
+            return on_canvas(values, values.new_zeros(*values.shape[:2], *size))
+
+        def points(places: Tensor) -> Tensor:
+            return torch.stack([places[..., 0] + left, places[..., 1] + top], dim=-1)
+
+        one = {name: tensor[None] for name, tensor in sample.items()}
+        return {name: tensor[0] for name, tensor in spatial.moved(one, pixels, points, classes=classes).items()}
