@@ -223,6 +223,14 @@ class DescribesData(Protocol):
         ...
 
 
+class DescribesModel(Protocol):
+    """A model that adds its own lines to the plan, such as what of the loop's promises it does not keep."""
+
+    waits_each_step: bool  # whether the host waits for the device in its forward pass
+
+    def plan_lines(self) -> list[str]: ...
+
+
 class WorksInWorkers(Protocol):
     """An augmentation that runs on single samples in the data workers, where the source has workers."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from plainloop.contracts import IGNORE, Task
+from plainloop.contracts import IGNORE, Batch, Scalars, Task
 from plainloop.data.loaders import Loader, loaders
 from plainloop.data.loading import sampler
 from plainloop.data.loading.sampler import Shard
@@ -25,10 +25,11 @@ from plainloop.loop import trainer as loop
 from plainloop.loop.state import TrainState, means
 from plainloop.run import backend
 from plainloop.tasks.classification import Classification
+from plainloop.tasks.detection import Detection
 from plainloop.tasks.segmentation import Segmentation
 from tests.harness.ranks import on_ranks
 from tests.harness.runs import by_task
-from tests.harness.toys import TOYS, toy_state, toy_trainer
+from tests.harness.toys import TOYS, as_they_are, toy_state, toy_trainer
 
 CLASSES = 7
 SIZES = range(1, 18)
@@ -137,27 +138,36 @@ def wrap(model: nn.Module, **changed: bool) -> nn.Module:
 class Linear(nn.Module):
     """Without BatchNorm, whose statistics are of a rank's rows, and dropout, whose draws differ by rank."""
 
-    def __init__(self, output: tuple[int, ...] = (3,)) -> None:
+    def __init__(self, output: tuple[int, ...] = (3,), read: Callable[..., Any] = as_they_are) -> None:
         super().__init__()
-        self.output = output
+        self.output, self.read = output, read
         self.head = nn.Linear(16, math.prod(output)).double()
 
-    def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.head(image.flatten(1).double()).unflatten(1, self.output)
-        return logits
+    def forward(self, image: Tensor, *objects: Batch) -> Any:
+        return self.read(self.head(image.flatten(1).double()).unflatten(1, self.output), *objects)
 
 
-# With class weights the ranks' parts of a batch weigh differently.
+class MeanOverObjects(Detection):
+    """A task that divides by the objects of its part of the batch, and says that it counts images."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Scalars]:
+        loss, scalars = super().loss(model, batch)
+        share = len(batch["box_valid"]) / batch["box_valid"].sum()
+        return loss * share, {name: value * share for name, value in scalars.items()}
+
+
+# With class weights the ranks' parts of a batch weigh differently. Images with boxes all weigh the same.
 WEIGHTED: dict[str, Callable[[], Task]] = {
     "classification": lambda: Classification(num_classes=3, class_weights=(0.1, 1.0, 10.0)),
     "segmentation": lambda: Segmentation(num_classes=3, class_weights=(0.1, 1.0, 10.0)),
+    "detection": lambda: Detection(num_classes=3),
 }
 
 
 def after_one_step(task: str, accumulate: int) -> tuple[float, Tensor]:
     """The loss that is logged and the weights after a step of the loop."""
     torch.manual_seed(0)
-    model = Linear(TOYS[task][1])
+    model = Linear(TOYS[task].output, TOYS[task].read)
     state = TrainState(model, torch.optim.SGD(model.parameters(), lr=1.0), GradScaler("cpu", enabled=False))
     trainer = toy_trainer(task=WEIGHTED[task](), accumulate=accumulate)
     batch = next(trainer.data.train_batches(0, 1, seed=1))
@@ -180,12 +190,18 @@ def test_loss_and_update_are_those_of_one_process(tmp_path: Path, task: str, wor
         assert agree(alone, found)
 
 
+def equal_shares(task: Task, parts: Sequence[Batch]) -> list[float]:
+    return [1 / len(parts) / collectives.world_size()] * len(parts)
+
+
 @by_task
-def test_equal_shares_for_unequal_weights_would_be_noticed(
+def test_shares_that_do_not_fit_the_loss_would_be_noticed(
     tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if task == "detection":
+        monkeypatch.setitem(WEIGHTED, task, lambda: MeanOverObjects(num_classes=3))
     alone = after_one_step(task, 1)
-    monkeypatch.setattr(loop, "shares_of", lambda task, parts: [1 / len(parts) / collectives.world_size()] * len(parts))
+    monkeypatch.setattr(loop, "shares_of", equal_shares)
     assert not agree(alone, on_ranks(tmp_path / "meeting", 2, lambda: after_one_step(task, 1))[0])
 
 

@@ -41,6 +41,10 @@ TASKS: dict[str, tuple[str, ...]] = {
         *("data.num_train=62", "data.num_val=7", "data.image_size=32", "data.batch_size=12", "task.losses.dice=1.0"),
         *("task.class_weights=[0.3,1,1,1,1,1]",),
     ),
+    "detection": (
+        *("task=detection", "data=digit_boxes", "model=yolov3", "augment=segmentation", "model.backbone=tiny"),
+        *("model.width=4", "data.num_train=62", "data.num_val=7", "data.image_size=32", "data.batch_size=12"),
+    ),
 }
 by_task = pytest.mark.parametrize("task", TASKS)
 # What has a state of its own beside the weights.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +19,48 @@ from plainloop.loop.monitor import Monitor
 from plainloop.loop.normalize import Normalize, to_float
 from plainloop.loop.state import EMA, TrainState
 from plainloop.loop.trainer import Trainer
+from plainloop.models.detection import yolo_head
+from plainloop.models.detection.yolo_head import NUM_BOX
 from plainloop.schedule import multistep
 from plainloop.system import rng
 from plainloop.system.signals import Preemption
 from plainloop.tasks.classification import Classification
+from plainloop.tasks.detection import Detection
 from plainloop.tasks.segmentation import Segmentation
 from tests.harness.tensors import clone
 
 NUM_TRAIN, NUM_VAL, CLASSES = 45, 13, 3
 
-# Each task, and the shape of what its model gives for a sample.
-TOYS: dict[str, tuple[Callable[[], Task], tuple[int, ...]]] = {
-    "classification": (lambda: Classification(num_classes=CLASSES), (CLASSES,)),
-    "segmentation": (
-        lambda: Segmentation(num_classes=CLASSES, losses={"cross_entropy": 1.0, "focal": 0.5}),
-        (CLASSES, 4, 4),
+
+def as_they_are(output: Tensor) -> Tensor:
+    return output
+
+
+def as_boxes(output: Tensor, objects: Batch | None = None) -> Batch:
+    """YOLOv3's reading of one map (B, A, h, w, 5 + classes) of 4x4 images: losses, or detections."""
+    anchors = torch.tensor([[[1.0, 1.0], [3.0, 2.0]]], device=output.device)
+    of_image: Any = {"anchors": anchors, "strides": (2,)}
+    if objects is not None:
+        return yolo_head.losses([output], objects, ignore_iou=0.5, **of_image)
+    kept: Any = {"score_threshold": 0.01, "nms_iou": 0.5, "max_detections": 5}
+    return yolo_head.detections([output], size=(4, 4), **of_image, **kept)
+
+
+class Toy(NamedTuple):
+    """A task; the shape of what the layers of its model give for a sample; and what the model makes of that."""
+
+    task: Callable[[], Task]
+    output: tuple[int, ...]
+    read: Callable[..., Any] = as_they_are
+
+
+TOYS = {
+    "classification": Toy(lambda: Classification(num_classes=CLASSES), (CLASSES,)),
+    "segmentation": Toy(
+        lambda: Segmentation(num_classes=CLASSES, losses={"cross_entropy": 1.0, "focal": 0.5}), (CLASSES, 4, 4)
+    ),
+    "detection": Toy(
+        lambda: Detection(num_classes=CLASSES, losses={"size": 0.5}), (2, 2, 2, NUM_BOX + CLASSES), as_boxes
     ),
 }
 
@@ -41,7 +68,8 @@ TOYS: dict[str, tuple[Callable[[], Task], tuple[int, ...]]] = {
 class ToyData:
     """45 noisy 4x4 images of 3 classes, keyed by position; batch 8, so that an epoch of 5 steps leaves a rest.
 
-    Each has a label and a mask. `change(step, batch)` makes of each training batch what the trainer gets.
+    Each has a label, a mask, and no, one or two boxes. `change(step, batch)` makes of each training batch what the
+    trainer gets.
     """
 
     def __init__(self, batch_size: int = 8, change: Callable[[int, Batch], Batch] = lambda step, batch: batch) -> None:
@@ -52,6 +80,13 @@ class ToyData:
         self.image = noise + (self.label * 40).to(torch.uint8).view(-1, 1, 1, 1)
         self.mask = (self.label.view(-1, 1, 1) + torch.arange(16).view(4, 4)) % CLASSES
         self.mask[::3, 0] = IGNORE
+        corners = torch.rand(NUM_TRAIN + NUM_VAL, 2, 2, generator=generator) * 2
+        sizes = 1 + torch.rand(NUM_TRAIN + NUM_VAL, 2, 2, generator=generator)
+        self.objects = {
+            "boxes": torch.cat([corners, corners + sizes], dim=-1),
+            "box_label": torch.stack([self.label, (self.label + 1) % CLASSES], dim=1),
+            "box_valid": torch.arange(NUM_TRAIN + NUM_VAL)[:, None] % 5 > torch.tensor([0, 2]),
+        }
 
     @classmethod
     def facts(cls, batch_size: int = 8) -> Facts:
@@ -73,16 +108,21 @@ class ToyData:
             yield self._batch(part)
 
     def _batch(self, index: Tensor) -> Batch:
-        entries = {"image": self.image, "label": self.label, "mask": self.mask}
+        entries = {"image": self.image, "label": self.label, "mask": self.mask} | self.objects
         return {name: values[index] for name, values in entries.items()} | {"index": index}
 
 
 class ToyNet(nn.Module):
     """BatchNorm, dropout, a tied weight, a frozen one."""
 
-    def __init__(self, dropout: float = 0.2, output: tuple[int, ...] = (CLASSES,)) -> None:
+    def __init__(
+        self,
+        dropout: float = 0.2,
+        output: tuple[int, ...] = (CLASSES,),
+        read: Callable[..., Any] = as_they_are,
+    ) -> None:
         super().__init__()
-        self.output = output
+        self.output, self.read = output, read
         self.frozen = nn.Linear(16, 16)
         self.frozen.requires_grad_(False)
         self.body = nn.Linear(16, 16)
@@ -92,9 +132,9 @@ class ToyNet(nn.Module):
         self.again.weight = self.body.weight
         self.head = nn.Linear(16, math.prod(output))
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, *objects: Batch) -> Any:
         x = torch.relu(self.norm(self.body(self.frozen(image.flatten(1)))))
-        return self.head(self.again(self.dropout(x))).unflatten(1, self.output)
+        return self.read(self.head(self.again(self.dropout(x))).unflatten(1, self.output), *objects)
 
 
 class Memory:
@@ -139,7 +179,7 @@ def toy_state(
     seed: int = 0,
 ) -> TrainState:
     torch.manual_seed(seed)
-    model = ToyNet(dropout, TOYS[task][1])
+    model = ToyNet(dropout, TOYS[task].output, TOYS[task].read)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         [{"params": parameters[:2], "weight_decay": 0.1}, {"params": parameters[2:], "weight_decay": 0.0}],
@@ -157,7 +197,7 @@ def toy_state(
 def toy_trainer(
     recorder: Any = None, *, steps: int = 12, task: str | Task = "classification", **settings: Any
 ) -> Trainer:
-    task = TOYS[task][0]() if isinstance(task, str) else task
+    task = TOYS[task].task() if isinstance(task, str) else task
     given: dict[str, Any] = {
         "task": task,
         "data": ToyData(),

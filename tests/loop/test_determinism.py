@@ -16,6 +16,7 @@ import torch
 
 from plainloop.loggers.jsonl import Jsonl
 from plainloop.run_dir.journal import Journal
+from plainloop.tasks.average_precision import AveragePrecision
 from plainloop.tasks.classification import Accuracy
 from plainloop.tasks.iou import MeanIoU
 from tests.harness import inject
@@ -38,7 +39,7 @@ OBSERVERS: dict[str, tuple[str, ...]] = {
     "workers": ("data.num_workers=2",),
 }
 OF_ANY_TASK = ("hardly logging", "saving every step", "never evaluating", "evaluating every step")
-OF_METRICS = [(kind, method) for kind in (Accuracy, MeanIoU) for method in ("update", "compute")]
+OF_METRICS = [(kind, method) for kind in (Accuracy, MeanIoU, AveragePrecision) for method in ("update", "compute")]
 Plain = Callable[[str], bytes]
 
 

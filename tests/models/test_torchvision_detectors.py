@@ -5,13 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from plainloop.config.check.meta_model import built_model, model_summary
 from plainloop.contracts import Batch
-from plainloop.models.detection.torchvision_models import ARCHITECTURES, TorchvisionDetector
+from plainloop.models.detection.torchvision_models import ARCHITECTURES, EXCEPTIONS, TorchvisionDetector
+from plainloop.models.detection.yolov3 import YOLOv3
 from plainloop.tasks.detection import Detection
+from tests.harness.configs import checked
 
 CLASSES = 3
-SMALL = {"backbone": "resnet10t", "anchor_sizes": [8, 16, 32, 64, 128]}
+SMALL = {"backbone": "test_resnet", "channels": 32, "anchor_sizes": [8, 16, 32, 64, 128]}
 LOWEST_SCORE = {"faster_rcnn": "box_score_thresh", "mask_rcnn": "box_score_thresh"}
 
 
@@ -68,6 +73,65 @@ def test_images_are_seen_in_their_own_size_and_with_their_own_values() -> None:
     assert torch.equal(seen[0], batch["image"])
 
 
+class CountsWaits(TorchDispatchMode):
+    """Operations for which a GPU would have to end its work: their size or value is needed on the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        aten = torch.ops.aten
+        reads = func in (aten._local_scalar_dense.default, aten.is_nonzero.default, aten.nonzero.default)
+        by_mask = func is aten.index.Tensor and any(one is not None and one.dtype == torch.bool for one in args[1])
+        self.count += reads or by_mask
+        return func(*args, **(kwargs or {}))
+
+
+def waits(model: nn.Module) -> int:
+    with CountsWaits() as counted:
+        loss, _ = Detection(num_classes=CLASSES).loss(model, batch_of())
+        loss.backward()
+    return counted.count
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_step_waits_for_the_device_at_most_thirty_times_for_each_image(architecture: str) -> None:
+    assert 0 < waits(make(architecture)) <= 30 * len(batch_of()["image"])
+    assert waits(YOLOv3(num_classes=CLASSES, backbone="tiny", width=4)) == 0
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_loss_is_that_of_its_parts_but_where_the_plan_says_otherwise(architecture: str) -> None:
+    model = make(architecture)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    batch = {name: torch.cat([tensor, tensor[:1]]) for name, tensor in batch_of().items()}
+    assert batch["box_valid"].sum(1).tolist() == [2, 1, 0, 2]  # in the halves not alike
+    whole, *halves = (
+        loss_of(model, {name: tensor[part] for name, tensor in batch.items()})
+        for part in (slice(4), slice(2), slice(2, 4))
+    )
+    is_mean_over_images = sum(halves) / 2 == pytest.approx(whole, rel=1e-5)
+    assert is_mean_over_images == (architecture not in EXCEPTIONS)
+
+
+def loss_of(model: nn.Module, batch: Batch) -> float:
+    torch.manual_seed(0)
+    return Detection(num_classes=CLASSES).loss(model, batch)[0].item()
+
+
+@pytest.mark.parametrize("model", ["faster_rcnn", "mask_rcnn", "yolov3"])
+def test_the_check_builds_torchvisions_models_without_trying_them(model: str) -> None:
+    task = "instance_segmentation" if model == "mask_rcnn" else "detection"
+    config = checked(f"task={task}", "data=digit_boxes", f"model={model}", "model.backbone=test_resnet")
+    summary = model_summary(config)
+    assert summary.parameters
+    assert (summary.macs is None) == (model != "yolov3")
+    assert hasattr(built_model(config), "plan_lines") == (model != "yolov3")
+
+
 def test_faster_rcnn_on_resnet50_has_the_size_of_torchvisions() -> None:
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
@@ -83,6 +147,7 @@ def test_faster_rcnn_on_resnet50_has_the_size_of_torchvisions() -> None:
     [
         ({"architecture": "yolo"}, "model.architecture='yolo' must be one of faster_rcnn"),
         ({"anchor_sizes": [8, 16]}, "model.anchor_sizes=[8, 16] must be 5 sizes above 0"),
+        ({"channels": 48}, "model.channels=48 must be a multiple of 32 for fcos"),
         ({"backbone": "vit_tiny_patch16_224"}, "has maps at"),
     ],
 )

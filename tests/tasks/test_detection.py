@@ -78,9 +78,10 @@ def measured(make: Callable[[], Any], pairs: list[tuple[Batch, Batch]]) -> dict[
 
 
 def pycocotools(pairs: list[tuple[Batch, Batch]], *, masks: bool = False) -> dict[str, float]:
+    """Of images in their own size."""
     annotations, found, images = [], [], []
     for prediction, batch in pairs:
-        segments = [packed(one) if masks else None for one in (prediction, batch)]
+        segments = [iter(packed(one)) if masks else None for one in (prediction, batch)]
         for row, index in enumerate(batch["index"].tolist()):
             images.append({"id": index, "height": SIZE, "width": SIZE})
             for one, segment, into in ((prediction, segments[0], found), (batch, segments[1], annotations)):
@@ -92,9 +93,11 @@ def pycocotools(pairs: list[tuple[Batch, Batch]], *, masks: bool = False) -> dic
                         "bbox": [x0, y0, x1 - x0, y1 - y0],
                     }
                     if segment:
-                        entry["segmentation"] = segment[row][i]
+                        entry["segmentation"] = next(segment)
                     if into is found:
                         entry["score"] = float(one["box_score"][row, i])
+                        if segment:
+                            del entry["bbox"]  # pycocotools would take its area for that of the mask
                     else:
                         entry |= {
                             "id": len(into) + 1,
@@ -137,13 +140,25 @@ def test_average_precision_is_that_of_pycocotools_with_crowds_and_images_without
     assert as_coco_says(measured(coco, as_objects)) != pytest.approx(ours, abs=1e-6)  # crowds count for something
 
 
-def test_average_precision_of_masks_is_that_of_pycocotools() -> None:
-    pairs = []
-    for prediction, batch in batches_of([0, 5, 10]):
-        pairs.append(tuple(one | {"instance_mask": filled(one["boxes"])} for one in (prediction, batch)))
-    ours = as_coco_says(measured(lambda: AveragePrecision(CLASSES, masks=True), pairs))
-    theirs = pycocotools(pairs, masks=True)
-    assert ours == pytest.approx({name: theirs[name] for name in ours}, abs=1e-6)
+def test_average_precision_of_masks_and_boxes_together_is_that_of_pycocotools() -> None:
+    pairs = with_masks(batches_of([0, 5, 10]))
+    ours = as_coco_says(measured(both, pairs))
+    boxes = {f"box_{name}": value for name, value in pycocotools(pairs).items()}
+    assert ours == pytest.approx(pycocotools(pairs, masks=True) | boxes, abs=1e-6)
+    assert ours["map"] != pytest.approx(ours["box_map"], abs=1e-3)
+    alone = measured(lambda: AveragePrecision(CLASSES, kinds=("masks",)), pairs)
+    assert as_coco_says(alone).items() <= ours.items()
+
+
+def both() -> AveragePrecision:
+    return AveragePrecision(CLASSES, names=[str(number) for number in range(CLASSES)], kinds=("masks", "boxes"))
+
+
+def with_masks(pairs: list[tuple[Batch, Batch]]) -> list[tuple[Batch, Batch]]:
+    return [
+        (one | {"instance_mask": filled(one["boxes"])}, other | {"instance_mask": filled(other["boxes"])})
+        for one, other in pairs
+    ]
 
 
 def filled(boxes: torch.Tensor) -> torch.Tensor:
@@ -153,35 +168,61 @@ def filled(boxes: torch.Tensor) -> torch.Tensor:
     return ((2 * x - x0 - x1) / (x1 - x0).clamp(min=1)) ** 2 + ((2 * y - y0 - y1) / (y1 - y0).clamp(min=1)) ** 2 <= 1
 
 
-@pytest.mark.parametrize("make", [coco, lambda: VocPrecision(CLASSES, names="abcd")], ids=["coco", "voc"])
+@pytest.mark.parametrize("make", [coco, both, lambda: VocPrecision(CLASSES, names="abcd")], ids=["coco", "both", "voc"])
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_any_number_of_ranks_measures_what_one_process_does(
     make: Callable[[], Any], world_size: int, tmp_path: Path
 ) -> None:
     def on_a_rank() -> dict[str, float]:
-        return measured(make, batches_of([0, 5, 10, 15, 20][collectives.rank() :: world_size]))
+        return measured(make, pairs[collectives.rank() :: world_size])
 
-    whole = measured(make, batches_of([0, 5, 10, 15, 20]))
+    pairs = scaled(with_masks(batches_of([0, 5, 10, 15, 20])))
+    whole = measured(make, pairs)
     for values in on_ranks(tmp_path / "ranks", world_size, on_a_rank):
         assert as_coco_says(values) == as_coco_says(whole)
-    assert as_coco_says(measured(make, batches_of([0, 5, 10]))) != as_coco_says(whole)
+    assert as_coco_says(measured(make, pairs[:3])) != as_coco_says(whole)
 
 
-def test_boxes_are_measured_in_pixels_of_the_files() -> None:
-    pairs = batches_of([0, 5, 10])
-    halves = [
-        (
-            prediction | {"boxes": prediction["boxes"] / 2},
-            batch | {"boxes": batch["boxes"] / 2, "image_scale": torch.full((len(batch["index"]),), 0.5)},
-        )
-        for prediction, batch in pairs
-    ]
-    assert as_coco_says(measured(coco, halves)) == as_coco_says(measured(coco, pairs))
+def scaled(pairs: list[tuple[Batch, Batch]]) -> list[tuple[Batch, Batch]]:
+    """The boxes in images of other sizes than their files. Masks stay as they are."""
+    changed = []
+    for found, real in pairs:
+        scale = torch.tensor([0.5, 1.0, 2.0, 0.25, 4.0])
+        other = ({"boxes": one["boxes"] * scale[:, None, None]} for one in (found, real))
+        changed.append((found | next(other), real | next(other) | {"image_scale": scale}))
+    return changed
+
+
+def test_boxes_and_masks_are_measured_in_pixels_of_the_files() -> None:
+    pairs = with_masks(batches_of([0, 5, 10]))
+    whole = as_coco_says(measured(both, pairs))
+    there = as_coco_says(measured(both, scaled(pairs)))
+    of_boxes = {name for name in whole if name.startswith("box_")}
+    assert {name: there[name] for name in of_boxes} == {name: whole[name] for name in of_boxes}
+    # Masks of a given overlap are found as they are; only their areas, in pixels of the files, are others.
+    changed = {name for name in whole if whole[name] != there[name]}
+    assert {"map_small"} <= changed <= {"map_small", "map_medium", "map_large"}
     unscaled = [
-        (found, {name: t for name, t in batch.items() if name not in ("image_scale", "box_area")})
-        for found, batch in halves
+        (found, {name: t for name, t in real.items() if name != "image_scale"}) for found, real in scaled(pairs)
     ]
-    assert measured(coco, unscaled)["map_large"] != measured(coco, pairs)["map_large"]
+    assert measured(coco, unscaled)["map_large"] != whole["box_map_large"]
+
+
+def test_the_area_of_an_object_is_that_of_its_box_or_of_its_mask_where_the_data_give_none() -> None:
+    """An L of 56 x 56 pixels has a box of a medium object, and pixels of a small one."""
+    mask = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
+    mask[..., :56, :4] = mask[..., 52:56, :56] = True
+    objects = {"boxes": torch.tensor([[[0.0, 0, 56, 56]]]), "box_label": torch.zeros(1, 1, dtype=torch.int64)}
+    batch = objects | {
+        "box_valid": torch.ones(1, 1, dtype=torch.bool),
+        "instance_mask": mask,
+        "index": torch.tensor([0]),
+    }
+    values = measured(
+        lambda: AveragePrecision(1, kinds=("masks", "boxes")), [(batch | {"box_score": torch.ones(1, 1)}, batch)]
+    )
+    assert (values["map_small"], values["box_map_medium"]) == (1.0, 1.0)
+    assert math.isnan(values["map_medium"]) and math.isnan(values["box_map_small"])
 
 
 def test_precision_of_voc_is_the_area_or_eleven_points_below_the_best_precision() -> None:
@@ -214,7 +255,7 @@ def test_counting_a_batch_does_not_wait_for_the_device(make: Callable[[], Any]) 
     with NoHostReads():
         metrics.update(prediction, batch)
     with NoHostReads(), pytest.raises(HostRead):
-        metrics.compute()
+        metrics.update(prediction | {"boxes": prediction["boxes"] * prediction["box_score"].max().item()}, batch)
 
 
 def test_without_any_image_there_is_nothing_to_measure() -> None:
@@ -227,7 +268,7 @@ def test_without_any_image_there_is_nothing_to_measure() -> None:
     [
         ({"num_classes": 0}, "task.num_classes=0 must be 1 or more"),
         ({"losses": {"size": -1.0}}, "must be weights of 0 or more"),
-        ({"measure": "pascal"}, "task.measure='pascal' must be coco, masks, voc or voc_11"),
+        ({"measure": "pascal"}, "task.measure='pascal' must be one of coco, masks, both, voc, voc_11"),
         ({"per_class": True, "class_names": ["a"]}, "task.per_class=true needs 2 names"),
     ],
 )

@@ -30,7 +30,7 @@ Lines = Iterator[tuple[str, str]]  # label, text; a label that begins with a spa
 def plan_of(checked: Checked, *, width: int = 0) -> str:
     """The plan in lines of `width` characters; 0 breaks none."""
     (config, chosen), ranks, model = with_choices(checked.config, checked.ranks), checked.ranks, checked.model
-    clock = clock_of(config)
+    clock, built = clock_of(config), built_model(config)
     lines = [
         ("the plan", "nothing is trained"),
         *_length(config, ranks, clock),
@@ -38,11 +38,12 @@ def plan_of(checked: Checked, *, width: int = 0) -> str:
         *_tuned(config, ranks),
         *_rates(config, clock),
         *_model(config, ranks, model),
-        *start_lines(config, built_model(config)),
+        *(("note", line) for line in (built.plan_lines() if hasattr(built, "plan_lines") else ())),
+        *start_lines(config, built),
         *([("chosen", chosen)] if chosen else []),
         *_evaluation(config, clock, model.views),
         *_time(config, clock, model, checked.folder),
-        *_waits(config),
+        *_waits(config, built),
         *(("warning", warning) for warning in checked.warnings),
     ]
     return "\n".join(_shown(label, text, width) for label, text in lines)
@@ -217,9 +218,11 @@ def _time(config: Mapping[str, Any], clock: Clock, model: ModelSummary, folder: 
             return
 
 
-def _waits(config: Mapping[str, Any]) -> Lines:
+def _waits(config: Mapping[str, Any], model: Any) -> Lines:
     """When the host waits for the device."""
     waits = ["log, evaluation and save steps", "agreements at most 5 s apart"]
+    if getattr(model, "waits_each_step", False):
+        waits.append("each step, by the model's own code")
     if config["trainer"]["on_nonfinite"] == "skip":
         waits.append("one flag per step (on_nonfinite=skip)")
     if config["trainer"]["precision"] == "fp16" and not config["optimizer"].get("fused"):

@@ -1,13 +1,14 @@
-"""How well boxes, or instance masks, are found: COCO's average precision, over all ranks."""
+"""How well boxes, instance masks, or both are found: COCO's average precision, over all ranks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from plainloop.contracts import Batch
@@ -15,9 +16,13 @@ from plainloop.distributed import collectives
 
 # The names of COCO's twelve numbers, in its order (https://cocodataset.org/#detection-eval); None is left out.
 NAMES = ("map", "map50", "map75", "map_small", "map_medium", "map_large", None, None, "mar", None, None, None)
-
+BOX = "box_"  # before the names of boxes where masks are measured as well
 NO_SIZE = {"height": 0, "width": 0}  # of an image: only polygons need it, and compressed masks bring their own
-Image = dict[str, Any]  # plain lists, so that ranks can send them to one another as JSON
+
+Kind = Literal["boxes", "masks"]
+Rows = NDArray[np.float64]  # (objects, COLUMNS)
+COLUMNS = ("index", "label", "x", "y", "width", "height", "area", "crowd", "score", "scale")  # area: NaN if not given
+Codes = list[dict[str, Any]]  # masks in COCO's compressed form, one for each row; empty where only boxes are measured
 
 
 class AveragePrecision:
@@ -30,101 +35,120 @@ class AveragePrecision:
     (B,), pixels of this image for each of the image file: areas are those of the file.
 
     Args:
-        masks: measures `instance_mask` (B, N, H, W) in place of the boxes; each batch waits for the device then.
+        kinds: "masks" measures `instance_mask` (B, N, H, W), and each batch waits for the device; with both, box_map,
+            box_map50 and so on are those of the boxes.
     """
 
-    def __init__(self, num_classes: int, *, names: Sequence[str] = (), masks: bool = False) -> None:
-        self.num_classes, self.names, self.masks = num_classes, names, masks
+    def __init__(self, num_classes: int, *, names: Sequence[str] = (), kinds: Sequence[Kind] = ("boxes",)) -> None:
+        self.num_classes, self.names, self.kinds = num_classes, names, tuple(kinds)
         self._seen: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
-        self._segments: list[tuple[list[list[Any]], list[list[Any]]]] = []
+        self._codes: list[tuple[Codes, Codes]] = []
 
     def update(self, prediction: Batch, batch: Batch) -> None:
         """Keeps both where they are; only masks are packed at once, because they are large."""
         wanted = ("boxes", "box_label", "box_valid", "box_crowd", "box_area", "box_score", "image_scale", "index")
         found, real = ({name: one[name].detach() for name in wanted if name in one} for one in (prediction, batch))
         self._seen.append((found, real))
-        if self.masks:
-            self._segments.append((packed(prediction), packed(batch)))
+        if "masks" in self.kinds:
+            self._codes.append((packed(prediction), packed(batch)))
 
     def compute(self) -> dict[str, float]:
         """Collective: every rank gets the detections of all. Waits for the device."""
-        own = [image for number in range(len(self._seen)) for image in self._images(number)]
-        everywhere = [image for part in collectives.gather(own) for image in part]
-        images = {image["index"]: image for image in everywhere}  # in the order of the data set, whatever the ranks
-        return coco_values(
-            [images[index] for index in sorted(images)], self.num_classes, names=self.names, masks=self.masks
+        seen = [tuple({name: t.cpu() for name, t in one.items()} for one in pair) for pair in self._seen]
+        index = [real["index"].double()[:, None] for _, real in seen] or [torch.zeros(0, 1, dtype=torch.float64)]
+        images = np.unique(collectives.gather_rows(torch.cat(index)).numpy()).astype(int)
+        found, real = (
+            everywhere([rows_of(pair[side], pair[1]) for pair in seen], [codes[side] for codes in self._codes])
+            for side in (0, 1)
         )
-
-    def _images(self, number: int) -> list[Image]:
-        found, real = ({name: tensor.cpu() for name, tensor in one.items()} for one in self._seen[number])
-        images = []
-        for row in range(len(real["index"])):
-            scale = float(real["image_scale"][row]) if "image_scale" in real else 1.0
-            image: Image = {"index": int(real["index"][row])}
-            for side, one in (("found", found), ("real", real)):
-                image[side] = columns(one, row, scale)
-                if self.masks:
-                    image[side]["segmentation"] = self._segments[number][side == "real"][row]
-            images.append(image)
-        return images
+        values: dict[str, float] = {}
+        for kind in self.kinds:
+            evaluation = coco_evaluation(images.tolist(), found, real, self.num_classes, kind=kind)
+            prefix = BOX if kind == "boxes" and len(self.kinds) > 1 else ""
+            values |= {prefix + name: value for name, value in values_of(evaluation, names=self.names).items()}
+        return values
 
 
-def columns(objects: Mapping[str, Tensor], row: int, scale: float) -> dict[str, list[Any]]:
-    """The valid objects of one image, in pixels of its file, under COCO's names."""
-    valid = objects["box_valid"][row]
-    boxes = objects["boxes"][row][valid].double() / scale
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    values = {
-        "bbox": torch.cat([boxes[:, :2], sizes], dim=1),
-        "category_id": objects["box_label"][row][valid],
-        "area": objects["box_area"][row][valid] if "box_area" in objects else sizes.prod(1),
-        "iscrowd": objects["box_crowd"][row][valid].int() if "box_crowd" in objects else valid[valid].int() * 0,
-    }
-    if "box_score" in objects:
-        values["score"] = objects["box_score"][row][valid].double()
-    return {name: value.tolist() for name, value in values.items()}
+def rows_of(objects: Mapping[str, Tensor], real: Mapping[str, Tensor]) -> Tensor:
+    """(n, COLUMNS): the valid objects of a batch, image by image, in pixels of the files. `real` has the index."""
+    scale = real["image_scale"].double() if "image_scale" in real else real["index"].new_ones((), dtype=torch.float64)
+    corners = objects["boxes"].double() / scale.view(-1, 1, 1)
+    none = torch.zeros_like(corners[..., 0])
+    columns = (
+        real["index"][:, None] + none,
+        objects["box_label"],
+        *corners[..., :2].unbind(-1),
+        *(corners[..., 2:] - corners[..., :2]).unbind(-1),
+        objects.get("box_area", none + math.nan),
+        objects.get("box_crowd", none),
+        objects.get("box_score", none),
+        scale.view(-1, 1) + none,
+    )
+    return torch.stack([column.double() for column in columns], dim=-1)[objects["box_valid"]]
 
 
-def coco_values(
-    images: Sequence[Mapping[str, Any]], num_classes: int, *, names: Sequence[str] = (), masks: bool = False
-) -> dict[str, float]:
+def everywhere(rows: Sequence[Tensor], codes: Sequence[Codes]) -> tuple[Rows, Codes]:
+    """Of all batches of all ranks, in the order of the data set, whatever the ranks. Collective."""
+    every = collectives.gather_rows(torch.cat([torch.zeros(0, len(COLUMNS), dtype=torch.float64), *rows])).numpy()
+    masks = [one for part in collectives.gather([one for batch in codes for one in batch]) for one in part]
+    order = every[:, 0].argsort(kind="stable")
+    return every[order], [masks[i] for i in order] if masks else []
+
+
+def coco_evaluation(
+    images: Sequence[int], found: tuple[Rows, Codes], real: tuple[Rows, Codes], num_classes: int, *, kind: Kind
+) -> Any:
+    """COCO's own code, after it has measured these images."""
     from faster_coco_eval import COCO, COCOeval_faster
 
-    annotations = [one for image in images for one in entries(image, "real")]
-    for number, one in enumerate(annotations, start=1):
+    objects = entries(*real, kind=kind)
+    for number, one in enumerate(objects, start=1):
         one["id"] = number
     categories = [{"id": number, "name": str(number)} for number in range(num_classes)]
-    real = COCO(
-        {
-            "images": [{"id": image["index"]} | NO_SIZE for image in images],
-            "annotations": annotations,
-            "categories": categories,
-        }
+    truth = COCO(
+        {"images": [{"id": index} | NO_SIZE for index in images], "annotations": objects, "categories": categories}
     )
-    found = real.loadRes([one for image in images for one in entries(image, "found")])
-    evaluation = COCOeval_faster(real, found, iouType="segm" if masks else "bbox", print_function=silent)
+    detections = entries(*found, kind=kind)
+    areas = [one["area"] for one in detections]
+    result = truth.loadRes(detections)
+    for one, area in zip(result.dataset["annotations"], areas, strict=True):  # it has put those of boxes there
+        one["area"] = area
+    type_ = "segm" if kind == "masks" else "bbox"
+    evaluation = COCOeval_faster(truth, result, iouType=type_, print_function=silent)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
+    return evaluation
+
+
+def entries(rows: Rows, codes: Codes, *, kind: Kind) -> list[dict[str, Any]]:
+    """COCO's form: one dict for each object."""
+    from faster_coco_eval import mask
+
+    sizes = mask.area(codes) / rows[:, 9] ** 2 if kind == "masks" and codes else rows[:, 4] * rows[:, 5]
+    areas = np.where(np.isnan(rows[:, 6]), sizes, rows[:, 6]).tolist()
+    objects = [
+        {"image_id": int(row[0]), "category_id": int(row[1]), "bbox": row[2:6], "area": area}
+        | {"iscrowd": int(row[7]), "score": row[8]}
+        for row, area in zip(rows.tolist(), areas, strict=True)
+    ]
+    if kind == "masks":
+        for one, code in zip(objects, codes, strict=True):
+            one["segmentation"] = code
+    return objects
+
+
+def values_of(evaluation: Any, *, names: Sequence[str] = ()) -> dict[str, float]:
     values = {name: known(value) for name, value in zip(NAMES, evaluation.stats, strict=False) if name}
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (overlaps, recalls, classes): all sizes, 100 detections
     for number, name in enumerate(names):
-        of_class = precision[:, :, number]
-        values[f"ap/{name}"] = float(of_class[of_class > -1].mean()) if (of_class > -1).any() else math.nan
+        values[f"ap/{name}"] = mean_of_known(precision[:, :, number])
     return values
 
 
-def silent(*_: Any) -> None:
-    """In place of the table that COCO's code prints after each evaluation."""
-
-
-def entries(image: Mapping[str, Any], side: str) -> list[dict[str, Any]]:
-    """COCO's form: one dict for each object."""
-    objects = image[side]
-    return [
-        {"image_id": image["index"]} | {name: values[i] for name, values in objects.items()}
-        for i in range(len(objects["bbox"]))
-    ]
+def mean_of_known(precision: Any) -> float:
+    """Over overlaps and recalls; NaN where there is no object."""
+    return float(precision[precision > -1].mean()) if (precision > -1).any() else math.nan
 
 
 def known(value: float) -> float:
@@ -132,16 +156,17 @@ def known(value: float) -> float:
     return math.nan if value == -1 else float(value)
 
 
-def packed(batch: Batch) -> list[list[Any]]:
-    """The valid instance masks of each image in COCO's compressed form. Waits for the device."""
+def silent(*_: Any) -> None:
+    """In place of the table that COCO's code prints after each evaluation."""
+
+
+def packed(batch: Batch) -> Codes:
+    """The valid instance masks, image by image, in COCO's compressed form. Waits for the device."""
     from faster_coco_eval import mask
 
-    rows = []
-    for masks, valid in zip(batch["instance_mask"].cpu(), batch["box_valid"].cpu(), strict=True):
-        shapes = masks[valid].to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-        codes = mask.encode(np.asfortranarray(shapes)) if shapes.shape[-1] else []
-        rows.append([{"size": code["size"], "counts": _text(code["counts"])} for code in codes])
-    return rows
+    shapes = batch["instance_mask"][batch["box_valid"]].to(torch.uint8).cpu()
+    codes = mask.encode(np.asfortranarray(shapes.permute(1, 2, 0).numpy())) if len(shapes) else []
+    return [{"size": code["size"], "counts": _text(code["counts"])} for code in codes]
 
 
 def _text(counts: Any) -> str:

@@ -9,23 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.contracts import Batch, Scalars
-from plainloop.tasks.average_precision import AveragePrecision
+from plainloop.tasks.average_precision import AveragePrecision, Kind
 from plainloop.tasks.voc_precision import VocPrecision
 
 OBJECTS = ("boxes", "box_label", "box_valid", "instance_mask")  # what a detector learns from, beside the image
+KINDS: dict[str, tuple[Kind, ...]] = {"coco": ("boxes",), "masks": ("masks",), "both": ("masks", "boxes")}
+MEASURES = (*KINDS, "voc", "voc_11")
 
 
 class Detection:
     """Reads `image` (B, C, H, W), `boxes` (B, N, 4), `box_label` and `box_valid` (B, N), and `instance_mask`
-    (B, N, H, W) where `measure` is masks.
+    (B, N, H, W) where `measure` is masks or both.
 
     The model gives a dict of losses, each a mean over the images, for model(image, objects); and for model(image) its
     detections as a batch: the same entries, and box_score (B, N). Objects with box_crowd are not learned from.
 
     Args:
         losses: the weight of each of the model's losses in the sum; those that are not named weigh 1.
-        measure: "coco": COCO's average precision of boxes; "masks": of instance masks; "voc": Pascal VOC's of boxes,
-            "voc_11" as in 2007.
+        measure: "coco": COCO's average precision of boxes; "masks": of instance masks; "both": of masks, and of boxes
+            as box_map, box_map50 and so on; "voc": Pascal VOC's of boxes, "voc_11" as in 2007.
         class_names: of the data, in the order of the classes; needed for `per_class`.
         per_class: adds ap/<class name> for each class to every evaluation.
     """
@@ -38,7 +40,7 @@ class Detection:
         *,
         num_classes: int,
         losses: Mapping[str, float] | None = None,
-        measure: Literal["coco", "masks", "voc", "voc_11"] = "coco",
+        measure: Literal["coco", "masks", "both", "voc", "voc_11"] = "coco",
         class_names: Sequence[str] | None = None,
         per_class: bool = False,
     ) -> None:
@@ -46,14 +48,15 @@ class Detection:
             raise ValueError(f"task.num_classes={num_classes} must be 1 or more")
         if any(weight < 0 for weight in (losses or {}).values()):
             raise ValueError(f"task.losses={dict(losses or {})} must be weights of 0 or more")
-        if measure not in ("coco", "masks", "voc", "voc_11"):
-            raise ValueError(f"task.measure={measure!r} must be coco, masks, voc or voc_11")
+        if measure not in MEASURES:
+            raise ValueError(f"task.measure={measure!r} must be one of {', '.join(MEASURES)}")
         if per_class and (class_names is None or len(class_names) != num_classes):
             raise ValueError(
                 f"task.per_class=true needs {num_classes} names: task.class_names='${{facts.class_names}}'"
             )
         self.num_classes, self.losses, self.measure = num_classes, dict(losses or {}), measure
         self.names = tuple(class_names) if per_class and class_names else ()
+        self.has_masks = "masks" in KINDS.get(measure, ())
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Scalars]:
         """Scalars: "loss", and each of the model's losses by its name."""
@@ -81,9 +84,7 @@ class Detection:
         return prediction
 
     def output_problem(self, output: Any, batch: Batch) -> str:
-        wanted = {"boxes", "box_label", "box_score", "box_valid"} | (
-            {"instance_mask"} if self.measure == "masks" else set()
-        )
+        wanted = {"boxes", "box_label", "box_score", "box_valid"} | ({"instance_mask"} if self.has_masks else set())
         if isinstance(output, dict) and wanted <= output.keys():
             return ""
         got = f"only {', '.join(map(str, output))}" if isinstance(output, dict) else f"a {type(output).__name__}"
@@ -93,6 +94,6 @@ class Detection:
         )
 
     def metrics(self) -> AveragePrecision | VocPrecision:
-        if self.measure in ("coco", "masks"):
-            return AveragePrecision(self.num_classes, names=self.names, masks=self.measure == "masks")
+        if kinds := KINDS.get(self.measure):
+            return AveragePrecision(self.num_classes, names=self.names, kinds=kinds)
         return VocPrecision(self.num_classes, names=self.names, points="11" if self.measure == "voc_11" else "area")

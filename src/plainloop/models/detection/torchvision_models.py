@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection
+from torchvision.models.detection import faster_rcnn, mask_rcnn
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
@@ -19,24 +20,32 @@ from plainloop.models.detection.boxes import as_batch
 
 ARCHITECTURES = ("faster_rcnn", "mask_rcnn", "retinanet", "fcos", "ssd")
 TWO_STAGES = ("faster_rcnn", "mask_rcnn")
+POOLED = 7  # cells of a side of what torchvision cuts out of the maps for a box
 ANCHOR_SIZES = (32, 64, 128, 256, 512)  # pixels, one for each of the five maps: those of the papers at 800 pixels
-CHANNELS = 256  # of each map of the feature pyramid (https://arxiv.org/abs/1612.03144)
+WAITS = "torchvision's code waits for the device in each step; the check builds it, but cannot try it"
+DRAWS = "it draws anchors and proposals to learn from: another number of ranks or micro-batches changes the result"
+COUNTS = "its losses are means over anchors, not images: another number of ranks or micro-batches changes the result"
+EXCEPTIONS = {"faster_rcnn": DRAWS, "mask_rcnn": DRAWS, "fcos": COUNTS, "ssd": COUNTS}
 LEAST_MASK = 0.5  # probability of a pixel that belongs to an object
 
 
 class TorchvisionDetector(nn.Module):
     """Images (B, in_chans, H, W) to detections in the form of a batch; with objects, in training, to their losses.
 
-    The images come normalized and in their final size: torchvision changes neither. These models wait
-    for the host in every step, and draw anchors and proposals from torch's generator of each rank.
+    The images come normalized and in their final size: torchvision changes neither. Of what the loop promises, these
+    models do not keep all: see `plan_lines`. A stopped run goes on exactly with them, too.
 
     Args:
         architecture: one of `ARCHITECTURES`.
         backbone: a timm model with feature maps at 4, 8, 16 and 32 pixels; for models of one stage from 8 on.
+        channels: of each of the five maps of the feature pyramid (https://arxiv.org/abs/1612.03144) and, in proportion,
+            of what follows it.
         anchor_sizes: pixels, one for each of the five maps; smaller ones for smaller images. Not for fcos and ssd.
         pretrained: downloads the backbone's ImageNet weights.
         settings: arguments of the architecture in torchvision, such as `box_score_thresh` or `detections_per_img`.
     """
+
+    waits_each_step = True
 
     def __init__(
         self,
@@ -45,6 +54,7 @@ class TorchvisionDetector(nn.Module):
         num_classes: int,
         in_chans: int = 3,
         backbone: str = "resnet50",
+        channels: int = 256,
         anchor_sizes: Sequence[int] = ANCHOR_SIZES,
         pretrained: bool = False,
         **settings: Any,
@@ -56,10 +66,15 @@ class TorchvisionDetector(nn.Module):
             raise ValueError(
                 f"model.anchor_sizes={list(anchor_sizes)} must be {len(ANCHOR_SIZES)} sizes above 0, one for each map"
             )
-        self.background = int(
-            architecture in (*TWO_STAGES, "ssd")
-        )  # as class 0: the others decide each class by itself
-        body = Pyramid(backbone, in_chans, pretrained=pretrained, two_stages=architecture in TWO_STAGES)
+        self.architecture = architecture
+        # As class 0; the others decide each class by itself.
+        self.background = int(architecture in (*TWO_STAGES, "ssd"))
+        if channels < 1 or (architecture == "fcos" and channels % 32):  # its normalization has 32 groups
+            raise ValueError(
+                f"model.channels={channels} must be {'a multiple of 32 for fcos' if channels > 0 else 'above 0'}"
+            )
+        of_body: Any = {"in_chans": in_chans, "pretrained": pretrained, "two_stages": architecture in TWO_STAGES}
+        body = Pyramid(backbone, channels, **of_body)
         self.detector = built(architecture, body, num_classes + self.background, anchor_sizes, settings)
         self.detector.transform = AsTheyAre(in_chans)
 
@@ -78,6 +93,17 @@ class TorchvisionDetector(nn.Module):
         for row, one in enumerate(found):
             masks[row, : len(one["masks"])] = one["masks"][:, 0] >= LEAST_MASK
         return batch | {"instance_mask": masks}
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The timm model, which trainer.freeze=backbone means."""
+        pyramid = self.detector.backbone
+        assert isinstance(pyramid, Pyramid)
+        return pyramid.body
+
+    def plan_lines(self) -> list[str]:
+        """What of the loop's promises it does not keep."""
+        return [WAITS, *([EXCEPTIONS[self.architecture]] if self.architecture in EXCEPTIONS else [])]
 
     def _targets(self, objects: Batch) -> list[dict[str, Tensor]]:
         """In torchvision's form: one dict for each image, with its valid objects. Waits for the device."""
@@ -103,15 +129,15 @@ class AsTheyAre(GeneralizedRCNNTransform):
 
 
 class Pyramid(nn.Module):
-    """Five maps of `CHANNELS` channels each: 4 to 64 pixels for models of two stages, 8 to 128 for the others."""
+    """Five maps: 4 to 64 pixels for models of two stages, 8 to 128 for the others."""
 
-    def __init__(self, backbone: str, in_chans: int, *, pretrained: bool, two_stages: bool) -> None:
+    def __init__(self, backbone: str, channels: int, *, in_chans: int, pretrained: bool, two_stages: bool) -> None:
         super().__init__()
         strides = (4, 8, 16, 32) if two_stages else (8, 16, 32)
-        self.body, channels = timm_backbone(backbone, strides, in_chans=in_chans, pretrained=pretrained)
-        extra = LastLevelMaxPool() if two_stages else LastLevelP6P7(CHANNELS, CHANNELS)
-        self.fpn = FeaturePyramidNetwork(channels, CHANNELS, extra_blocks=extra)
-        self.out_channels = CHANNELS
+        self.body, of_maps = timm_backbone(backbone, strides, in_chans=in_chans, pretrained=pretrained)
+        extra = LastLevelMaxPool() if two_stages else LastLevelP6P7(channels, channels)
+        self.fpn = FeaturePyramidNetwork(of_maps, channels, extra_blocks=extra)
+        self.out_channels = channels
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         maps: dict[str, Tensor] = self.fpn(OrderedDict((str(i), one) for i, one in enumerate(self.body(image))))
@@ -125,13 +151,21 @@ def built(
     shapes = ((0.5, 1.0, 2.0),) * len(anchor_sizes)
     if architecture in TWO_STAGES:
         anchors = AnchorGenerator(tuple((size,) for size in anchor_sizes), shapes)
-        kind = detection.MaskRCNN if architecture == "mask_rcnn" else detection.FasterRCNN
-        return kind(body, num_classes, rpn_anchor_generator=anchors, **settings)
+        wide = body.out_channels
+        heads: dict[str, Any] = {
+            "box_head": faster_rcnn.TwoMLPHead(wide * POOLED**2, 4 * wide),
+            "box_predictor": faster_rcnn.FastRCNNPredictor(4 * wide, num_classes),
+        }
+        if architecture == "faster_rcnn":
+            return detection.FasterRCNN(body, rpn_anchor_generator=anchors, **heads, **settings)
+        heads["mask_head"] = mask_rcnn.MaskRCNNHeads(wide, (wide,) * 4, 1)
+        heads["mask_predictor"] = mask_rcnn.MaskRCNNPredictor(wide, wide, num_classes)
+        return detection.MaskRCNN(body, rpn_anchor_generator=anchors, **heads, **settings)
     if architecture == "retinanet":
         sizes = tuple(tuple(int(size * 2 ** (third / 3)) for third in range(3)) for size in anchor_sizes)
         return detection.RetinaNet(body, num_classes, anchor_generator=AnchorGenerator(sizes, shapes), **settings)
     if architecture == "fcos":
         return detection.FCOS(body, num_classes, **settings)
     boxes = DefaultBoxGenerator([[2, 3]] * len(anchor_sizes))
-    head = detection.ssd.SSDHead([CHANNELS] * len(anchor_sizes), boxes.num_anchors_per_location(), num_classes)
+    head = detection.ssd.SSDHead([body.out_channels] * len(anchor_sizes), boxes.num_anchors_per_location(), num_classes)
     return detection.ssd.SSD(body, boxes, (1, 1), num_classes, head=head, **settings)
