@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from tests.harness.annotated import as_coco, write_coco, write_images
+
 
 def write_pictures(root: Path, *, classes: int = 3, per_class: int = 12, size: int = 16) -> Path:
     generator = torch.Generator().manual_seed(1)
@@ -37,12 +39,29 @@ def write_masked(root: Path, *, size: int = 16) -> Path:
     return root
 
 
+def write_boxed(root: Path) -> Path:
+    """36 pictures to train on and 9 to validate on, each with no, one or two boxes of two classes."""
+    for split, count in (("train", 36), ("val", 9)):
+        two = {
+            f"{number}.png": [("cat", (number % 9, 5, 20 + number, 30)), ("dog", (30, 20, 25, 35))]
+            for number in range(count)
+        }
+        scenes = {name: objects[: number % 3] for number, (name, objects) in enumerate(two.items())}
+        write_images(root / split, tuple(scenes))
+        write_coco(root / split / "_annotations.coco.json", as_coco(scenes))
+    return root
+
+
 # Who writes the pictures of each task, and what a run on them is told.
 TASKS: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "classification": (write_pictures, ("data=image_folder", "augment=standard")),
     "segmentation": (
         write_masked,
         ("task=segmentation", "data=mask_folder", "data.num_classes=3", "model=tiny_seg", "augment=segmentation"),
+    ),
+    "detection": (
+        write_boxed,
+        ("task=detection", "data=coco", "model=yolov3", "model.backbone=tiny", "augment=segmentation"),
     ),
 }
 

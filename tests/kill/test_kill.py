@@ -47,7 +47,7 @@ def kill(task: str, kinds: list[str], kills: int, folder: Path) -> None:
 
 @by_task
 def test_killed_runs_end_with_the_same_bits(task: str, tmp_path: Path) -> None:
-    kill(task, ["fp32"], 12 if task == "classification" else 4, tmp_path)
+    kill(task, ["fp32"], {"classification": 12, "segmentation": 4, "detection": 2}[task], tmp_path)
 
 
 @pytest.mark.kill

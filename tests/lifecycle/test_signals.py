@@ -27,7 +27,6 @@ from plainloop.system.signals import SIGNALS, Preemption
 from tests.harness import inject
 from tests.harness.children import children_of, runs, wait_for
 from tests.harness.configs import ROOT
-from tests.harness.pictures import TASKS as PICTURES
 from tests.harness.pictures import command, write_pictures, written
 from tests.harness.runs import SMALL, TASKS, by_task, differences, remains, start, status, train
 
@@ -123,7 +122,7 @@ def called(tree: ast.AST) -> set[str]:
     return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
 
 
-@pytest.mark.parametrize("task", PICTURES)
+@by_task
 def test_a_signal_to_the_whole_group_is_the_trainers_alone(task: str, tmp_path: Path) -> None:
     pictures = written(tmp_path / "pictures", task)
     (tmp_path / "one").mkdir()
