@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from plainloop.contracts import Sample
+from plainloop.data.boxes.coco import CocoBoxes
+from plainloop.data.boxes.digit_boxes import DigitBoxes
 from plainloop.data.boxes.found import as_coco, found_in
+from plainloop.data.boxes.voc import VocBoxes
 
 
 def result(*boxes: tuple[float, ...], valid: int | None = None, masks: torch.Tensor | None = None) -> Sample:
@@ -42,6 +46,20 @@ def test_a_box_goes_back_to_the_pixels_of_the_file(
 ) -> None:
     found = found_in(result((10.0, 5, 20, 15)), seen, size, letterboxed=letterboxed)
     assert found.boxes.tolist() == [in_file]
+
+
+@pytest.mark.parametrize("source", [CocoBoxes, VocBoxes, DigitBoxes])
+def test_what_is_seen_where_a_source_puts_it_is_found_where_it_was(source: Any) -> None:
+    image = torch.zeros(3, 120, 200, dtype=torch.uint8)
+    image[:, 30:60, 80:120] = 255
+    preprocessing = source.preprocessing(batch_size=1, **({} if source is DigitBoxes else {"root": "gone"}))
+    prepared = preprocessing.prepare(image)
+    rows, columns = (prepared[0] > 150).any(1).nonzero(), (prepared[0] > 150).any(0).nonzero()
+    seen = (float(columns[0]), float(rows[0]), float(columns[-1]) + 1, float(rows[-1]) + 1)
+    found = found_in(result(seen), prepared.shape[-2:], image.shape[-2:], letterboxed=preprocessing.letterboxed)
+    assert (
+        np.abs(found.boxes - [80, 30, 120, 60]).max() < 0.5
+    )  # whole pixels of an image of twice the size, or the same
 
 
 def test_boxes_end_with_the_file_and_what_lies_in_the_grey_is_gone() -> None:

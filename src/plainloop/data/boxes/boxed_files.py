@@ -222,7 +222,7 @@ class BoxedFiles(DecodedFiles):
     def preprocessing(cls, **arguments: Any) -> Preprocessing:
         from plainloop.data.boxes.letterbox import letterboxed
 
-        return Preprocessing(partial(letterboxed, size=cls(**arguments).image_size))
+        return Preprocessing(partial(letterboxed, size=cls(**arguments).image_size), letterboxed=True)
 
     @classmethod
     def plan_lines(cls, **arguments: Any) -> list[str]:
