@@ -17,6 +17,7 @@ from PIL import Image
 
 from plainloop.commands.describe_data import differences, main
 from plainloop.data.digits import Digits
+from tests.harness.annotated import SCENES, as_coco, write_coco, write_images
 
 NOISE = np.random.default_rng(0)
 HOSTILE = "<script>alert(1)<"
@@ -284,3 +285,29 @@ def test_a_mask_that_does_not_fit_is_listed_with_its_reason(masked, capsys, size
     _, rows = described(capsys, masked, *OF_MASKS, code=65)
     assert told in rows["images/train/0.png"]["problem"]
     assert rows["images/train/1.png"]["problem"] == ""
+
+
+def boxed(root):
+    content = as_coco()
+    write_images(root / "JPEGImages")
+    content["annotations"][0]["iscrowd"] = 1
+    write_coco(root / "train.json", content)
+    write_coco(root / "val.json", as_coco({"4.jpg": SCENES["4.jpg"]}))
+    return root
+
+
+def test_objects_are_counted_with_their_sizes_and_flags(tmp_path, capsys):
+    lines, rows = described(capsys, boxed(tmp_path / "set"), "data=coco", "data.image_size=160")
+    assert part(lines, "images") == "images 4 train, 1 val"
+    assert part(lines, "classes").endswith("train val dog 2 1 cat 2 0")
+    assert (
+        part(lines, "objects")
+        == "objects 4 train, at most 2 in an image; 1 image with none 1 val, at most 1 in an image"
+    )
+    assert part(lines, "flags") == "flags 1 train crowd"
+    # At twice the size 4 x 16, 4 x 50 and 4 x 2400 pixels of area; the crowd of 4 x 600 is not measured.
+    assert part(lines, "areas").startswith("areas of train, resized to 160: 67% small, 0% medium, 33% large")
+    assert part(lines, "missing") == "missing in val: cat"
+    assert not any(row["problem"] for row in rows.values())
+    text = (tmp_path / "described.html").read_text()
+    assert text.count("data:image/png") == 1

@@ -18,6 +18,7 @@ from PIL import Image
 
 from plainloop.contracts import IGNORE
 from plainloop.errors import counted, printable
+from plainloop.report.data_objects import object_lines, object_picture
 
 WIDTH = 80
 SHOWN = 10  # files of each kind in the text
@@ -57,11 +58,20 @@ class Found:
     def masked(self) -> list[Any]:
         return [one for one in self.readable if one.pixels is not None]
 
+    @property
+    def boxed(self) -> list[Any]:
+        return [one for one in self.readable if one.objects is not None]
+
     def counts(self) -> dict[int, Counter[str]]:
-        """By split, images of each class, or with a pixel of it; of class -1 without labels and masks."""
-        known = any(one.label >= 0 for one in self.looked) or self.masked
+        """By split, images of each class, or with a pixel of it, or objects; of class -1 where nothing is known."""
+        known = any(one.label >= 0 for one in self.looked) or self.masked or self.boxed
         labels = range(len(self.class_names)) if known else (-1,)
         counts: dict[int, Counter[str]] = {label: Counter() for label in labels}
+        for one in self.boxed:
+            for label in one.objects.label.tolist():
+                counts[label][one.split] += 1
+        if self.boxed:
+            return counts
         for one in self.masked or self.looked:
             for label in (one.label,) if one.pixels is None else one.pixels.keys() - {IGNORE}:
                 counts.setdefault(label, Counter())[one.split] += 1
@@ -113,7 +123,8 @@ def as_text(found: Found) -> Iterator[str]:
     """Lines of at most 80 columns."""
     for line in _lines(found):
         line = printable(line)
-        yield line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."
+        whole = len(line) <= WIDTH or "model.anchors=" in line  # which is to be copied
+        yield line if whole else line[: WIDTH - 3] + "..."
 
 
 def _lines(found: Found) -> Iterator[str]:
@@ -127,6 +138,8 @@ def _lines(found: Found) -> Iterator[str]:
         yield "  statistics  of the training images, each of which counts the same:"
         yield f"              data.mean={_numbers(mean)} data.std={_numbers(std)}"
     yield from _classes(found, counts, splits)
+    if found.boxed:
+        yield from object_lines(found.boxed, splits, found.image_size)
     yield from _without_labels(found, counts)
     if found.bad:
         yield f"  unreadable  {counted(len(found.bad), 'image')}"
@@ -178,7 +191,8 @@ def _classes(found: Found, counts: Mapping[int, Counter[str]], splits: Sequence[
     order = sorted(counts, key=lambda label: -counts[label][first])
     sizes = [counts[label][first] for label in order]
     ratio = f", {sizes[0] / sizes[-1]:.3g} times the smallest" if sizes[-1] else ""
-    yield f"  classes     {len(order):,}; the largest has {sizes[0]:,} {first} images{ratio}"
+    what = "objects" if found.boxed else "images"
+    yield f"  classes     {len(order):,}; the largest has {sizes[0]:,} {first} {what}{ratio}"
     shown = order if len(order) <= CLASSES_SHOWN else order[: CLASSES_SHOWN // 2] + order[-CLASSES_SHOWN // 2 :]
     name_width = min(34, max(len(_name(found, label)) for label in shown))
     shares = found.pixel_shares(first)
@@ -194,8 +208,8 @@ def _classes(found: Found, counts: Mapping[int, Counter[str]], splits: Sequence[
 
 
 def _without_labels(found: Found, counts: Mapping[int, Counter[str]]) -> Iterator[str]:
-    """Of masks: classes that no image of a split has, and images that have none of the classes."""
-    if not found.masked:
+    """Of masks and boxes: classes that no image of a split has, and images that have none of the classes."""
+    if not (found.masked or found.boxed):
         return
     for split in found.splits():
         if names := [_name(found, label) for label, count in counts.items() if not count[split]]:
@@ -242,7 +256,9 @@ def as_html(found: Found) -> str:
             for label, count in counts.items()
         ]
         parts.append(_table("Classes", ["class", *splits, splits[0], "some images"], rows))
-    if found.masked or set(counts) == {-1}:
+    if found.boxed and (picture := object_picture(found.boxed, found.class_names)):
+        parts.append(f"<h2>Some images</h2>{_png(picture)}")
+    elif found.masked or set(counts) == {-1}:
         parts.append(f"<h2>Some images</h2>{_mosaic(found, -1)}")
     parts.append(_table("Unreadable", ["file", "why"], [[_file(one), _text(one.problem)] for one in found.bad]))
     odd = [[_file(one), _text("; ".join(one.notes))] for one in found.readable if one.notes]
@@ -279,6 +295,10 @@ def _mosaic(found: Found, label: int) -> str:
     if not thumbs:
         return ""
     row = np.concatenate([np.repeat(thumb, 3, axis=2) if thumb.shape[2] == 1 else thumb for thumb in thumbs], axis=1)
+    return _png(Image.fromarray(row))
+
+
+def _png(picture: Image.Image) -> str:
     file = io.BytesIO()
-    Image.fromarray(row).save(file, "PNG")
+    picture.save(file, "PNG")
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'

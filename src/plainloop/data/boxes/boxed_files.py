@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Found:
+class Splits:
     """All splits, with the classes that are learned and boxes that can be trained on."""
 
     root: Path
@@ -78,10 +78,10 @@ def stamp_of(path: Path) -> int:
         return 0
 
 
-_last: list[tuple[tuple[Any, ...], Found]] = []  # the newest one: the check asks for it several times
+_last: list[tuple[tuple[Any, ...], Splits]] = []  # the newest one: the check asks for it several times
 
 
-def remembered(find: Callable[[], Found], *key: Any) -> Found:
+def remembered(find: Callable[[], Splits], *key: Any) -> Splits:
     """What `find` gives, once while no file changes."""
     if not (_last and _last[0][0] == key and _last[0][1].is_current()):
         _last[:] = [(key, find())]
@@ -96,7 +96,7 @@ def settled(
     leave_out_others: bool,
     val_fraction: float,
     missing: Mapping[Split, Sequence[str]],
-) -> Found:
+) -> Splits:
     """All splits with these classes, clean boxes, and a val.
 
     Args:
@@ -122,7 +122,7 @@ def settled(
         notes += [f"{split}: {text}" for text in found]
     if not len(splits["train"].label):
         raise BadData(
-            f"{parts['train'].where}: no object of {quoted(class_names, 5)} is left to learn from, in "
+            f"{parts['train'].where}: no object of {quoted(class_names, 5) or 'any class'} is left to learn from, in "
             f"{counted(len(splits['train']), 'image')}",
             hint="; ".join(notes[1:]) or "annotate objects in the training images",
         )
@@ -140,7 +140,7 @@ def settled(
         notes.append(f"{counted(len(both), 'image')} in train and in val, which measures too well: {quoted(names, 2)}")
     if not len(splits["val"].label):
         notes.append("val has no objects: its precision cannot be measured")
-    return Found(root, class_names, splits, tuple(notes))
+    return Splits(root, class_names, splits, tuple(notes))
 
 
 def require_images(missing: Mapping[Split, Sequence[str]], parts: Mapping[Split, Part]) -> None:
@@ -149,7 +149,7 @@ def require_images(missing: Mapping[Split, Sequence[str]], parts: Mapping[Split,
         if names:
             part = parts[split]
             raise BadData(
-                f"{len(names):,} of the {counted(len(part.annotated), 'image')} of {part.where} are not there: "
+                f"{part.where}: {len(names):,} of {counted(len(part.annotated), 'image')} not there: "
                 f"{quoted(names, 3)}",
                 hint=f"add the files or take them out of the annotations; if these are somewhere else, type "
                 f"data.{split}.images=<folder>; to go on without them, data.on_bad_image=skip",
@@ -185,7 +185,7 @@ class BoxedFiles(DecodedFiles):
                 raise ValueError(f"data.class_names={names} must name at least one class, and each of them once")
 
     @abstractmethod
-    def found(self) -> Found:
+    def found(self) -> Splits:
         """All that the annotations say. Raises BadData."""
 
     @property

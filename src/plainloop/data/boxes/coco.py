@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from plainloop.contracts import Split
-from plainloop.data.boxes.boxed_files import BoxedFiles, Found, remembered, require_images, settled, stamp_of
+from plainloop.data.boxes.boxed_files import BoxedFiles, Splits, remembered, require_images, settled, stamp_of
 from plainloop.data.boxes.files.clean import Part
 from plainloop.data.boxes.files.coco_file import read_coco
 from plainloop.data.loading import layout
@@ -27,7 +27,8 @@ OTHER_TASKS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info"
 LAYOUTS = (
     "these layouts are found: annotations/instances_train2017.json with train2017/ (COCO's own); "
     "train/_annotations.coco.json with the images beside it (Roboflow); train.json or annotations.json with "
-    "JPEGImages/ (PaddleX); for others type data.train.annotations=<file> data.train.images=<folder>, and so for val"
+    "JPEGImages/ (PaddleX); for others type data.train.annotations=<file> data.train.images=<folder>, and so for val; "
+    "YOLO's text files are not read: export them as COCO"
 )
 TRIED = 50  # image names that a folder is tried with
 
@@ -48,11 +49,11 @@ class CocoBoxes(BoxedFiles):
 
     with_masks: bool = False
 
-    def found(self) -> Found:
+    def found(self) -> Splits:
         key = (self.root, self.names(), self.with_masks, self.val_fraction, repr(self.of_split), self.on_bad_image)
         return remembered(self._find, "coco", *key)
 
-    def _find(self) -> Found:
+    def _find(self) -> Splits:
         base, chosen = self.base, self.names()
         files = named_files(base, self.of_split) or search(base)
         watched = {str(path): stamp_of(path) for path in (base, *files.values())}
@@ -61,8 +62,13 @@ class CocoBoxes(BoxedFiles):
         listed: dict[str, set[str]] = {}
         for split, file in files.items():
             part = read_coco(file, os.path.relpath(file, base), with_masks=self.with_masks)
-            places = [base / self.of_split[split]["images"]] if self.of_split[split]["images"] else None
-            paths = paths_of(base, file, part, places or list(folders_for(base, split, file)))
+            given = self.of_split[split]["images"]
+            if given and not (base / given).is_dir():
+                raise BadData(
+                    f"data.{split}.images={given}: there is no folder {base / given}",
+                    hint="the path begins in data.root",
+                )
+            paths = paths_of(base, file, part, [base / given] if given else list(folders_for(base, split, file)))
             missing[split] = [path for path in paths if not is_there(base, path, listed)]
             images = np.array([os.fsencode(path) for path in paths], np.bytes_)
             parts[split] = replace(part, annotated=replace(part.annotated, images=images))
@@ -70,6 +76,12 @@ class CocoBoxes(BoxedFiles):
         if self.on_bad_image == "raise":
             require_images(missing, parts)
         names = chosen or classes_of(parts)
+        known = {name for part in parts.values() for name in part.class_names}
+        if unknown := [name for name in names if name not in known]:
+            raise BadData(
+                f"data.class_names has {quoted(unknown, 5)}, which no annotation file lists",
+                hint=f"they list {quoted(sorted(known), 20)}",
+            )
         found = settled(
             base,
             parts,
@@ -129,7 +141,6 @@ def json_files(base: Path) -> list[Path]:
 def search(base: Path) -> dict[Split, Path]:
     """The annotation file of each split, by the names of files and folders. Raises BadData."""
     there = [path for path in json_files(base) if not path.name.startswith((*OTHER_TASKS, "."))]
-    there = [path for path in there if path.name.startswith("instances_")] or there
     found: dict[Split, list[Path]] = {}
     for path in there:
         words = [path.parent.name] * (path.parent != base) + re.split(r"[^a-zA-Z]+", path.stem)
@@ -139,6 +150,7 @@ def search(base: Path) -> dict[Split, Path]:
     if not found and len(there) == 1:
         found = {"train": there}
     for split, paths in found.items():
+        paths[:] = [path for path in paths if path.name.startswith("instances_")] or paths
         if len(paths) > 1:
             names = quoted([str(path.relative_to(base)) for path in paths], 5)
             raise BadData(
@@ -149,6 +161,8 @@ def search(base: Path) -> dict[Split, Path]:
         names = quoted([str(path.relative_to(base)) for path in there], 5) or "no JSON files"
         inside = [name for name in layout.subfolders(base) if json_files(base / name)]
         also = f"; {inside[0]}/ inside has some: data.root={base / inside[0]}" if inside and not there else ""
+        if not also and (xml := next(base.glob("*.xml"), next(base.glob("*/*.xml"), None))):
+            also = f"; {xml.relative_to(base)} may be in Pascal VOC's form: data=voc_boxes"
         raise BadData(f"{base} has no annotation file for train; it has {names}{also}", hint=LAYOUTS)
     return {split: found[split][0] for split in SPLITS if split in found}
 

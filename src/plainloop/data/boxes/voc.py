@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from plainloop.contracts import Split
-from plainloop.data.boxes.boxed_files import BoxedFiles, Found, names_in, remembered, require_images, settled, stamp_of
+from plainloop.data.boxes.boxed_files import BoxedFiles, Splits, names_in, remembered, require_images, settled, stamp_of
 from plainloop.data.boxes.files.clean import Part
 from plainloop.data.boxes.files.voc_files import Pairs, find_pairs, read_split
 from plainloop.data.loading.layout import quoted
@@ -39,11 +39,11 @@ class VocBoxes(BoxedFiles):
 
     split_keys: ClassVar = ("annotations", "images", "list")
 
-    def found(self) -> Found:
+    def found(self) -> Splits:
         pairs, key = find_pairs(self.base, self.of_split), (self.root, self.val_fraction, self.on_bad_image)
         return remembered(lambda: self._find(pairs), "voc", self.names(), pairs, *key)
 
-    def _find(self, pairs: Pairs) -> Found:
+    def _find(self, pairs: Pairs) -> Splits:
         base, chosen = self.base, self.names()
         missing: dict[Split, list[str]] = {}
         watched = {str(base / LABELS): stamp_of(base / LABELS)}
@@ -51,7 +51,7 @@ class VocBoxes(BoxedFiles):
             stamps = {annotation: stamp_of(base / annotation) for _, annotation in of_split}
             if gone := [name for name, stamp in stamps.items() if not stamp]:
                 raise BadData(
-                    f"{pairs.where[split]} of {split} needs {counted(len(gone), 'XML file')} that are not there: "
+                    f"{pairs.where[split]}: {len(gone):,} of {counted(len(of_split), 'XML file')} not there: "
                     f"{quoted(gone, 3)}",
                     hint="add them, or take these images out of the list",
                 )

@@ -23,7 +23,7 @@ from plainloop.data.loading.decode import DAMAGED, decode
 from plainloop.data.loading.jpeg import ORIENTATION, decode_jpeg
 from plainloop.errors import BadData
 
-THUMB = 56  # pixels of the small pictures, squares
+THUMB, LARGE_THUMB = 56, 288  # pixels of the small pictures: squares, and the longer side of whole images
 TINY = 16  # pixels; photographs with a shorter side than this are usually a mistake
 LONG = 4  # times as wide as high, or the reverse
 
@@ -40,6 +40,17 @@ SUFFIXES |= {"TIFF": (".tif", ".tiff"), "PPM": (".ppm", ".pgm"), "GIF": (".gif",
 
 
 @dataclass(frozen=True)
+class Objects:
+    """Those of one image, in pixels of the file."""
+
+    boxes: NDArray[np.float32]  # (N, 4) x0 y0 x1 y1
+    label: NDArray[np.int64]  # (N,)
+    area: NDArray[np.float32]  # (N,)
+    crowd: NDArray[np.bool_]  # (N,)
+    difficult: NDArray[np.bool_]  # (N,)
+
+
+@dataclass(frozen=True)
 class Looked:
     """One image. Where it cannot be read, `problem` says why and the rest is empty."""
 
@@ -53,12 +64,13 @@ class Looked:
     digest: str = ""  # of the file's bytes, or of the pixels where there is no file
     mean: tuple[float, ...] = ()  # of each channel, in [0, 1]
     square: tuple[float, ...] = ()  # mean of the squares
-    thumb: NDArray[np.uint8] | None = None  # (THUMB, THUMB, C)
+    thumb: NDArray[np.uint8] | None = None  # (THUMB, THUMB, C), or the whole image where it has objects
     pixels: Mapping[int, int] | None = None  # of each class in the image's mask, IGNORE included; None: it has no mask
+    objects: Objects | None = None  # None: the set has labels or masks
 
 
-def look_at_file(path: Path, *, split: str, name: str, label: int, thumb: bool) -> Looked:
-    looked = Looked(split, name, label)
+def look_at_file(path: Path, looked: Looked, *, thumb: bool) -> Looked:
+    split, name, label = looked.split, looked.name, looked.label
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -97,8 +109,9 @@ def look_at_pixels(
         digest=digest or digest_of(image.contiguous().numpy().tobytes()),
         mean=tuple((counts @ steps).tolist()),
         square=tuple((counts @ steps**2).tolist()),
-        thumb=small(image) if thumb else None,
+        thumb=None if not thumb else small(image) if looked.objects is None else whole(image),
         pixels=looked.pixels,
+        objects=looked.objects,
     )
 
 
@@ -165,4 +178,13 @@ def small(image: Tensor) -> NDArray[np.uint8]:
     pixels: NDArray[np.uint8] = (
         F.resize(square, [THUMB, THUMB], interpolation=way).to(torch.uint8).permute(1, 2, 0).numpy()
     )
+    return np.ascontiguousarray(pixels)
+
+
+def whole(image: Tensor) -> NDArray[np.uint8]:
+    """(h, w, C), at most LARGE_THUMB pixels on the longer side."""
+    height, width = image.shape[1:]
+    factor = min(1.0, LARGE_THUMB / max(height, width))
+    size = [max(1, round(side * factor)) for side in (height, width)]
+    pixels: NDArray[np.uint8] = F.resize(image, size).to(torch.uint8).permute(1, 2, 0).numpy()
     return np.ascontiguousarray(pixels)

@@ -1,11 +1,9 @@
-"""Reads a COCO annotation file (https://cocodataset.org/#format-data), entry by entry: the real one has 450 MB."""
+"""What a COCO annotation file says (https://cocodataset.org/#format-data)."""
 
 from __future__ import annotations
 
-import json
-import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,9 @@ from numpy.typing import NDArray
 
 from plainloop.data.boxes.annotations import Annotated, Outlines, offsets
 from plainloop.data.boxes.files.clean import Part
+from plainloop.data.boxes.files.json_lists import FORM, LISTS, entries_of, short
 from plainloop.data.loading.layout import quoted
 from plainloop.errors import BadData, counted
-
-LISTS = ("images", "annotations", "categories")
-FORM = "a COCO file is one object with the lists images, annotations and categories"
-SPACE = re.compile(r"[ \t\r\n]*")
-# Most of a file is polygons. Where nobody wants them, they become spaces, which are read four times as fast.
-POLYGONS = re.compile(r'"segmentation"\s*:\s*\[[-+.,\seE\d\[\]]*\](?=\s*(?:,\s*"|\}))')
 
 
 def read_coco(path: Path, where: str, *, with_masks: bool) -> Part:
@@ -40,88 +33,10 @@ def read_coco(path: Path, where: str, *, with_masks: bool) -> Part:
             takers[key](entry)
     if missing := [key for key in LISTS if key not in seen]:
         raise BadData(
-            f"{where} has no {' and no '.join(missing)}", hint=f"{FORM}; COCO's test images have no annotations"
+            f"{where} has no list called {' and none called '.join(missing)}",
+            hint=f"{FORM}; of COCO's test images only the images are published",
         )
     return objects.part(images, categories)
-
-
-def entries_of(path: Path, where: str, *, with_masks: bool) -> Iterator[tuple[str, Any]]:
-    """(name of the list, entry) of each entry of LISTS, and (name, None) for an empty list. Raises BadData."""
-    text = text_of(path, where)
-    if text[after_space(text, 0) : after_space(text, 0) + 1] == "[":
-        what = "detections, the results of a model" if '"score"' in text[:2000] else "a list"
-        raise BadData(
-            f"{where} holds {what}, and annotations are expected: an object in braces",
-            hint=f"{FORM}; give the file that these belong to, such as instances_val2017.json",
-        )
-    if not with_masks:
-        text = POLYGONS.sub(lambda found: '"segmentation":0'.ljust(len(found[0])), text)
-    try:
-        yield from lists_in(text, where)
-    except json.JSONDecodeError as error:
-        text = text_of(path, where)  # lines are as they were
-        line, column = text.count("\n", 0, error.pos) + 1, error.pos - text.rfind("\n", 0, error.pos)
-        raise BadData(
-            f"{where} is no whole JSON file: {error.msg} in line {line}, column {column}, at {error.pos:,} of "
-            f"{counted(len(text), 'character')}",
-            hint="it may be half copied: copy or export it again",
-        ) from error
-
-
-def text_of(path: Path, where: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadData(f"{where} cannot be read ({type(error).__name__}: {error})") from error
-
-
-def lists_in(text: str, where: str) -> Iterator[tuple[str, Any]]:
-    """Decodes one entry after the other. Raises JSONDecodeError, and BadData for a list that is none."""
-    decode = json.JSONDecoder().raw_decode
-    at = expect(text, 0, "{")
-    while text[(at := after_space(text, at)) : at + 1] != "}":
-        key, at = decode(text, at)
-        at = after_space(text, expect(text, at, ":"))
-        if key not in LISTS:
-            _, at = decode(text, at)
-        elif text[at : at + 1] != "[":
-            value, _ = decode(text, at)
-            raise BadData(f"{where}: {key} is {short(value)}, and a list is expected", hint=FORM)
-        else:
-            at = after_space(text, at + 1)
-            if text[at : at + 1] == "]":
-                yield key, None
-            while text[at : at + 1] != "]":
-                entry, at = decode(text, at)
-                yield key, entry
-                at = comma(text, at, "]")
-            at += 1
-        at = comma(text, at, "}")
-
-
-def after_space(text: str, at: int) -> int:
-    found = SPACE.match(text, at)
-    assert found
-    return found.end()
-
-
-def expect(text: str, at: int, char: str) -> int:
-    """The place behind a character, which must come next."""
-    at = after_space(text, at)
-    if text[at : at + 1] != char:
-        raise json.JSONDecodeError(f"Expecting '{char}'", text, at)
-    return at + 1
-
-
-def comma(text: str, at: int, end: str) -> int:
-    """The place of the next entry, or of the end."""
-    at = after_space(text, at)
-    return at if text[at : at + 1] == end else after_space(text, expect(text, at, ","))
-
-
-def short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class Images:
@@ -198,8 +113,9 @@ class Objects:
                 self.shapes.take(entry.get("segmentation"))
         except (KeyError, TypeError, ValueError) as error:
             wrong = f"has no {error.args[0]}" if isinstance(error, KeyError) else f"cannot be read ({error})"
+            about = {key: entry[key] for key in ("bbox", "image_id", "category_id", "area") if key in entry}
             raise BadData(
-                f"{self.where}: an annotation {wrong}: {short(entry | {'segmentation': '...'})}",
+                f"{self.where}: annotation {short(entry.get('id'))} {wrong}: {short(about)}",
                 hint="it needs image_id, category_id and bbox: [x, y, width, height] in pixels",
             ) from error
 

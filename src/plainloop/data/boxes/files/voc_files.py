@@ -28,7 +28,8 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 LAYOUTS = (
     "these layouts are found: VOC2007/ with ImageSets/Main/train.txt, JPEGImages/ and Annotations/ (Pascal VOC, one "
     "year or several); train_list.txt and val_list.txt with a line 'JPEGImages/1.jpg Annotations/1.xml' for each image "
-    "(PaddleX); 1.jpg and 1.xml side by side or in two folders, in train/ and val/ or not (LabelImg)"
+    "(PaddleX); 1.jpg and 1.xml side by side or in two folders, in train/ and val/ or not (LabelImg); "
+    "YOLO's text files are not read: export them as Pascal VOC"
 )
 
 
@@ -80,7 +81,9 @@ def named_folders(base: Path, of_split: Mapping[Split, Mapping[str, str | None]]
         places = [base / (own[key] or own["annotations"]) for key in ("images", "annotations")]
         for key, place in zip(("images", "annotations"), places, strict=True):
             if not place.is_dir():
-                raise BadData(f"data.{split}.{key}={own[key]}: there is no folder {place}", hint="it is in data.root")
+                raise BadData(
+                    f"data.{split}.{key}={own[key]}: there is no folder {place}", hint="the path begins in data.root"
+                )
         files = [
             found_files(place, place, wanted) for place, wanted in zip(places, (layout.is_image, is_xml), strict=True)
         ]
@@ -129,8 +132,7 @@ def voc_pairs(base: Path, years: Sequence[Path], names: Mapping[Split, str]) -> 
         there = sorted({path.stem for year in years for path in (year / "ImageSets" / "Main").glob("*.txt")})
         plain = [name for name in there if "_" not in name] or there
         raise BadData(
-            f"no list {names['train']}.txt in {', '.join(f'{year}/ImageSets/Main' for year in years)}; there are "
-            f"{quoted(plain, 6) or 'no lists'}",
+            f"{base} has no list {names['train']}.txt in ImageSets/Main; it has {quoted(plain, 6) or 'no lists'}",
             hint="choose lists: data.train.list=trainval data.val.list=test",
         )
     whole = [os.path.relpath(year, base) for year in years]
@@ -150,7 +152,7 @@ def by_names(base: Path, images: Sequence[str], annotations: Sequence[str]) -> P
     """LabelImg: the XML file of an image has its name; a folder in their paths may name the split."""
     if not annotations:
         inside = [*sorted(base.glob("*.json")), *sorted(base.glob("*/*.json"))][:1]
-        also = f"; {inside[0].relative_to(base)} may be COCO's form: type data=coco" if inside else ""
+        also = f"; {inside[0].relative_to(base)} may be in COCO's form: data=coco" if inside else ""
         raise BadData(f"{base} has no XML files, and {counted(len(images), 'image')}{also}", hint=LAYOUTS)
     kinds: dict[Split | None, tuple[list[str], list[str]]] = {}
     for number, paths in enumerate((images, annotations)):
@@ -280,5 +282,8 @@ def number(entry: ElementTree.Element, tag: str, where: str, missing: float | No
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise BadData(f"{where}: <{tag.rpartition('/')[2]}> is {text.strip()!r}, and a number is expected")
+        raise BadData(
+            f"{where}: <{tag.rpartition('/')[2]}> is {text.strip()!r}, and a number is expected",
+            hint="mend this object, or take it out",
+        )
     return value

@@ -1,0 +1,99 @@
+"""What a survey of a data set says of objects with boxes: how many, how large, which flags, and pictures of some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from plainloop.errors import counted
+from plainloop.report.pictures import page
+
+SMALL, LARGE = 32**2, 96**2  # pixels of area: COCO's bounds of small, medium and large objects
+NUM_ANCHORS, ROUNDS = 9, 100  # boxes that a YOLOv3 starts from, three for each of its maps; of k-means, at most
+SHOWN = 12  # pictures
+
+
+def object_lines(looked: Sequence[Any], splits: Sequence[str], image_size: int | None) -> Iterator[str]:
+    """`looked` are images with objects, or with none in them; `image_size` that of the square they are resized to."""
+    for number, split in enumerate(splits):
+        counts = [len(one.objects.label) for one in looked if one.split == split]
+        if counts:
+            start, none = "" if number else "  objects", counts.count(0)
+            more = f"; {counted(none, 'image')} with none" if none else ""
+            yield f"{start:14}{sum(counts):,} {split}, at most {max(counts):,} in an image{more}"
+    flags = [
+        f"{sum(int(getattr(one.objects, name).sum()) for one in looked if one.split == split):,} {split} {name}"
+        for split in splits
+        for name in ("crowd", "difficult")
+    ]
+    if flags := [text for text in flags if not text.startswith("0 ")]:
+        yield f"  flags       {', '.join(flags)}"
+    train = [one for one in looked if one.split == splits[0] and len(one.objects.label)]
+    if not train:
+        return
+    areas, sides = scaled(train, image_size)
+    shares = [float(np.mean(kind)) for kind in (areas < SMALL, (areas >= SMALL) & (areas < LARGE), areas >= LARGE)]
+    how = f"resized to {image_size}" if image_size else "as they are"
+    yield f"  areas       of {splits[0]}, {how}: {shares[0]:.0%} small, {shares[1]:.0%} medium, {shares[2]:.0%} large"
+    yield "              (below 32 x 32 pixels, below 96 x 96, and above, as COCO measures)"
+    if (tiny := int((sides.min(1) < 2).sum())) > 0:
+        yield f"              {tiny:,} are less than 2 pixels wide or high: no model finds those"
+    if len(sides) >= NUM_ANCHORS:
+        anchors, overlap = anchors_of(sides)
+        yield f"  anchors     of model=yolov3 that fit {splits[0]}, with a mean IoU of {overlap:.2f}:"
+        yield f"  model.anchors=[{','.join(f'[{w:.0f},{h:.0f}]' for w, h in anchors)}]"
+
+
+def scaled(looked: Sequence[Any], image_size: int | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Areas (M,), and widths and heights (M, 2), of all objects that are not crowds, in pixels that the model sees."""
+    areas, sides = [], []
+    for one in looked:
+        factor = image_size / max(one.width, one.height) if image_size else 1.0
+        kept, boxes = ~one.objects.crowd, one.objects.boxes.astype(np.float64)
+        areas.append(one.objects.area[kept] * factor**2)
+        sides.append((boxes[kept, 2:] - boxes[kept, :2]) * factor)
+    return np.concatenate(areas), np.concatenate(sides)
+
+
+def anchors_of(sides: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Widths and heights (9, 2) in rising order of area, and the mean IoU of each box with the nearest of them.
+
+    K-means whose distance is 1 - IoU of boxes with one centre, as section 2 of https://arxiv.org/abs/1612.08242.
+    """
+    order = np.argsort(sides.prod(1), kind="stable")
+    anchors = sides[order[((np.arange(NUM_ANCHORS) + 0.5) * len(order) / NUM_ANCHORS).astype(int)]]
+    for _ in range(ROUNDS):
+        nearest = overlaps(sides, anchors).argmax(1)
+        mine = [sides[nearest == number] for number in range(NUM_ANCHORS)]
+        moved = np.stack([np.median(of, 0) if len(of) else old for of, old in zip(mine, anchors, strict=True)])
+        if np.array_equal(moved, anchors):
+            break
+        anchors = moved
+    anchors = np.maximum(1, np.rint(anchors[np.argsort(anchors.prod(1), kind="stable")]))
+    return anchors, float(overlaps(sides, anchors).max(1).mean())
+
+
+def overlaps(sides: NDArray[np.float64], anchors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(M, 9): IoU of boxes with one centre."""
+    both = np.minimum(sides[:, None], anchors).prod(2)
+    shares: NDArray[np.float64] = both / (sides.prod(1)[:, None] + anchors.prod(1) - both)
+    return shares
+
+
+def object_picture(looked: Sequence[Any], class_names: Sequence[str]) -> Image.Image | None:
+    """Some images with their boxes; None where no small pictures were kept."""
+    chosen = [one for one in looked if one.thumb is not None][:SHOWN]
+    if not chosen:
+        return None
+    samples = []
+    for one in chosen:
+        factor = one.thumb.shape[1] / one.width
+        sample = {"image": torch.from_numpy(one.thumb).permute(2, 0, 1) / 255}
+        sample |= {"boxes": torch.tensor(one.objects.boxes * factor), "box_label": torch.tensor(one.objects.label)}
+        samples.append(sample)
+    return page([samples], [[[one.name] for one in chosen]], class_names, title="boxes as the annotations say them")
