@@ -151,8 +151,7 @@ def require_images(missing: Mapping[Split, Sequence[str]], parts: Mapping[Split,
             raise BadData(
                 f"{part.where}: {len(names):,} of {counted(len(part.annotated), 'image')} not there: "
                 f"{quoted(names, 3)}",
-                hint=f"add the files or take them out of the annotations; if these are somewhere else, type "
-                f"data.{split}.images=<folder>; to go on without them, data.on_bad_image=skip",
+                hint="add the files or take them out of the annotations; or go on without them: data.on_bad_image=skip",
             )
 
 
