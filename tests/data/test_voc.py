@@ -127,6 +127,13 @@ def test_the_usual_protocol_is_typed_as_lists(tmp_path: Path) -> None:
     assert "not used: VOC2007/ImageSets/Main/test.txt, whose images have no annotations" in lines
 
 
+def test_lists_may_have_other_names(tmp_path: Path) -> None:
+    root = write_paddlex(tmp_path)
+    (root / "train_list.txt").rename(root / "mine.txt")
+    lines = plan(root, train={"list": "mine.txt"})
+    assert "train from mine.txt: 4 images, 4 objects\nval from val_list.txt: 4 images" in lines
+
+
 def test_names_with_spaces_in_lists_are_understood(tmp_path: Path) -> None:
     scenes = {"a b.jpg": SCENES["1.jpg"], "c.jpg": []}
     write(tmp_path / "JPEGImages", tmp_path / "Annotations", scenes)

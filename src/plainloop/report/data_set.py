@@ -45,6 +45,7 @@ class Found:
     looked: Sequence[Any]
     image_size: int | None  # of the square that the model sees; None: the images' own size
     changed: Sequence[str] = ()  # what differs from an earlier survey
+    said: Sequence[str] = ()  # what the source says of its files
 
     @property
     def readable(self) -> list[Any]:
@@ -140,6 +141,9 @@ def _lines(found: Found) -> Iterator[str]:
     yield from _classes(found, counts, splits)
     if found.boxed:
         yield from object_lines(found.boxed, splits, found.image_size)
+        for number, text in enumerate(found.said):
+            start = "" if number else "  files"
+            yield from wrap(printable(text), WIDTH, initial_indent=f"{start:14}", subsequent_indent=" " * 16)
     yield from _without_labels(found, counts)
     if found.bad:
         yield f"  unreadable  {counted(len(found.bad), 'image')}"

@@ -26,8 +26,8 @@ class VocBoxes(BoxedFiles):
     """`root` is laid out as Pascal VOC, PaddleX or LabelImg do; see files.voc_files.LAYOUTS.
 
     Otherwise `train.annotations` is a folder of XML files in `root`, `train.images` one of images, and so for val and
-    test. Of Pascal VOC, `train.list` and so on name the list in ImageSets/Main; its usual protocol trains on trainval
-    of 2007 and 2012 and measures on test of 2007.
+    test. `train.list` and so on name a list of ImageSets/Main, or a file with PaddleX's lines. Pascal VOC's usual
+    protocol trains on trainval of 2007 and 2012 and measures on test of 2007.
 
     Its first pixel is 1 and xmax is the last pixel inside (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf,
     section 4), so a box here is x0 = xmin - 1, y0 = ymin - 1, x1 = xmax, y1 = ymax. Classes that are not chosen by

@@ -45,7 +45,7 @@ class Pairs:
 
 def find_pairs(base: Path, of_split: Mapping[Split, Mapping[str, str | None]]) -> Pairs:
     """Raises BadData for a folder in which nothing is found, with what is expected."""
-    lists = {split: base / f"{split}_list.txt" for split in SPLITS}
+    lists = {split: base / (of_split[split]["list"] or f"{split}_list.txt") for split in SPLITS}
     years = [base / name for name in ("", *layout.subfolders(base)) if (base / name / "ImageSets" / "Main").is_dir()]
     years = years or sorted(path.parent.parent for path in base.glob("VOCdevkit/*/ImageSets/Main"))
     if any(own["annotations"] for own in of_split.values()):
