@@ -12,7 +12,6 @@ from PIL import Image
 from plainloop.config.settings import SETTINGS
 from plainloop.config.types import fields_of
 from plainloop.report.plan import plan_of
-from tests.harness.annotated import SCENES, as_coco, write_coco, write_xml
 from tests.harness.commands import COMPOSER, ROOT, passed
 
 CONF = ROOT / "conf"
@@ -56,17 +55,6 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def boxed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images with annotations in COCO's form and in Pascal VOC's. The check opens no image."""
-    root = tmp_path_factory.mktemp("boxed")
-    scenes = {f"{number:02}.jpg": SCENES["2.jpg"] for number in range(32)}
-    write_coco(root / "train.json", as_coco(scenes))
-    for name in write_xml(root / "JPEGImages", scenes).glob("*.xml"):
-        name.with_suffix(".jpg").write_bytes(b"x")
-    return root
-
-
 def is_of_masks(choice: str) -> bool:
     file = CONF / f"{choice.replace('=', '/')}.yaml"
     kinds = r"_target_: plainloop\.(models\.(encoder_decoder|pp_liteseg|tiny_seg)|data\.masks)\."
@@ -80,12 +68,11 @@ def is_of_masks(choice: str) -> bool:
 
 def is_of_boxes(choice: str) -> bool:
     file = CONF / f"{choice.replace('=', '/')}.yaml"
-    kinds = r"_target_: plainloop\.(models\.detection|data\.boxes)\."
-    return choice in BOXES or re.search(kinds, file.read_text()) is not None
+    return choice in BOXES or "_target_: plainloop.models.detection." in file.read_text()
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_option_composes_and_passes(choice: str, photographs: Path, masked: Path, boxed: Path) -> None:
+def test_every_option_composes_and_passes(choice: str, photographs: Path, masked: Path) -> None:
     typed = [choice, "data=image_folder"] if choice.startswith("model=") else [choice]
     if choice == "task=distillation":
         typed.append(f"task.teacher={ROOT / 'tests/lifecycle/golden_run/sweep/0'}")
@@ -102,8 +89,7 @@ def test_every_option_composes_and_passes(choice: str, photographs: Path, masked
             choice,
         ]
     data = COMPOSER.compose(COMPOSER.as_names(typed)).data
-    roots = {"plainloop.data.masks": masked, "plainloop.data.boxes": boxed}
-    root = roots.get(".".join(data._target_.split(".")[:3]), photographs)
+    root = masked if data._target_.startswith("plainloop.data.masks.") else photographs
     typed += [f"data.root={root}"] if OmegaConf.is_missing(data, "root") else []
     typed += ["data.batch_size=64"] if data.batch_size > 64 and data._target_.endswith("ImageFolder") else []
     typed += ["data.name=FakeData"] if choice == "data=torchvision" else []

@@ -299,7 +299,7 @@ def boxed(root):
 def test_objects_are_counted_with_their_sizes_and_flags(tmp_path, capsys):
     lines, rows = described(capsys, boxed(tmp_path / "set"), "data=coco", "data.image_size=160")
     assert part(lines, "images") == "images 4 train, 1 val"
-    assert part(lines, "classes").endswith("train val dog 2 1 cat 2 0")
+    assert part(lines, "classes").endswith("train val cat 2 0 dog 2 1")
     assert (
         part(lines, "objects")
         == "objects 4 train, at most 2 in an image; 1 image with none 1 val, at most 1 in an image"

@@ -163,11 +163,11 @@ def test_a_broken_coco_file_has_one_message(name: str, tmp_path: Path) -> None:
 def test_masks_need_outlines_of_all_objects(tmp_path: Path) -> None:
     content = first(as_coco(), segmentation=None)
     with pytest.raises(BadData, match=r"1 of 4 annotations have no segmentation \(id 1\)"):
-        plan(coco(tmp_path, content), with_masks=True)
+        plan(coco(tmp_path, content), instance_masks=True)
     for entry in content["annotations"]:
         entry["segmentation"] = []
     with pytest.raises(BadData, match="annotations have boxes only, no segmentation"):
-        plan(coco(tmp_path, content), with_masks=True)
+        plan(coco(tmp_path, content), instance_masks=True)
     assert plan(tmp_path)
 
 

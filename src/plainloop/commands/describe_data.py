@@ -59,7 +59,8 @@ def describe(overrides: Sequence[str], options: argparse.Namespace) -> int:
     root = node.get("root") or node.get("name") or ""
     title = f"{node['_target_'].rpartition('.')[2]} {root}".strip()
     changed = differences(before, looked) if before is not None else ()
-    said = type(data).plan_lines(**arguments_of(node)) if hasattr(data, "plan_lines") else []
+    boxed = any(one.objects is not None for one in looked)  # then not all of what is in the files is used
+    said = type(data).plan_lines(**arguments_of(node)) if boxed else []
     found = Found(title, facts.class_names, looked, node.get("image_size"), changed, said)
     make_folder(options.out.parent)
     write_whole(options.out, as_html(found).encode(errors="backslashreplace"))

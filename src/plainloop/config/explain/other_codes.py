@@ -120,9 +120,8 @@ profile profiler | debug=profile; false 0 none: |
 teacher distill distillation | ? | task=distillation task.teacher=<run directory>
 segmentation | task=segmentation; false 0: | with data=mask_folder and model=unet, for example
 train_path val_path | data=mask_lists | data.root has train_list.txt and val_list.txt, with lines "image mask"
-ann_file anno_file anno_path annotation_file | data=coco data.train.annotations={} | of val: data.val.annotations
 ignore_label | data=mask_folder data.ignore_index={}
-detection instance_segmentation | task=detection; false 0: | with data=coco or data=voc_boxes, and model=yolov3, for example
+detection instance_segmentation | task=detection; false 0: | it has begun: with data=digit_boxes and model=yolov3
 ocr | ? | the nearest is a task of your own: conf/task
 auto_scale_batch_size find_batch_size | ? | python scripts/find_batch_size.py <the same overrides>
 """
@@ -132,7 +131,7 @@ _OPTIONS = """
 scheduler | polynomial: poly polylr polydecay; multistep: piecewise piecewisedecay; constant: none fixed; \
 cosine: cosineannealinglr cosineannealingdecay cosineannealing; cosine_warmup: warmupcosine linearwarmupcosine
 optimizer | sgd: momentum nesterov; adamw: adamweightdecay
-data | voc: pascalvoc pascal voc2012; coco: mscoco coco2017 cocodetection; voc_boxes: vocdetection voc2007; ade20k: ade; image_folder: imagenet imagenet1k ilsvrc2012
+data | voc: pascalvoc pascal voc2012; ade20k: ade; image_folder: imagenet imagenet1k ilsvrc2012
 model | pp_liteseg: ppliteseg liteseg; deeplabv3plus: deeplabv3p deeplab deeplabv3; \
 mobilenetv3_small_100: mobilenetv3; vit_small_patch16_224: vit; convnext_tiny: convnext
 augment | crop_flip: flip crop; standard: randomresizedcrop; none: off

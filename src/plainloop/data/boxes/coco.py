@@ -41,16 +41,16 @@ class CocoBoxes(BoxedFiles):
     may number their categories in different ways: names decide. Images are resized by one factor to fit `image_size`.
 
     Args:
-        with_masks: reads `segmentation`, too, and batches have instance_mask.
+        instance_masks: reads `segmentation`, too, and batches have instance_mask.
 
     Raises BadData for files that cannot be trained on; batches raise it for a damaged image and one of another size
     than its annotations say.
     """
 
-    with_masks: bool = False
+    instance_masks: bool = False
 
     def found(self) -> Splits:
-        key = (self.root, self.names(), self.with_masks, self.val_fraction, repr(self.of_split), self.on_bad_image)
+        key = (self.root, self.names(), self.instance_masks, self.val_fraction, repr(self.of_split), self.on_bad_image)
         return remembered(self._find, "coco", *key)
 
     def _find(self) -> Splits:
@@ -61,7 +61,7 @@ class CocoBoxes(BoxedFiles):
         missing: dict[Split, list[str]] = {}
         listed: dict[str, set[str]] = {}
         for split, file in files.items():
-            part = read_coco(file, os.path.relpath(file, base), with_masks=self.with_masks)
+            part = read_coco(file, os.path.relpath(file, base), with_masks=self.instance_masks)
             given = self.of_split[split]["images"]
             if given and not (base / given).is_dir():
                 raise BadData(

@@ -201,8 +201,8 @@ class Shapes:
             few = f"{len(without):,} of {counted(len(ids), 'annotation')} have no segmentation (id {ids[without[0]]})"
             raise BadData(
                 f"{where}: {'annotations have boxes only, no segmentation' if len(without) == len(ids) else few}",
-                hint="instance masks need polygons or run lengths of every object; for boxes type data.with_masks=false"
-                " and task=detection",
+                hint="instance masks need polygons or run lengths of every object; for boxes type "
+                "data.instance_masks=false and task=detection",
             )
         return Outlines(
             points=np.array(self.points, np.float32).reshape(-1, 2),
