@@ -13,6 +13,16 @@ from plainloop.contracts import Steps
 from tests.harness.commands import passed
 
 
+def names_what_is_not_imported(batch: "dict[str, Tensor]", *, until: "Steps | None" = None) -> None:  # noqa: F821
+    pass
+
+
+def test_an_annotation_that_cannot_be_resolved_hides_no_other() -> None:
+    parameters = signature_of(names_what_is_not_imported).parameters
+    assert misfit("abc", parameters["batch"].annotation) is None
+    assert misfit("abc", parameters["until"].annotation) is not None
+
+
 @pytest.mark.parametrize(
     ("value", "annotation"),
     [

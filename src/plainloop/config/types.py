@@ -86,11 +86,15 @@ def type_name(value: Any) -> str:
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function)
-    except (NameError, TypeError, AttributeError):  # annotations of another library that name what it did not import
-        own = getattr(function, "__annotations__", {})
-        return {name: UNKNOWN if isinstance(hint, str) else hint for name, hint in own.items()}
+    """Each annotation for itself: one that names what its module did not import hides no other."""
+    hints = {}
+    for name, hint in getattr(function, "__annotations__", {}).items():
+        alone = types.SimpleNamespace(__annotations__={name: hint})
+        try:
+            hints |= typing.get_type_hints(alone, getattr(function, "__globals__", None))
+        except (NameError, TypeError, AttributeError):
+            hints[name] = UNKNOWN if isinstance(hint, str) else hint
+    return hints
 
 
 def members_of(annotation: Any) -> list[Any]:
