@@ -12,6 +12,7 @@ from PIL import Image
 from plainloop.config.settings import SETTINGS
 from plainloop.config.types import fields_of
 from plainloop.report.plan import plan_of
+from tests.harness.annotated import SCENES, as_coco, write_coco, write_images, write_xml
 from tests.harness.commands import COMPOSER, ROOT, passed
 
 CONF = ROOT / "conf"
@@ -20,6 +21,7 @@ GROUPS = {group: options for group, options in COMPOSER.groups.items() if not gr
 FOLDERS_OF_MASKS = ("data=mask_folder", "data=mask_lists", "data=voc", "data=cityscapes", "data=ade20k")
 MASKS = ("task=segmentation", "data=digit_scenes", "model=tiny_seg")
 BOXES = ("task=detection", "data=digit_boxes", "model=yolov3")
+OBJECT_MASKS = ("model=mask_rcnn", "task=instance_segmentation", "data.instance_masks=true")
 CHOICES = [f"{group}={option}" for group, options in GROUPS.items() for option in options if group != "local"]
 
 
@@ -55,6 +57,17 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def boxed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 images, each with its objects in a COCO file and in an XML file."""
+    root = tmp_path_factory.mktemp("boxed")
+    scenes = {f"{copy}_{name}": objects for copy in range(6) for name, objects in SCENES.items()}
+    write_images(root / "JPEGImages", [*scenes])
+    write_coco(root / "annotations.json", as_coco(scenes))
+    write_xml(root / "Annotations", scenes)
+    return root
+
+
 def is_of_masks(choice: str) -> bool:
     file = CONF / f"{choice.replace('=', '/')}.yaml"
     kinds = r"_target_: plainloop\.(models\.(encoder_decoder|pp_liteseg|tiny_seg)|data\.masks)\."
@@ -68,17 +81,18 @@ def is_of_masks(choice: str) -> bool:
 
 def is_of_boxes(choice: str) -> bool:
     file = CONF / f"{choice.replace('=', '/')}.yaml"
-    return choice in BOXES or "_target_: plainloop.models.detection." in file.read_text()
+    kinds = r"_target_: plainloop\.(models\.detection|data\.boxes|augment\.objects)\."
+    return choice in (*BOXES, *OBJECT_MASKS) or re.search(kinds, file.read_text()) is not None
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_option_composes_and_passes(choice: str, photographs: Path, masked: Path) -> None:
+def test_every_option_composes_and_passes(choice: str, photographs: Path, masked: Path, boxed: Path) -> None:
     typed = [choice, "data=image_folder"] if choice.startswith("model=") else [choice]
     if choice == "task=distillation":
         typed.append(f"task.teacher={ROOT / 'tests/lifecycle/golden_run/sweep/0'}")
     if is_of_boxes(choice):
         typed = [*(option for option in BOXES if option.split("=")[0] != choice.split("=")[0]), choice]
-        typed += ["task.measure=masks"] if choice == "model=mask_rcnn" else []
+        typed += [word for word in OBJECT_MASKS if word != choice] if choice in OBJECT_MASKS else []
     if is_of_masks(choice):
         typed = [
             *(["data.image_size=128"] if choice == "model=pan" else []),
@@ -89,7 +103,10 @@ def test_every_option_composes_and_passes(choice: str, photographs: Path, masked
             choice,
         ]
     data = COMPOSER.compose(COMPOSER.as_names(typed)).data
-    root = masked if data._target_.startswith("plainloop.data.masks.") else photographs
+    room = data._target_.split(".")[2]
+    root = {"masks": masked, "boxes": boxed}.get(room, photographs)
+    # So few images: a warm-up of hundreds of steps would not end before the first decay.
+    typed += ["scheduler.warmup=1st"] if choice.startswith("experiment=") and room == "boxes" else []
     typed += [f"data.root={root}"] if OmegaConf.is_missing(data, "root") else []
     typed += ["data.batch_size=64"] if data.batch_size > 64 and data._target_.endswith("ImageFolder") else []
     typed += ["data.name=FakeData"] if choice == "data=torchvision" else []

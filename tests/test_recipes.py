@@ -4,7 +4,7 @@ import hashlib
 import pickle
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from plainloop.config.durations import clock_of
 from plainloop.config.parts import base_lr_of, schedule_of
 from plainloop.data.fashion_mnist import FILES
 from plainloop.run.run import run
-from tests.harness.commands import COMPOSER
+from tests.harness.annotated import SCENES, as_coco, write_coco, write_images
+from tests.harness.commands import COMPOSER, problems
 from tests.harness.configs import ROOT, checked
 from tests.harness.pictures import write_pictures
 
@@ -36,6 +37,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "deit_small_patch16_224": {"embed_dim": 12, "depth": 2, "num_heads": 3},
     "convnext_tiny": {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]},
 }
+SMALLER_BACKBONES = {"darknet53": "tiny", "resnet50": "test_resnet"}
 
 
 def write_digits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -87,6 +89,14 @@ def write_mask_lists(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]
     return [f"data.root={folder}", "data.image_size=64", "data.num_workers=0", "model.encoder_name=stdc1"]
 
 
+def write_boxes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """An epoch has so few steps here that a warm-up of hundreds would not end before the first decay."""
+    scenes = {f"{copy}_{name}": objects for copy in range(NUM // len(SCENES)) for name, objects in SCENES.items()}
+    write_images(folder / "JPEGImages", [*scenes])
+    write_coco(folder / "annotations.json", as_coco(scenes))
+    return [f"data.root={folder}", "data.image_size=64", "data.num_workers=0", "scheduler.warmup=2st"]
+
+
 def write_digit_scenes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["data.num_train=16", "data.num_val=4"]
 
@@ -103,6 +113,7 @@ WRITERS: dict[str, Callable[[Path, pytest.MonkeyPatch], list[str]]] = {
     "cifar100": partial(write_cifar, classes=100),
     "image_folder": write_image_folder,
     "mask_lists": write_mask_lists,
+    "coco": write_boxes,
     "digit_scenes": write_digit_scenes,
     "digit_boxes": write_digit_scenes,
 }
@@ -134,6 +145,8 @@ def test_a_recipe_trains(recipe: str, tmp_path: Path, monkeypatch: pytest.Monkey
     config = checked(f"experiment={recipe}", *found, "data.batch_size=8", *TOY)
     config["trainer"] |= {"duration": "2st"}
     config["model"] |= SMALLER.get(config["model"].get("model_name"), {})
+    if smaller := SMALLER_BACKBONES.get(config["model"].get("backbone")):
+        config["model"]["backbone"] = smaller
     summary = run(config, tmp_path / "run")
     assert summary["steps"] == 2
     assert 0 <= summary["best"]["value"] <= 1
@@ -163,19 +176,66 @@ def test_what_is_typed_for_a_published_number_composes(recipe: str, row: dict[st
     assert 0.3 < row["value"] < 1  # of all images, and no percents
 
 
-def test_yolov3_rises_over_1000_steps_and_falls_at_213_and_240() -> None:
-    config = checked("experiment=schedule_yolov3", "data.batch_size=8", "trainer.devices=1")
-    clock = clock_of(config)
-    schedule = schedule_of(config)
-    epoch = clock.steps_per_epoch
-    steps = [0, 500, 1000, 213 * epoch - 1, 213 * epoch, 240 * epoch - 1, 240 * epoch, 270 * epoch - 1]
-    rates = [base_lr_of(config) * schedule(step) for step in steps]
-    expected = [0.0, 0.0000625, 0.000125, 0.000125, 0.0000125, 0.0000125, 0.00000125, 0.00000125]
-    assert rates == pytest.approx(expected, rel=1e-12)  # products in another order
+# PaddleX's example has 800 images: 100 steps an epoch.
+PADDLEX = ("data=digit_boxes", "data.num_train=800", "trainer.devices=1")
 
 
-def test_yolov3_on_two_cards_of_8_learns_twice_as_fast() -> None:
-    assert base_lr_of(checked("experiment=schedule_yolov3", "data.batch_size=16")) == 0.00025
+def rates(typed: Sequence[str], *marks: tuple[int, int]) -> list[float]:
+    """After so many epochs and steps, each."""
+    config = checked(*typed)
+    schedule, per_epoch = schedule_of(config), clock_of(config).steps_per_epoch
+    return [base_lr_of(config) * schedule(epochs * per_epoch + steps) for epochs, steps in marks]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("experiment=yolov3_darknet53", *PADDLEX),
+        ("experiment=schedule_yolov3", "data.batch_size=8", "trainer.devices=1"),  # as it was before there were boxes
+    ],
+)
+def test_yolov3_rises_over_1000_steps_and_falls_at_213_and_240(typed: Sequence[str]) -> None:
+    marks = [(0, 0), (0, 500), (0, 1000), (212, 0), (213, -1), (213, 0), (240, -1), (240, 0), (270, -1)]
+    expected = [0.0, 0.0000625, *[0.000125] * 3, *[0.0000125] * 2, *[0.00000125] * 2]
+    assert rates(typed, *marks) == pytest.approx(expected, rel=1e-12)  # products in another order
+
+
+def test_an_epoch_of_paddlexs_example_has_100_steps() -> None:
+    assert clock_of(checked("experiment=yolov3_darknet53", *PADDLEX)).steps_per_epoch == 100
+
+
+@pytest.mark.parametrize("recipe", ["yolov3_darknet53", "schedule_yolov3"])
+def test_yolov3_on_two_cards_of_8_learns_twice_as_fast(recipe: str) -> None:
+    data = "data=digit_boxes" if recipe == "yolov3_darknet53" else "data=digits"
+    config = checked(f"experiment={recipe}", data, "data.batch_size=16", "trainer.devices=2", "device=cpu")
+    assert base_lr_of(config) == 0.00025
+
+
+def test_a_warm_up_that_does_not_end_before_the_first_decay_is_refused_in_paddlexs_words() -> None:
+    typed = ["experiment=yolov3_darknet53", *PADDLEX[::2]]
+    (found,) = problems(*typed, "data.num_train=32").values()
+    assert found.key == "scheduler.warmup"
+    assert "warmup_steps should be less than 852, or lr_decay_epochs[0] greater than 250" in found.what
+    assert "lr_decay_epochs[0] * num_steps_each_epoch = 213 * (32 // 8) = 852" in found.expected
+    assert found.instead == "scheduler.warmup=852st"
+    assert problems(*typed, "data.num_train=32", found.instead) == {}
+    assert problems(*typed, "data.num_train=40") == {}  # 213 * 5 steps
+
+
+@pytest.mark.parametrize(
+    ("recipe", "batch_size", "rate", "first"),
+    [("faster_rcnn_resnet50", 2, 0.0025, 1 / 1200), ("mask_rcnn_resnet50", 1, 1 / 800, 1 / 2400)],
+)
+def test_the_two_stage_recipes_rise_over_500_steps_and_fall_at_8_and_11(
+    recipe: str, batch_size: int, rate: float, first: float
+) -> None:
+    typed = (f"experiment={recipe}", *PADDLEX)
+    assert checked(*typed)["data"]["batch_size"] == batch_size
+    marks = [(0, 0), (0, 250), (0, 500), (8, -1), (8, 0), (11, -1), (11, 0), (12, -1)]
+    expected = [first, (first + rate) / 2, rate, rate, rate / 10, rate / 10, rate / 100, rate / 100]
+    assert rates(typed, *marks) == pytest.approx(expected, rel=1e-4)  # the recipe has five digits of the first rate
+    four = checked(*typed, f"data.batch_size={4 * batch_size}")
+    assert base_lr_of(four) == pytest.approx(4 * rate, rel=1e-12)
 
 
 def test_mmocrs_rate_is_poly_by_epoch_and_ends_above_1e_7() -> None:

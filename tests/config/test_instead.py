@@ -85,6 +85,14 @@ TOLD = {
     "freeze_bn=true": "trainer.freeze_batchnorm=true",
     "ignore_label=254": "data=mask_folder data.ignore_index=254",
     "train_path=train_list.txt": "data=mask_lists",
+    "ann_file=a/train.json": "data=coco data.train.annotations=a/train.json",
+    "experiment=detection_quick ignore_threshold=0.7": "model.ignore_iou=0.7",
+    "experiment=detection_quick nms_iou_threshold=0.5": "model.nms_iou=0.5",
+    "with_fpn=true": "leave with_fpn out",
+    "experiment=detection_quick metric=VOC": "task.measure=voc",
+    "train_random_shapes=[320,608]": "augment=multi_scale",
+    "data=CocoDetection": "data=coco",
+    "data=VOCDetection": "data=voc_boxes",
     "model=PPLiteSeg": "model=pp_liteseg",
     "model=DeepLabV3P": "model=deeplabv3plus",
     "trainer.precision=fp61": "trainer.precision=fp16",
@@ -163,9 +171,11 @@ def test_an_option_that_this_version_lacks_names_the_nearest(option: str) -> Non
 
 
 VALUES = ("2", "0.1", "true", "false", "sgd", "[2,3]", "2,3")
-# What the advice cannot know: paths, weights, GPUs, and the numbers that two keys allow together.
+# What the advice cannot know: paths, weights, GPUs, what data and model a task is for, what two keys allow together.
 NOT_KNOWN = re.compile(
     r"data.root=|init_from=|pretrained=|device=cuda|min_lr=|drop\w*_rate=(2|sgd)|experiment=\[|smoothing=2|erasing.p=2"
+    r"|task=(segmentation|detection|instance_segmentation)|model=yolov3|data=(image_folder|mask_folder|mask_lists)"
+    r"|freeze_until=|folds=sgd"
 )
 
 
@@ -196,7 +206,10 @@ def test_a_secret_is_not_repeated(typed: str) -> None:
 
 def test_a_named_thing_that_is_not_there_names_the_options_that_bring_it() -> None:
     (found,) = problems("augment.flip.p=0.3").values()
-    assert found.what == "augment=none has no flip; crop_flip, segmentation, standard have it"
+    assert (
+        found.what
+        == "augment=none has no flip; crop_flip, detection, large_scale_jitter, segmentation, ssd, standard, yolo have it"
+    )
 
 
 def test_a_file_that_is_no_option_names_the_options() -> None:

@@ -120,8 +120,24 @@ profile profiler | debug=profile; false 0 none: |
 teacher distill distillation | ? | task=distillation task.teacher=<run directory>
 segmentation | task=segmentation; false 0: | with data=mask_folder and model=unet, for example
 train_path val_path | data=mask_lists | data.root has train_list.txt and val_list.txt, with lines "image mask"
+ann_file anno_file anno_path annotation_file | data=coco data.train.annotations={} | of val: data.val.annotations
 ignore_label | data=mask_folder data.ignore_index={}
-detection instance_segmentation | task=detection; false 0: | it has begun: with data=digit_boxes and model=yolov3
+detection object_detection | task=detection; false 0: | with data=coco or voc_boxes and model=yolov3, for example
+instance_segmentation | task=instance_segmentation; false 0: | with data=coco and model=mask_rcnn, for example
+anchor anchors | model.anchors={} | of model=yolov3; torchvision's models have model.anchor_sizes
+ignore_threshold ignore_thresh | model.ignore_iou={} | of model=yolov3
+nms_iou_threshold nms_threshold nms_thresh iou_thres | model.nms_iou={} | of model=yolov3; torchvision's: \
++model.box_nms_thresh=0.5
+nms_score_threshold conf_thres score_thr | model.score_threshold={} | of model=yolov3; torchvision's: \
++model.box_score_thresh=0.05
+nms_keep_topk keep_top_k max_per_img max_det | model.max_detections={} | of model=yolov3; torchvision's: \
++model.detections_per_img=100
+with_fpn | : | model=faster_rcnn, mask_rcnn and the others of torchvision have a feature pyramid
+with_dcn | ? | there are no deformable convolutions
+train_random_shapes random_shapes multi_scale multiscale | augment=multi_scale; false 0: | of whole batches
+mixup_epoch | augment=mixup_boxes augment.mixup_boxes.until={}ep
+target_size img_size imgsz input_size | data.image_size={}
+metric | : ; coco: task.measure=coco; voc: task.measure=voc | the task says what is measured: task.measure of boxes
 ocr | ? | the nearest is a task of your own: conf/task
 auto_scale_batch_size find_batch_size | ? | python scripts/find_batch_size.py <the same overrides>
 """
@@ -131,9 +147,10 @@ _OPTIONS = """
 scheduler | polynomial: poly polylr polydecay; multistep: piecewise piecewisedecay; constant: none fixed; \
 cosine: cosineannealinglr cosineannealingdecay cosineannealing; cosine_warmup: warmupcosine linearwarmupcosine
 optimizer | sgd: momentum nesterov; adamw: adamweightdecay
-data | voc: pascalvoc pascal voc2012; ade20k: ade; image_folder: imagenet imagenet1k ilsvrc2012
-model | pp_liteseg: ppliteseg liteseg; deeplabv3plus: deeplabv3p deeplab deeplabv3; \
-mobilenetv3_small_100: mobilenetv3; vit_small_patch16_224: vit; convnext_tiny: convnext
+data | voc: pascalvoc pascal voc2012; ade20k: ade; image_folder: imagenet imagenet1k ilsvrc2012; \
+coco: cocodetection mscoco coco2017 cocodataset; voc_boxes: vocdetection voc2007
+model | yolov3: yolo darknet53 yolov3darknet53; pp_liteseg: ppliteseg liteseg; deeplabv3plus: deeplabv3p deeplab \
+deeplabv3; mobilenetv3_small_100: mobilenetv3; vit_small_patch16_224: vit; convnext_tiny: convnext
 augment | crop_flip: flip crop; standard: randomresizedcrop; none: off
 logger | wandb: weightsandbiases wb; none: off
 hydra/launcher | submitit_slurm: slurm sbatch; gpu_pool: gpu gpus joblib
