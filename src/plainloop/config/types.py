@@ -87,7 +87,7 @@ def type_name(value: Any) -> str:
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """Each annotation for itself: one that names what its module did not import hides no other."""
-    hints = {}
+    hints: dict[str, Any] = {}
     for name, hint in getattr(function, "__annotations__", {}).items():
         alone = types.SimpleNamespace(__annotations__={name: hint})
         try:
