@@ -18,34 +18,24 @@ from plainloop import load
 from plainloop.commands.export import compare, main
 from plainloop.errors import BadConfig, RunError
 from plainloop.run.trained.export import Graph, examples, outputs_of, run_onnx, traced
-from tests.harness.runs import train
+from tests.harness.trained import train_runs
 
 pytestmark = pytest.mark.own_process
-QUICK = ("device=cpu", "trainer.duration=4st", "data.batch_size=8", "optimizer=sgd", "optimizer.lr=0.1")
-MASKS = ("data=digit_scenes", "data.num_train=8", "data.num_val=8", "model=tiny_seg", "task=segmentation")
-RUNS = {
-    "labels": ("model.width=4",),
-    "masks": (*MASKS, "model.width=4"),
-    "timms": ("model=timm", "model.model_name=test_resnet"),
-}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("export")
-    for name, words in RUNS.items():
-        assert train(place, *QUICK, *words, f"hydra.run.dir={name}").code == 0
-    return place
+    return train_runs(tmp_path_factory.mktemp("export"), "digits", "masks", "timms")
 
 
 def test_onnxruntime_computes_the_probabilities_of_the_model_for_every_batch_size(
     place: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    typed = [f"run={place / 'labels'}", "format=onnx", "quantize=int8", "--out", str(tmp_path)]
+    typed = [f"run={place / 'digits'}", "format=onnx", "quantize=int8", "--out", str(tmp_path)]
     assert main(typed) == 0
     said = capsys.readouterr().out
     assert "image (any, 1, 8, 8) -> logits, label" in said
-    model = load(place / "labels")
+    model = load(place / "digits")
     images = examples(model.trained, (1, 8, 8), 5)
     names = ("logits", "label")
     found = run_onnx(tmp_path / "model.onnx", images, names)
@@ -57,7 +47,7 @@ def test_onnxruntime_computes_the_probabilities_of_the_model_for_every_batch_siz
         about = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / file).metadata_props}
         assert about["classes"] == list("0123456789") and about["outputs"] == list(names)
         assert about["normalize"] == {"mean": [0.3053], "std": [0.3759]} and about["image_shape"] == [1, 8, 8]
-    top1 = json.loads((place / "labels/summary.json").read_text())["best"]["value"]
+    top1 = json.loads((place / "digits/summary.json").read_text())["best"]["value"]
     assert f"val/top1           {top1:.4f} before" in said
 
 
@@ -92,13 +82,13 @@ class Branching(nn.Module):
 
 
 def test_a_model_that_no_graph_can_hold_is_told(place: Path) -> None:
-    trained = replace(load(place / "labels").trained, model=Branching())
+    trained = replace(load(place / "digits").trained, model=Branching())
     with pytest.raises(BadConfig, match=r"the model Branching cannot be exported by torch.export: "):
         traced(Graph(trained).eval(), trained, (1, 8, 8))
 
 
 def test_a_file_that_computes_something_else_is_refused(place: Path, capsys: Any) -> None:
-    trained = load(place / "labels").trained
+    trained = load(place / "digits").trained
     graph = Graph(trained).eval()
 
     def off_by(error: float) -> None:
@@ -127,6 +117,6 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_is_told_with_what_to_type(place: Path, tmp_path: Path, case: str, capsys: Any) -> None:
     words, message = WRONG[case]
-    assert main([*(word.format(run=place / "labels") for word in words), "--out", str(tmp_path)]) == 64
+    assert main([*(word.format(run=place / "digits") for word in words), "--out", str(tmp_path)]) == 64
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -1,8 +1,9 @@
 """Writes the model of a run as a file for other programs, runs that file, and compares it with the model.
 
-format=onnx is run with onnxruntime, torch_export in a fresh process with torch alone, safetensors is loaded into a new
-model. Batches may have any size, images have one: that of the data set, or size=. Preprocessing and class names are in
-the file. quantize=int8 (of onnx) needs the run's data: training images to calibrate, validation images to measure.
+format=onnx is run with onnxruntime, torch_export in a fresh process without this code, safetensors is loaded into a
+new model. A detector gives objects: the choice among boxes that overlap is in the file. Batches may have any size,
+images have one: that of the data set, or size=. Preprocessing and class names are in the file. quantize=int8 (of onnx)
+needs the run's data: training images to calibrate, validation images to measure.
 """
 
 from __future__ import annotations
@@ -108,12 +109,13 @@ def export_graph(
     graph = exporting.Graph(trained).eval()
     with working("exporting"):
         program, names = exporting.traced(graph, trained, shape)
-        about = exporting.about_export(trained, shape, names)
+        needs = exporting.needs_of(program) if kind == "torch_export" else []
+        about = exporting.about_export(trained, shape, names, needs)
         if kind == "onnx":
             exporting.write_onnx(program, path, about, names, trained)
         else:
             exporting.write_torch_export(program, path, about)
-    run = exporting.run_onnx if kind == "onnx" else exporting.run_torch_export
+    run = exporting.run_onnx if kind == "onnx" else functools.partial(exporting.run_torch_export, needs=needs)
     with working("comparing"):
         compare(trained, graph, shape, tolerance, lambda images: run(path, images, names), path)
     say(f"written {path}: {size_of(path)}; image (any, {', '.join(map(str, shape))}) -> {', '.join(names)}")
@@ -132,8 +134,9 @@ def compare(trained: Trained, graph: Graph, shape: Sequence[int], tolerance: flo
         found = exporting.differences(exporting.outputs_of(graph, images), run(images))
         worst = {name: max(found[name], worst.get(name, found[name])) for name in found}
     batches = " and ".join(map(str, exporting.BATCHES))
+    width = max(7, *map(len, worst))
     for name, one in worst.items():
-        say(f"{name:7} {one} (batches of {batches})")
+        say(f"{name:{width}} {one} (batches of {batches})")
     for name, one in worst.items():
         if not one.most <= tolerance * max(1.0, one.largest):
             raise RunError(
@@ -147,8 +150,8 @@ def quantized(trained: Trained, names: Sequence[str], path: Path, root: str | No
     from plainloop.run.trained.export import LOGITS
     from plainloop.run.trained.quantize import metrics_of_onnx, quantize_int8
 
-    if LOGITS not in names:
-        raise BadConfig(f"quantize=int8: the task {type(trained.task).__name__} gives no logits to measure")
+    if not {LOGITS, "boxes"} & {*names}:
+        raise BadConfig(f"quantize=int8: the task {type(trained.task).__name__} gives no logits or boxes to measure")
     small = path.with_name("model.int8.onnx")
     with working("calibrating"):
         train = batches(trained, "train", root)

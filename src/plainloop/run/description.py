@@ -18,12 +18,17 @@ OF_A_START = ("model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_over
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     """The model with its arguments, the classes, and what an image goes through before it; all plain values.
 
-    `crop_fraction` and `interpolation` are None where images cannot be read from files.
+    `crop_fraction` and `interpolation` are None where images cannot be read from files. `letterboxed` is there where
+    one factor resizes both sides, and the image stands in the top left.
     """
     facts, node = config["facts"], config["model"]
     try:
         preprocessing = preprocessing_of(config)
-        how = {"crop_fraction": preprocessing.crop_fraction, "interpolation": preprocessing.interpolation}
+        how: dict[str, Any] = {
+            "crop_fraction": preprocessing.crop_fraction,
+            "interpolation": preprocessing.interpolation,
+        }
+        how |= {"letterboxed": True} if preprocessing.letterboxed else {}
     except BadData:
         how = {"crop_fraction": None, "interpolation": None}
     sources = OF_A_START[1:] if node["_target_"] == "timm.create_model" else ()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import nms
 
 from plainloop.contracts import Batch
 
@@ -37,11 +39,49 @@ def shape_iou(sizes: Tensor, others: Tensor) -> Tensor:
     return shared / (sizes.prod(-1)[..., None] + others.prod(-1) - shared).clamp(min=torch.finfo(sizes.dtype).tiny)
 
 
-def as_batch(found: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Batch:
-    """Boxes (n, 4), labels (n,) and scores (n,) of each image, padded to the largest n."""
-    longest = max((len(boxes) for boxes, _, _ in found), default=0)
+def as_batch(found: Sequence[tuple[Tensor, Tensor, Tensor]], length: int | None = None) -> Batch:
+    """Boxes (n, 4), labels (n,) and scores (n,) of each image, padded to `length`; None: the largest n."""
+    longest = max((len(boxes) for boxes, _, _ in found), default=0) if length is None else length
     boxes = torch.stack([F.pad(boxes, (0, 0, 0, longest - len(boxes))) for boxes, _, _ in found])
     labels, scores = (torch.stack([F.pad(one[i], (0, longest - len(one[i]))) for one in found]) for i in (1, 2))
     numbers = torch.arange(longest, device=boxes.device)
     valid = torch.stack([numbers < len(one) for one, _, _ in found])
     return {"boxes": boxes, "box_label": labels, "box_score": scores, "box_valid": valid}
+
+
+def suppressed(
+    boxes: Tensor,
+    labels: Tensor,
+    scores: Tensor,
+    *,
+    size: tuple[int, int],
+    num_classes: int,
+    least_score: float,
+    max_iou: float,
+    most: int,
+) -> Batch:
+    """`most` detections of each image, the best first, by steps that a graph can hold: no shape depends on values.
+
+    Images and classes are laid out beside one another, so that one suppression serves all of them. Far from the first
+    image that costs digits: an overlap is exact to about 1e-7 times the sides of that sheet.
+
+    Args:
+        boxes: (B, K, 4) in images of this size (height, width); labels and scores (B, K), the best first.
+    """
+    across = math.ceil(num_classes**0.5)
+    down = math.ceil(num_classes / across)
+    images = torch.arange(boxes.shape[0], device=boxes.device)[:, None]  # len() would fix the number
+    corner = torch.stack([labels % across * size[1], (images * down + labels // across) * size[0]], dim=-1)
+    # The exporter believes that two boxes stay at least: these two, of the lowest score, outside of all images.
+    outside = boxes.new_tensor([[-2.0, -2, -1, -1], [-4, -4, -3, -3]])
+    sheet = torch.cat([(boxes + torch.cat([corner, corner], dim=-1)).flatten(0, 1), outside])
+    kept = nms(sheet, torch.cat([scores.flatten(), scores.new_zeros(2)]), max_iou)
+    stays = scores.new_zeros(sheet.shape[0]).scatter(0, kept, 1.0)[:-2].view_as(scores) > 0
+    best, places = torch.where(stays & (scores > least_score), scores, -1.0).topk(most, dim=1)
+    valid = best >= 0
+    return {
+        "boxes": torch.where(valid[..., None], boxes.gather(1, places[..., None].expand(-1, -1, 4)), 0.0),
+        "box_label": torch.where(valid, labels.gather(1, places), 0),
+        "box_score": best.clamp(min=0),
+        "box_valid": valid,
+    }

@@ -81,6 +81,11 @@ class TorchvisionDetector(nn.Module):
     def forward(self, image: Tensor, objects: Batch | None = None) -> Batch | dict[str, Tensor]:
         if image.is_meta:
             raise NotImplementedError("torchvision's detectors need values")
+        if torch.compiler.is_exporting():
+            raise NotImplementedError(
+                "torchvision's detectors branch by the number of boxes that they find, which no graph can hold; "
+                "plainloop.load predicts with it, and model=yolov3 can be exported"
+            )
         if objects is not None:
             losses: dict[str, Tensor] = self.detector(list(image), self._targets(objects))
             return losses

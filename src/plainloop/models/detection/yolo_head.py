@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
 from plainloop.contracts import Batch
-from plainloop.models.detection.boxes import area, as_batch, pairwise_iou, shape_iou
+from plainloop.models.detection.boxes import area, as_batch, pairwise_iou, shape_iou, suppressed
 
 NUM_BOX = 5  # numbers before those of the classes
 CANDIDATES = 1000  # of an image, at most, that suppression looks at
@@ -110,7 +110,7 @@ def detections(
     nms_iou: float,
     max_detections: int,
 ) -> Batch:
-    """Boxes inside images of this size (height, width), with classes and scores, the best first.
+    """Boxes inside images of this size (height, width), with classes and scores, the best first; always as many.
 
     A score is the product of both probabilities: that there is an object, and that it is of this class. Of boxes of one
     class that overlap by more than `nms_iou`, the best stays. Waits for the device.
@@ -124,14 +124,24 @@ def detections(
     height, width = size
     limits = boxes.new_tensor([width, height, width, height])
     candidates = boxes.gather(1, (places // num_classes)[..., None].expand(-1, -1, 4)).clamp(min=0).minimum(limits)
+    number = min(max_detections, best.shape[1])
     if boxes.is_meta:  # no values: there is nothing to choose by
-        return as_batch(
-            [(b[:max_detections], c[:max_detections], s[:max_detections]) for b, c, s in zip(candidates, labels, best)]
+        return as_batch([(b[:number], c[:number], s[:number]) for b, c, s in zip(candidates, labels, best)])
+    if torch.compiler.is_exporting():
+        return suppressed(
+            candidates,
+            labels,
+            best,
+            size=size,
+            num_classes=num_classes,
+            least_score=score_threshold,
+            max_iou=nms_iou,
+            most=number,
         )
     found = []
     for box, label, score in zip(candidates, labels, best, strict=True):
         sure = score > score_threshold
         box, label, score = box[sure], label[sure], score[sure]
-        kept = batched_nms(box, score, label, nms_iou)[:max_detections]
+        kept = batched_nms(box, score, label, nms_iou)[:number]
         found.append((box[kept], label[kept], score[kept]))
-    return as_batch(found)
+    return as_batch(found, number)

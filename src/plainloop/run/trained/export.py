@@ -30,12 +30,22 @@ Arrays = dict[str, NDArray[Any]]  # outputs by name
 LOGITS = "logits"
 BATCHES = (1, 3)  # what is tried; neither is the size that the graph is made with
 EXAMPLES = 2
+MEANING = {
+    LOGITS: "float32: the model's own numbers, before they become probabilities",
+    "label": "float32 (batch, classes): the probability of each class",
+    "mask": "int64 (batch, height, width): the number of the class of each pixel",
+    "boxes": "float32 (batch, N, 4): x0 y0 x1 y1 in pixels of the input, the best first",
+    "box_label": "int64 (batch, N): the number of the class, from 0",
+    "box_score": "float32 (batch, N): in [0, 1]",
+    "box_valid": "bool (batch, N): true for objects; N is always the same, and the rows after them are 0",
+}
 # What the exporters raise for a model that they cannot follow, and the model itself for an image that it does not take.
 CANNOT = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, KeyError, IndexError)
 
 # Runs in a process that knows nothing of this code.
 IN_A_FRESH_PROCESS = """
 import sys, numpy, torch
+for name in sys.argv[4:]: __import__(name)
 program = torch.export.load(sys.argv[1]).module()
 with torch.no_grad():
     outputs = program(torch.from_numpy(numpy.load(sys.argv[2])))
@@ -116,12 +126,12 @@ def session(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def run_torch_export(path: Path, images: Tensor, names: Sequence[str]) -> Arrays:
-    """What a fresh process computes that loads the file with torch alone. Raises RunError."""
+def run_torch_export(path: Path, images: Tensor, names: Sequence[str], needs: Sequence[str] = ()) -> Arrays:
+    """What a fresh process computes that loads the file with torch, and what else the file needs. Raises RunError."""
     with tempfile.TemporaryDirectory() as folder:
         given, computed = Path(folder, "images.npy"), Path(folder, "outputs.npz")
         np.save(given, images.numpy())
-        words = [sys.executable, "-c", IN_A_FRESH_PROCESS, str(path.absolute()), str(given), str(computed)]
+        words = [sys.executable, "-c", IN_A_FRESH_PROCESS, str(path.absolute()), str(given), str(computed), *needs]
         ended = subprocess.run(words, cwd=folder, capture_output=True, text=True)
         if ended.returncode:
             raise RunError(f"{path} cannot be loaded in a fresh process: {(ended.stderr.splitlines() or ['?'])[-1]}")
@@ -129,12 +139,22 @@ def run_torch_export(path: Path, images: Tensor, names: Sequence[str]) -> Arrays
             return dict(zip(names, (found[f"arr_{i}"] for i in range(len(names))), strict=True))
 
 
-def about_export(trained: Trained, image_shape: Sequence[int], names: Sequence[str]) -> dict[str, str]:
+def needs_of(program: torch.export.ExportedProgram) -> list[str]:
+    """The packages beside torch that must be imported before a file of torch.export can be loaded."""
+    spaces = {getattr(node.target, "namespace", "") for node in program.graph.nodes}
+    return sorted(spaces & {"torchvision"})
+
+
+def about_export(
+    trained: Trained, image_shape: Sequence[int], names: Sequence[str], needs: Sequence[str]
+) -> dict[str, str]:
     """What the file says of itself: each value as JSON."""
     found = describe(trained.config) | {
         "image_shape": list(image_shape),
         "input": "image: float32 (batch, channels, height, width), RGB in [0, 1], minus mean, divided by std",
         "outputs": list(names),
+        "output_meaning": {name: MEANING[name] for name in names if name in MEANING},
+        "needs": list(needs),
         "weights": trained.weights,
     }
     return {key: json.dumps(value) for key, value in found.items()}
@@ -154,16 +174,40 @@ class Difference:
 
 def differences(ours: Arrays, theirs: Arrays) -> dict[str, Difference]:
     """By output. Raises RunError for outputs of another shape."""
-    found = {}
+    found, theirs = {}, in_the_same_order(ours, theirs)
     for name, own in ours.items():
         other = theirs[name]
         if own.shape != other.shape:
             raise RunError(f"the exported model gives {name} {other.shape} where the model gives {own.shape}")
-        if np.issubdtype(own.dtype, np.integer):
-            found[name] = Difference(float((own != other).mean()), 1.0, True)
+        if not np.issubdtype(own.dtype, np.floating):
+            found[name] = Difference(float((own != other).sum() / max(1, own.size)), 1.0, True)
         else:
-            found[name] = Difference(float(np.abs(own - other).max()), float(np.abs(own).max()), False)
+            most, largest = (float(np.abs(values).max(initial=0)) for values in (own - other, own))
+            found[name] = Difference(most, largest, False)
     return found
+
+
+def in_the_same_order(ours: Arrays, theirs: Arrays) -> Arrays:
+    """The second detections, each in the place of the one of the first that is most like it.
+
+    They stand by their scores, and where two are nearly equal, the last bit says which is the first.
+    """
+    if "boxes" not in ours or ours["boxes"].shape != theirs["boxes"].shape:
+        return theirs
+    names = [name for name in ours if name.startswith("box")]
+    found = {name: theirs[name].copy() for name in names}
+    for image, number in np.ndindex(ours["box_valid"].shape):
+        # How unlike each one is that has no place yet: the numbers of a detection, all in one row.
+        unlike = sum(
+            np.abs(np.float64(found[name][image, number:]) - np.float64(ours[name][image, number]))
+            .reshape(len(found[name][image, number:]), -1)
+            .sum(1)
+            for name in names
+        )
+        other = number + int(np.argmin(unlike))
+        for name in names:
+            found[name][image, [number, other]] = found[name][image, [other, number]]
+    return theirs | found
 
 
 @contextlib.contextmanager
@@ -172,12 +216,14 @@ def telling_what_cannot(what: str, trained: Trained) -> Iterator[None]:
         yield
     except CANNOT as error:
         lines = [line.strip() for line in f"{error}".splitlines() if line.strip()]
-        name = trained.config["model"].get("model_name") or type(trained.model).__name__
-        why = f"{type(error).__name__}: {(lines or ['no reason given'])[0]}"
+        node, always = trained.config["model"], "format=safetensors writes the weights of every model"
+        name = node.get("model_name") or node.get("architecture") or type(trained.model).__name__
+        why = (lines or ["no reason given"])[0]
+        if isinstance(error, NotImplementedError):  # the model's own words
+            raise BadConfig(f"the model {name} cannot be exported by {what}: {why}", hint=always) from error
         raise BadConfig(
-            f"the model {name} cannot be exported by {what}: {why}",
-            hint="its code has a step that depends on values; images of another size may help: size=224; "
-            "format=safetensors writes the weights of every model",
+            f"the model {name} cannot be exported by {what}: {type(error).__name__}: {why}",
+            hint=f"its code has a step that depends on values; images of another size may help: size=224; {always}",
         ) from error
 
 

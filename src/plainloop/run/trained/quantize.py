@@ -74,15 +74,19 @@ def quantize_int8(source: Path, path: Path, trained: Trained, batches: Iterable[
 def metrics_of_onnx(
     path: Path, trained: Trained, batches: Iterable[Batch], names: Sequence[str], tell: Callable[[int], None]
 ) -> dict[str, float]:
-    """The task's metrics, with the logits that onnxruntime computes. Raises BadConfig for images of another size."""
+    """The task's metrics, with the logits or objects that onnxruntime computes.
+
+    Raises BadConfig for images of another size.
+    """
     found, metrics, seen = session(path), trained.task.metrics(), 0
     expected = size_of(found)
     for batch in batches:
         ready = trained.prepare(batch)
         image = ready["image"].numpy()
         require_size(image, expected)
-        outputs = dict(zip(names, found.run(None, {"image": np.ascontiguousarray(image)}), strict=True))
-        metrics.update(torch.from_numpy(outputs[LOGITS]), ready)
+        computed = map(torch.from_numpy, found.run(None, {"image": np.ascontiguousarray(image)}))
+        outputs = dict(zip(names, computed, strict=True))
+        metrics.update(outputs.get(LOGITS, outputs), ready)
         seen += len(image)
         tell(seen)
     return metrics.compute()
