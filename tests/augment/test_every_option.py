@@ -18,7 +18,7 @@ from plainloop.system import rng
 from tests.augment.batches import CPU
 from tests.harness import inject
 from tests.harness.commands import ROOT, passed
-from tests.harness.runs import SMALL, differences, lines, remains, train
+from tests.harness.runs import SMALL, TASKS, differences, lines, remains, train
 
 OPTIONS = sorted(path.stem for path in (ROOT / "conf/augment").glob("*.yaml"))
 NOT_RANDOM = ("first_batch", "none")
@@ -131,9 +131,18 @@ def test_nothing_draws_from_pythons_and_numpys_generators_which_the_loop_does_no
 JOINED = [name for name in OPTIONS if name not in (*NOT_RANDOM, *OF_BOXES, "standard")]  # it has names of crop_flip
 
 
-@pytest.mark.parametrize("names", [["standard"], JOINED], ids=["standard", "all_others"])
-def test_bits_are_equal_after_a_kill(names, tmp_path: Path):
+OBJECTS = [word for word in TASKS["detection"] if not word.startswith("augment=")]
+OBJECTS += ["augment.multi_scale.every=2", "augment.multi_scale.scale=[0.5,3]"]  # 32 to 96 pixels
+
+
+@pytest.mark.parametrize(
+    ("names", "more"),
+    [(["standard"], ()), (JOINED, ()), ([*OF_BOXES, "ssd", "yolo"], OBJECTS)],
+    ids=["standard", "all_others", "boxes"],
+)
+def test_bits_are_equal_after_a_kill(names, more, tmp_path: Path):
     run = (*SMALL, "hydra.run.dir=run", "trainer.duration=5st", "data.batch_size=32", f"augment=[{','.join(names)}]")
+    run += tuple(more)
     pieces = tmp_path / "alone", tmp_path / "killed"
     for folder in pieces:
         folder.mkdir()

@@ -10,7 +10,7 @@ from plainloop.augment import draws
 from plainloop.augment.crop import RandomResizedCrop
 from plainloop.augment.geometry import horizontal_flip, random_rotation, vertical_flip
 from plainloop.augment.multi_scale import MultiScale
-from plainloop.augment.objects import rows
+from plainloop.augment.objects import rows, zoom_out
 from plainloop.augment.objects.crop import RandomObjectCrop
 from plainloop.augment.objects.mixup import mixup_boxes
 from plainloop.augment.objects.mosaic import mosaic
@@ -155,6 +155,13 @@ def test_objects_are_where_their_pixels_are_in_batches(name):
 def test_objects_are_where_their_pixels_are_in_workers(name):
     kept = [assert_objects_fit(one) for step in range(3) for one in in_worker(MOVING[name], with_objects(), step=step)]
     assert sum(kept) > NUM * 3
+
+
+def test_a_canvas_that_would_be_too_large_becomes_smaller_with_its_objects(monkeypatch):
+    monkeypatch.setattr(zoom_out, "LARGEST", 120)
+    after = list(in_worker(RandomZoomOut(p=1, ratio=(2, 4), fill=BLACK), with_objects()))
+    assert {max(one["image"].shape[-2:]) for one in after} <= {118, 119, 120, 121}
+    assert sum(map(assert_objects_fit, after)) == NUM * OBJECTS
 
 
 def test_turned_objects_have_turned_masks_and_boxes_around_them():

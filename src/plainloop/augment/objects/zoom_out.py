@@ -8,15 +8,19 @@ import torch
 from torch import Tensor
 
 from plainloop.augment import draws, spatial
+from plainloop.augment.scale_crop import RandomScaleCrop
 from plainloop.augment.settings import check_probability, check_range, filling
 from plainloop.contracts import Batch, Sample
+
+LARGEST = 2560  # pixels of a canvas in a worker: four times a photograph of COCO; of 4000 pixels it would take 0.5 GB
 
 
 class RandomZoomOut:
     """Puts images at random places of larger canvases (SSD: https://arxiv.org/abs/1512.02325, section 3.6).
 
-    In workers, on single images of any size, the canvas is larger and the image keeps its pixels. In a whole batch the
-    images keep their size, and what they show becomes smaller, sampled bilinearly.
+    In workers, on single images of any size, the canvas is larger and the image keeps its pixels, unless the canvas
+    would have more than 2560 a side: then both are smaller. In a whole batch the images keep their size, and what they
+    show becomes smaller, sampled bilinearly.
 
     Args:
         ratio: sides of the canvas by those of the image, uniform from and to.
@@ -44,6 +48,10 @@ class RandomZoomOut:
             return sample
         ratio = self.ratio[0] + (self.ratio[1] - self.ratio[0]) * ratio
         height, width = sample["image"].shape[-2:]
+        smaller = LARGEST / (ratio * max(height, width))
+        if smaller < 1:
+            height, width = max(1, round(height * smaller)), max(1, round(width * smaller))
+            sample = RandomScaleCrop(size=(height, width), scale=(smaller, smaller), min_visible=0.0).sample(sample)
         size = int(height * ratio), int(width * ratio)
         top, left = (int(share * (whole - length + 1)) for share, whole, length in zip(place, size, (height, width)))
 
