@@ -23,7 +23,8 @@ Sample = dict[str, "Tensor"]
 
 # Entries that belong to places in the image, where a task has them: mask (B, H, W) int64; boxes (B, N, 4), x0 y0 x1 y1
 # in pixels, with box_label (B, N) and box_valid (B, N) bool; instance_mask (B, N, H, W); polygons (B, N, V, 2), x and
-# y, with box_valid. Pixels of a mask that have no class are IGNORE.
+# y, with box_valid. Pixels of a mask that have no class are IGNORE. What else has a row for each object is named
+# box_...: augmentations that put images together take its rows along.
 IGNORE = 255
 
 # 0-d, detached, still on the device: means over the batch. Reading one is a wait for the device.
