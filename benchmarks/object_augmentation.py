@@ -28,9 +28,10 @@ from plainloop.data.boxes.samples import fitted, without_invalid
 
 HEIGHT, WIDTH, SIZE, JITTER, NUM_BOXES = 427, 640, 416, 512, 10
 CPU = torch.device("cpu")
-FILL = {tv_tensors.Image: 127}
-CROP, ZOOM = RandomObjectCrop(), RandomZoomOut()
-LARGE = RandomScaleCrop(size=JITTER, scale=(0.1, 2.0), fit=True)
+MEAN = (0.48, 0.46, 0.41)
+FILL = {tv_tensors.Image: [round(255 * value) for value in MEAN]}
+CROP, ZOOM = RandomObjectCrop(), RandomZoomOut(fill=MEAN)
+LARGE = RandomScaleCrop(size=JITTER, scale=(0.1, 2.0), fit=True, fill=MEAN)
 SANE = v2.SanitizeBoundingBoxes()
 THEIRS: dict[str, Callable[..., object]] = {
     "crop": v2.Compose([v2.RandomIoUCrop(), SANE]),
@@ -53,7 +54,6 @@ def a_sample() -> Sample:
     generator = torch.Generator().manual_seed(0)
     start = torch.rand(NUM_BOXES, 2, generator=generator) * torch.tensor([WIDTH - 100, HEIGHT - 100])
     boxes = torch.cat([start, start + 10 + torch.rand(NUM_BOXES, 2, generator=generator) * 90], 1)
-    # In rows of pixels, as decoding gives it.
     return {
         "image": photograph,
         "boxes": boxes,

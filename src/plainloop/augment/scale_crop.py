@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from plainloop.augment import draws, spatial
-from plainloop.augment.settings import check_probability, check_range, constant, filling
+from plainloop.augment.settings import canvas, check_probability, check_range, constant, filling
 from plainloop.contracts import Batch, Sample
 
 
@@ -81,22 +81,21 @@ class RandomScaleCrop:
             Span.drawn(length, side, scale) for length, side in zip(image.shape[-2:], self.size, strict=True)
         )
 
-        def canvas_of(values: Tensor, outside: Tensor) -> Tensor:
-            size = (*values.shape[:2], *self.size)
-            return outside.expand(size).contiguous(memory_format=torch.channels_last)
-
         def pixels(values: Tensor) -> Tensor:
-            fill = filling(values.float(), self.fill).mul(255).round().to(values.dtype)
-            part = F.resize(values[..., vertical.source, horizontal.source], [vertical.length, horizontal.length])
-            canvas = canvas_of(values, fill)
-            canvas[..., vertical.target, horizontal.target] = part
-            return canvas
+            part = values[..., vertical.source, horizontal.source]
+            part = part.contiguous(memory_format=torch.channels_last)  # resized in half the time
+            part = F.resize(part, [vertical.length, horizontal.length])
+            if part.shape[-2:] == self.size:
+                return part
+            result = canvas(values, self.size, self.fill)
+            result[..., vertical.target, horizontal.target] = part
+            return result
 
         def classes(values: Tensor) -> Tensor:
-            canvas = values.new_zeros(*values.shape[:2], *self.size)
+            result = values.new_zeros(*values.shape[:2], *self.size)
             rows, columns = vertical.nearest(), horizontal.nearest()
-            canvas[..., vertical.target, horizontal.target] = values[..., rows[:, None], columns]
-            return canvas
+            result[..., vertical.target, horizontal.target] = values[..., rows[:, None], columns]
+            return result
 
         def points(places: Tensor) -> Tensor:
             return torch.stack([horizontal.moved(places[..., 0]), vertical.moved(places[..., 1])], dim=-1)

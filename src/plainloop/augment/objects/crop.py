@@ -63,12 +63,16 @@ class RandomObjectCrop:
         left, top, right, bottom = part[0].int().tolist()
 
         def pixels(values: Tensor) -> Tensor:
+            # A copy: what resizes it next takes half the time.
+            return classes(values).contiguous(memory_format=torch.channels_last)
+
+        def classes(values: Tensor) -> Tensor:
             return values[..., top:bottom, left:right]
 
         def points(places: Tensor) -> Tensor:
             return places - part[:, None, :2]
 
-        cut = with_centres(one, part, spatial.moved(one, pixels, points))
+        cut = with_centres(one, part, spatial.moved(one, pixels, points, classes=classes))
         return {name: tensor[0] for name, tensor in cut.items()}
 
     def parts(self, batch: Batch, uniform: Callable[..., Tensor]) -> Tensor:

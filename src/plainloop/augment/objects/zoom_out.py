@@ -9,7 +9,7 @@ from torch import Tensor
 
 from plainloop.augment import draws, spatial
 from plainloop.augment.scale_crop import RandomScaleCrop
-from plainloop.augment.settings import check_probability, check_range, filling
+from plainloop.augment.settings import canvas, check_probability, check_range, filling
 from plainloop.contracts import Batch, Sample
 
 LARGEST = 2560  # pixels of a canvas in a worker: four times a photograph of COCO; of 4000 pixels it would take 0.5 GB
@@ -55,17 +55,15 @@ class RandomZoomOut:
         size = int(height * ratio), int(width * ratio)
         top, left = (int(share * (whole - length + 1)) for share, whole, length in zip(place, size, (height, width)))
 
-        def on_canvas(values: Tensor, canvas: Tensor) -> Tensor:
-            canvas[..., top : top + height, left : left + width] = values
-            return canvas
+        def placed(values: Tensor, on: Tensor) -> Tensor:
+            on[..., top : top + height, left : left + width] = values
+            return on
 
         def pixels(values: Tensor) -> Tensor:
-            fill = filling(values.float(), self.fill).mul(255).round().to(values.dtype)
-            shape = (*values.shape[:2], *size)
-            return on_canvas(values, fill.expand(shape).contiguous(memory_format=torch.channels_last))
+            return placed(values, canvas(values, size, self.fill))
 
         def classes(values: Tensor) -> Tensor:
-            return on_canvas(values, values.new_zeros(*values.shape[:2], *size))
+            return placed(values, values.new_zeros(*values.shape[:2], *size))
 
         def points(places: Tensor) -> Tensor:
             return torch.stack([places[..., 0] + left, places[..., 1] + top], dim=-1)
