@@ -142,6 +142,21 @@ def test_outlines_are_what_pycocotools_reads(tmp_path: Path) -> None:
     assert sum(one["iscrowd"] for one in objects) == 12
 
 
+def test_outlines_stay_with_their_objects_when_others_and_images_go(tmp_path: Path) -> None:
+    """The first point of each polygon is the corner of its box; one object is left out, and one image validates."""
+    content = as_coco()
+    content["annotations"][1]["bbox"][2] = 0
+    data = source(one_split(tmp_path, content), instance_masks=True, class_names=["cat", "dog"])
+    seen = []
+    for images in data.found().splits.values():
+        assert images.outlines is not None
+        for number, box in enumerate(images.boxes.tolist()):
+            (polygon,) = images.outlines.polygons_of(number)
+            assert polygon[0].tolist() == box[:2]
+            seen.append(box[:2])
+    assert sorted(seen) == [[10, 5], [40.5, 20.25], [70, 50]]
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 def test_without_masks_the_objects_are_the_same(indent: int | None, tmp_path: Path) -> None:
     """Polygons are then not decoded, and nothing else may be lost with them."""
