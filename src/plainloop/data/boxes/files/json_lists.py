@@ -14,24 +14,22 @@ LISTS = ("images", "annotations", "categories")
 FORM = "a COCO file is one object with the lists images, annotations and categories"
 SPACE = re.compile(r"[ \t\r\n]*")
 # Most of a file is polygons. Where nobody wants them, they become spaces, which are read four times as fast.
-POLYGONS = re.compile(r'"segmentation"\s*:\s*\[[-+.,\seE\d\[\]]*\](?=\s*(?:,\s*"|\}))')
+POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[-+.,\seE\d\[\]]*\](?=\s*(?:,\s*"|\}))')
 
 
 def entries_of(path: Path, where: str, *, with_masks: bool) -> Iterator[tuple[str, Any]]:
     """(name of the list, entry) of each entry of LISTS, and (name, None) for an empty list. Raises BadData."""
-    text = text_of(path, where)
+    text = text_of(path, where, with_polygons=with_masks)
     if text[after_space(text, 0) : after_space(text, 0) + 1] == "[":
         what = "detections, the results of a model" if '"score"' in text[:2000] else "a list"
         raise BadData(
             f"{where} holds {what}, and annotations are expected: an object in braces",
             hint=f"{FORM}; give the file that these belong to, such as instances_val2017.json",
         )
-    if not with_masks:
-        text = POLYGONS.sub(lambda found: '"segmentation":0'.ljust(len(found[0])), text)
     try:
         yield from lists_in(text, where)
     except json.JSONDecodeError as error:
-        text = text_of(path, where)  # lines are as they were
+        text = text_of(path, where, with_polygons=True)  # lines are as they were
         line, column = text.count("\n", 0, error.pos) + 1, error.pos - text.rfind("\n", 0, error.pos)
         raise BadData(
             f"{where} is no whole JSON file: {error.msg} in line {line}, column {column}, at {error.pos:,} of "
@@ -40,9 +38,13 @@ def entries_of(path: Path, where: str, *, with_masks: bool) -> Iterator[tuple[st
         ) from error
 
 
-def text_of(path: Path, where: str) -> str:
+def text_of(path: Path, where: str, *, with_polygons: bool) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = bytearray(path.read_bytes())
+        if not with_polygons:
+            for found in POLYGONS.finditer(content):  # in place: a new text would need as much memory again
+                content[slice(*found.span())] = b'"segmentation":0'.ljust(len(found[0]))
+        return content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadData(f"{where} cannot be read ({type(error).__name__}: {error})") from error
 
