@@ -9,6 +9,7 @@ import pytest
 
 from plainloop.data.boxes.boxed_files import BoxedFiles
 from plainloop.data.boxes.coco import CocoBoxes
+from plainloop.data.boxes.files.coco_file import read_coco
 from plainloop.data.boxes.voc import VocBoxes
 from plainloop.errors import BadData
 from tests.harness.annotated import SCENES, SIZE, as_coco, as_xml, write_coco, write_images, write_xml
@@ -169,6 +170,19 @@ def test_masks_need_outlines_of_all_objects(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="annotations have boxes only, no segmentation"):
         plan(coco(tmp_path, content), instance_masks=True)
     assert plan(tmp_path)
+
+
+def test_polygons_with_numbers_that_are_none_are_told_and_flat_ones_are_read(tmp_path: Path) -> None:
+    content = as_coco()
+    flat = first(as_coco(), segmentation=content["annotations"][0]["segmentation"][0])
+    data = CocoBoxes(root=str(coco(tmp_path / "a", flat)), batch_size=1, instance_masks=True)
+    part = read_coco(tmp_path / "a" / "annotations.json", "", with_masks=True).annotated
+    assert part.outlines is not None
+    assert [polygon.tolist() for polygon in part.outlines.polygons_of(0)] == [[[10, 5], [40, 5], [40, 45]]]
+    assert len(data.found().splits["train"].images) == 3
+    content["annotations"][1]["segmentation"].append([1, 2, 3, float("nan"), 5, 6])
+    with pytest.raises(BadData, match="segmentation of id 2 has numbers that are none"):
+        plan(coco(tmp_path / "b", content), instance_masks=True)
 
 
 def two_files(root: Path, val: Content) -> Path:

@@ -182,6 +182,8 @@ class Shapes:
             size, counts = tuple(segmentation["size"]), segmentation["counts"]
             runs = counts.encode() if isinstance(counts, str) else compressed(counts)
         else:
+            if segmentation and not isinstance(segmentation[0], list):
+                segmentation = [segmentation]  # some tools write one polygon without the outer list
             for polygon in segmentation or ():
                 if len(polygon) % 2:
                     raise ValueError(f"a polygon has {len(polygon)} numbers, x and y in turn")
@@ -204,8 +206,13 @@ class Shapes:
                 hint="instance masks need polygons or run lengths of every object; for boxes type "
                 "data.instance_masks=false and task=detection",
             )
+        points = np.array(self.points, np.float32).reshape(-1, 2)
+        if not np.isfinite(points).all():
+            polygon = np.searchsorted(np.cumsum(self.corners), np.flatnonzero(~np.isfinite(points).all(1))[0], "right")
+            wrong = ids[int(np.searchsorted(np.cumsum(polygons), polygon, "right"))]
+            raise BadData(f"{where}: segmentation of id {wrong} has numbers that are none", hint="mend or remove it")
         return Outlines(
-            points=np.array(self.points, np.float32).reshape(-1, 2),
+            points=points,
             first_point=offsets(np.array(self.corners, np.int64)),
             first_polygon=offsets(polygons),
             runs=np.frombuffer(bytes(self.runs), np.uint8),
