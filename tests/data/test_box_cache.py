@@ -89,15 +89,6 @@ def test_boxes_of_the_image_that_was_replaced_would_be_noticed(root, monkeypatch
     assert max(largest_error(batch) for batch in data.train_batches(0, 4, seed=1)) > 3
 
 
-def test_smaller_images_need_to_know_the_size_of_the_files(root):
-    path = root / "train.objects"
-    objects = pickle.loads(path.read_bytes())
-    path.write_bytes(pickle.dumps(replace(objects, sizes=objects.sizes * 0)))
-    with pytest.raises(BadData, match=r"data\.cache_size=25 needs the size of every image.* none for 7 of 7 images"):
-        everything(kept(root, "ram", cache_size=25))
-    assert equal(everything(kept(root, "ram")), everything(kept(root, "none")))
-
-
 def test_a_damaged_cache_is_named(root):
     everything(kept(root, "disk"))
     path = caches(root)[0]

@@ -221,7 +221,9 @@ class BoxedFiles(DecodedFiles):
     def preprocessing(cls, **arguments: Any) -> Preprocessing:
         from plainloop.data.boxes.letterbox import letterboxed
 
-        return Preprocessing(partial(letterboxed, size=cls(**arguments).image_size), letterboxed=True)
+        source = cls(**arguments)
+        kept = None if source.cache == "none" else source.cached_side
+        return Preprocessing(partial(letterboxed, size=source.image_size, shorter_side=kept), letterboxed=True)
 
     @classmethod
     def plan_lines(cls, **arguments: Any) -> list[str]:

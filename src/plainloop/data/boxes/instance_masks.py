@@ -45,8 +45,10 @@ def of_polygons(mask: NDArray[np.bool_], polygons: list[NDArray[np.float64]]) ->
     """Sets the pixels inside of any of the polygons. Only the part of the mask up to their far ends is decoded."""
     ends = np.ceil(np.max([polygon.max(0) for polygon in polygons], axis=0)).astype(int) + 1
     height, width = (int(min(max(end, 1), side)) for end, side in zip(ends[::-1], mask.shape, strict=True))
-    codes = coco.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width)
-    mask[:height, :width] = coco.decode(coco.merge(codes))
+    code = coco.merge(coco.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width))
+    left, top, width, height = map(int, coco.toBbox(code))
+    part = slice(top, top + height), slice(left, left + width)  # the rest of the mask stays untouched memory
+    mask[part] = coco.decode(code)[part]
 
 
 def of_runs(mask: NDArray[np.bool_], runs: bytes, size: tuple[int, int], scale: tuple[float, float]) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from plainloop.data.loading.decode import at_most
+
 GREY = 127
 
 
@@ -43,6 +45,7 @@ def letterbox(image: Tensor, size: int, *, of: tuple[int, int] | None = None) ->
     return square, factor
 
 
-def letterboxed(image: Tensor, *, size: int) -> Tensor:
-    """The image alone, for `Preprocessing`."""
-    return letterbox(image, size)[0]
+def letterboxed(image: Tensor, *, size: int, shorter_side: int | None = None) -> Tensor:
+    """The image alone, for `Preprocessing`; shorter_side: what a cache makes of it first."""
+    height, width = image.shape[-2:]
+    return letterbox(at_most(image, shorter_side=shorter_side), size, of=(height, width))[0]

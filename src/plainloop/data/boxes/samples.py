@@ -17,7 +17,6 @@ from plainloop.contracts import Sample, SampleTransform
 from plainloop.data.boxes.annotations import Annotated
 from plainloop.data.boxes.instance_masks import instance_masks, nearest
 from plainloop.data.boxes.letterbox import letterbox, scaled
-from plainloop.data.cache.build import Content
 from plainloop.data.loading.sampler import Key
 from plainloop.data.loading.samples import Images, transformed
 from plainloop.errors import BadData, RunError
@@ -49,17 +48,6 @@ class BoxedImages(Images):
     def augmented(self, sample_transforms: Sequence[SampleTransform], seed: int) -> BoxedImages:
         return replace(self, sample_transforms=tuple(sample_transforms), seed=seed, training=True)
 
-    def content(self, name: str, *, shorter_side: int | None, keep_bad: bool) -> Content:
-        """Raises BadData where images become smaller and nothing says by how much."""
-        unknown = np.flatnonzero((self.objects.sizes == 0).any(1))
-        if shorter_side is not None and len(unknown):
-            raise BadData(
-                f"data.cache_size={shorter_side} needs the size of every image, and the annotations have none for "
-                f"{len(unknown)} of {len(self)} images, the first {os.fsdecode(self.paths[unknown[0]])}",
-                hint="type data.cache_size=auto, which keeps images as they are; or write their sizes down",
-            )
-        return super().content(name, shorter_side=shorter_side, keep_bad=keep_bad)
-
     def decoded(self, index: int) -> Tensor:
         image = super().decoded(index)
         (height, width), (rows, columns) = self.objects.sizes[index].tolist(), image.shape[-2:]
@@ -78,7 +66,7 @@ class BoxedImages(Images):
     def sample(self, key: Key, index: int, image: Tensor) -> Sample | RunError:
         height, width = image.shape[-2:]
         known = self.objects.sizes[index].tolist()
-        size = (known[0], known[1]) if all(known) else (height, width)  # of the file; a cache may have less
+        size = (known[0], known[1]) if all(known) else (height, width)  # of the file; what a cache keeps may be smaller
         if not self.sample_transforms:
             square, factor = letterbox(image, self.image_size, of=size)
             boxed = self._placed(index, (factor, factor), (self.image_size, self.image_size))

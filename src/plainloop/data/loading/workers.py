@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import multiprocessing
 import os
 import resource
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, Sampler, default_collate, get_worker_info
 
 from plainloop.contracts import Batch, Sample
 from plainloop.data.loaders import Loader, workers_for_this_rank
@@ -216,10 +217,18 @@ def stacked(tensors: Sequence[Tensor]) -> Tensor:
         stack: Tensor = default_collate(list(tensors))  # in a worker, straight into shared memory
         return stack
     first = tensors[0]
-    stack = first.new_zeros(len(tensors), max(1, *lengths), *first.shape[1:])
+    stack = zeros(len(tensors), max(1, *lengths), *first.shape[1:], dtype=first.dtype)
     for row, tensor in zip(stack, tensors, strict=True):
         row[: len(tensor)] = tensor
     return stack
+
+
+def zeros(*size: int, dtype: torch.dtype) -> Tensor:
+    """In a worker in shared memory, which is zero without being written to, and which a batch need not be copied to."""
+    if get_worker_info() is None:
+        return torch.zeros(size, dtype=dtype)
+    shared = torch.UntypedStorage._new_shared(math.prod(size) * dtype.itemsize)  # as in torch's default_collate
+    return torch.empty(0, dtype=dtype).set_(shared, 0, size)  # type: ignore[call-overload]  # torch's types lack it
 
 
 def start_worker(worker: int) -> None:
