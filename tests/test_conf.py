@@ -90,6 +90,8 @@ def test_every_option_composes_and_passes(choice: str, photographs: Path, masked
     typed = [choice, "data=image_folder"] if choice.startswith("model=") else [choice]
     if choice == "task=distillation":
         typed.append(f"task.teacher={ROOT / 'tests/lifecycle/golden_run/sweep/0'}")
+    if choice == "task=instance_segmentation":
+        typed += ["data=digit_boxes", "model=mask_rcnn"]
     if is_of_boxes(choice):
         typed = [*(option for option in BOXES if option.split("=")[0] != choice.split("=")[0]), choice]
         typed += [word for word in OBJECT_MASKS if word != choice] if choice in OBJECT_MASKS else []

@@ -275,3 +275,44 @@ def test_without_any_image_there_is_nothing_to_measure() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         Detection(**{"num_classes": 2} | settings)
+
+
+def slow_voc(pairs: list[tuple[Batch, Batch]]) -> dict[str, float]:
+    """The development kit's VOCevaldet, class by class and detection by detection, without its extra pixel."""
+    values = {}
+    for label in range(CLASSES):
+        objects, found = {}, []
+        for prediction, batch in pairs:
+            for row, index in enumerate(batch["index"].tolist()):
+                chosen = batch["box_valid"][row] & (batch["box_label"][row] == label)
+                boxes, hard = batch["boxes"][row][chosen].double(), batch["box_difficult"][row][chosen]
+                objects[index] = [[*box, bool(one), False] for box, one in zip(boxes.tolist(), hard, strict=True)]
+                chosen = prediction["box_valid"][row] & (prediction["box_label"][row] == label)
+                scores, boxes = prediction["box_score"][row][chosen], prediction["boxes"][row][chosen].double()
+                found += [(-float(score), index, box) for score, box in zip(scores, boxes.tolist(), strict=True)]
+        right = []
+        for _, index, box in sorted(found, key=lambda one: one[0]):
+            best, overlap = None, 0.0
+            for one in objects[index]:
+                width, height = min(box[2], one[2]) - max(box[0], one[0]), min(box[3], one[3]) - max(box[1], one[1])
+                shared = width * height if width > 0 and height > 0 else 0.0
+                both = (box[2] - box[0]) * (box[3] - box[1]) + (one[2] - one[0]) * (one[3] - one[1]) - shared
+                if shared / both > overlap:
+                    best, overlap = one, shared / both
+            if best is None or overlap < 0.5:
+                right.append(False)
+            elif not best[4]:
+                right.append(not best[5])
+                best[5] = True
+        number = sum(not one[4] for image in objects.values() for one in image)
+        values[f"ap/{label}"] = precision_of(right, number, "area") if number else math.nan
+    met = [value for value in values.values() if not math.isnan(value)]
+    return {"map": math.fsum(met) / len(met)} | values
+
+
+def test_precision_of_voc_is_that_of_a_slow_reference() -> None:
+    pairs = [(found, real | {"box_difficult": real["box_crowd"]}) for found, real in batches_of([0, 5, 10, 15, 20])]
+    ours = measured(lambda: VocPrecision(CLASSES, names="0123"), pairs)
+    assert as_coco_says(ours) == as_coco_says(slow_voc(pairs))
+    easy = [(found, real | {"box_difficult": real["box_crowd"] & False}) for found, real in pairs]
+    assert as_coco_says(slow_voc(easy)) != as_coco_says(slow_voc(pairs))

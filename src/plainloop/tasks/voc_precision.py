@@ -14,7 +14,7 @@ from plainloop.contracts import Batch
 from plainloop.distributed import collectives
 from plainloop.tasks.totals import share
 
-Found = tuple[float, int, list[float]]  # score, number of the image, box
+Found = tuple[float, int, int, float]  # score, number of the image, nearest object of its class, overlap with it
 
 
 class VocPrecision:
@@ -59,12 +59,11 @@ class VocPrecision:
         return values | {f"ap/{name}": precisions[number] for number, name in enumerate(self.names)}
 
     def _of_class(self, images: Sequence[dict[str, Any]], label: int) -> float:
-        real = [[one for one in image["real"] if one["label"] == label] for image in images]
-        num_objects = sum(not one["difficult"] for objects in real for one in objects)
+        num_objects = sum(one["label"] == label and not one["difficult"] for image in images for one in image["real"])
         if num_objects == 0:
             return math.nan
         found: list[Found] = [
-            (one["score"], number, one["box"])
+            (one["score"], number, one["nearest"], one["overlap"])
             for number, image in enumerate(images)
             for one in image["found"]
             if one["label"] == label
@@ -72,11 +71,10 @@ class VocPrecision:
         found.sort(key=lambda one: -one[0])  # stable: equal scores stay in the order of the images
         taken: set[tuple[int, int]] = set()
         right = []  # of each detection that counts
-        for _, number, box in found:
-            best, overlap = nearest(box, real[number])
+        for _, number, best, overlap in found:
             if overlap < self.overlap:
                 right.append(False)
-            elif not real[number][best]["difficult"]:
+            elif not images[number]["real"][best]["difficult"]:
                 right.append((number, best) not in taken)
                 taken.add((number, best))
         return precision_of(right, num_objects, self.points)
@@ -101,30 +99,31 @@ def precision_of(right: Sequence[bool], num_objects: int, points: Literal["11", 
     return math.fsum((recall - last) * p for last, (recall, p) in zip(before, curve, strict=False))
 
 
-def nearest(box: list[float], objects: Sequence[dict[str, Any]]) -> tuple[int, float]:
-    """The object that a box overlaps most, and by how much; -1 where there is none."""
-    if not objects:
-        return -1, 0.0
-    boxes = torch.tensor([one["box"] for one in objects], dtype=torch.float64)
-    overlaps = box_iou(torch.tensor([box], dtype=torch.float64), boxes)[0]
-    best = int(overlaps.argmax())
-    return best, float(overlaps[best])
-
-
 def plain(found: dict[str, Tensor], real: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """Of each image what is counted: detections (found) and objects (real)."""
     found, real = ({name: tensor.cpu() for name, tensor in one.items()} for one in (found, real))
-    images = []
-    for row, index in enumerate(real["index"].tolist()):
-        image: dict[str, Any] = {"index": index}
-        for side, one in (("found", found), ("real", real)):
-            valid = one["box_valid"][row]
-            columns = {"box": one["boxes"], "label": one["box_label"]}
-            columns |= {"score": one["box_score"]} if "box_score" in one else {}
-            no = torch.zeros_like(one["box_valid"])
-            columns |= {"difficult": one.get("box_difficult", no)} if side == "real" else {}
-            values = {name: column[row][valid].tolist() for name, column in columns.items()}
-            image[side] = [
-                dict(zip(values, row_values, strict=True)) for row_values in zip(*values.values(), strict=True)
-            ]
-        images.append(image)
+    place, overlap = nearest(found, real)
+    difficult = real.get("box_difficult", torch.zeros_like(real["box_valid"]))
+    columns = {
+        "found": {"label": found["box_label"], "score": found["box_score"], "nearest": place, "overlap": overlap},
+        "real": {"label": real["box_label"], "difficult": difficult},
+    }
+    images: list[dict[str, Any]] = [{"index": index} for index in real["index"].tolist()]
+    for side, valid in (("found", found["box_valid"]), ("real", real["box_valid"])):
+        for row, image in enumerate(images):
+            values = [column[row][valid[row]].tolist() for column in columns[side].values()]
+            image[side] = [dict(zip(columns[side], one, strict=True)) for one in zip(*values, strict=True)]
     return images
+
+
+def nearest(found: dict[str, Tensor], real: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(B, D) each: the object of its class that a detection overlaps most, of equal ones the first, by its place among
+    the valid ones of the image; and by how much, 0 where there is none.
+    """
+    pairs = zip(found["boxes"].double(), real["boxes"].double(), strict=True)
+    overlaps = torch.stack([box_iou(one, other) for one, other in pairs]).nan_to_num()
+    same = (found["box_label"][:, :, None] == real["box_label"][:, None]) & real["box_valid"][:, None]
+    overlaps = torch.where(same, overlaps, 0.0)
+    best = torch.from_numpy(overlaps.numpy().argmax(2))
+    places = real["box_valid"].cumsum(1) - 1
+    return places.gather(1, best), overlaps.gather(2, best[..., None])[..., 0]
