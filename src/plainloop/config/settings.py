@@ -179,6 +179,8 @@ LATER_OPEN_KEYS: dict[str, Any] = {
     "data.group_column": None,
     "data.repeats": 1,
     "data.sampler": "shuffled",
+    "model.backbone_weights": None,
+    "model.channels": 256,
 }
 
 

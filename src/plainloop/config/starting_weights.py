@@ -64,10 +64,15 @@ def weights_line(config: Mapping[str, Any], model: nn.Module) -> str:
         return text + (
             f"; the first layer is fitted to {channels} channel{'s' * (channels != 1)}" if channels != 3 else ""
         )
-    if hasattr(model, "encoder"):
-        new = [name for name in own if not name.startswith("encoder.")]
-        return f"the encoder, published: {_of(total, total - len(new), new)}"
-    return "published"
+    from plainloop.models.freeze import inner_model
+
+    place, inner = inner_model(model)
+    if inner is None:
+        return "published"
+    inside = {id(tensor) for tensor in (*inner.parameters(), *inner.buffers())}
+    tensors = dict((*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)))
+    new = [name for name in own if id(tensors[name]) not in inside]
+    return f"the {place}, published: {_of(total, total - len(new), new)}"
 
 
 def frozen_line(config: Mapping[str, Any], model: nn.Module) -> str:

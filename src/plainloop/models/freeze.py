@@ -72,7 +72,7 @@ def frozen_names(model: nn.Module, freeze: str | Sequence[str] | None) -> list[s
 
 def backbone_names(model: nn.Module) -> list[str]:
     """The parameters of the submodule `backbone` or `encoder`; where there is none, all but the classifier."""
-    inner = next((module for name in PLACES if isinstance(module := getattr(model, name, None), nn.Module)), None)
+    _, inner = inner_model(model)
     if inner is not None:
         inside = {id(parameter) for parameter in inner.parameters()}
         return [name for name, parameter in model.named_parameters() if id(parameter) in inside]
@@ -80,9 +80,18 @@ def backbone_names(model: nn.Module) -> list[str]:
     return [name for name, _ in model.named_parameters() if name not in head]
 
 
+def inner_model(model: nn.Module) -> tuple[str, nn.Module | None]:
+    """The part of a model that is a model of images by itself, and what it is called; "" and None where none is."""
+    parts = ((name, getattr(model, name, None)) for name in PLACES)
+    return next(((name, part) for name, part in parts if isinstance(part, nn.Module)), ("", None))
+
+
 def classifier_names(model: nn.Module) -> set[str]:
-    """Keys of the classifier: the layers that timm names, else the last linear or convolutional one."""
-    modules = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
+    """Keys of the classifier: of the model's `class_layers`, else of the layers that timm names, else of the last
+    linear or convolutional one.
+    """
+    modules = getattr(model, "class_layers", None)
+    modules = modules or (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
     if modules is None:
         layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
         modules = layers[-1:]

@@ -55,15 +55,15 @@ def require_weights(node: Mapping[str, Any]) -> None:
 
 
 def on_the_hub(node: Mapping[str, Any]) -> tuple[str, str]:
-    """The repository of a model's weights, or of its encoder's, and the file's name; "" where it is not known.
+    """The repository of the weights of a model, its encoder or its backbone, and the file's name; "" where not known.
 
     Raises ValueError for an encoder without weights.
     """
     import timm
 
-    encoder = node.get("encoder_name", "")
-    if node["_target_"] == "timm.create_model" or encoder.startswith("tu-"):
-        name = encoder.removeprefix("tu-") or node["model_name"]
+    encoder, backbone = node.get("encoder_name", ""), node.get("backbone", "")
+    if node["_target_"] == "timm.create_model" or encoder.startswith("tu-") or backbone:
+        name = backbone or encoder.removeprefix("tu-") or node["model_name"]
         config = timm.get_pretrained_cfg(name)
         return (config.hf_hub_id or "", config.hf_hub_filename or "") if config else ("", "")
     if not node["_target_"].startswith("plainloop.models.encoder_decoder."):

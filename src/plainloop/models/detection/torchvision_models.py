@@ -26,6 +26,12 @@ WAITS = "torchvision's code waits for the device in each step; the check builds 
 DRAWS = "it draws anchors and proposals to learn from: another number of ranks or micro-batches changes the result"
 COUNTS = "its losses are means over anchors, not images: another number of ranks or micro-batches changes the result"
 EXCEPTIONS = {"faster_rcnn": DRAWS, "mask_rcnn": DRAWS, "fcos": COUNTS, "ssd": COUNTS}
+HEADS = ("rpn.head", "roi_heads.box_predictor", "roi_heads.mask_predictor", "head")
+CLASS_LAYERS = {
+    "faster_rcnn": ("roi_heads.box_predictor.",),
+    "mask_rcnn": ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits"),
+    "ssd": ("head.classification_head.",),
+}
 LEAST_MASK = 0.5  # probability of a pixel that belongs to an object
 
 
@@ -42,6 +48,7 @@ class TorchvisionDetector(nn.Module):
             of what follows it.
         anchor_sizes: pixels, one for each of the five maps; smaller ones for smaller images. Not for fcos and ssd.
         pretrained: downloads the backbone's ImageNet weights.
+        backbone_weights: a safetensors file for the backbone, such as best.safetensors of a run that classifies.
         settings: arguments of the architecture in torchvision, such as `box_score_thresh` or `detections_per_img`.
     """
 
@@ -57,6 +64,7 @@ class TorchvisionDetector(nn.Module):
         channels: int = 256,
         anchor_sizes: Sequence[int] = ANCHOR_SIZES,
         pretrained: bool = False,
+        backbone_weights: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
@@ -73,10 +81,13 @@ class TorchvisionDetector(nn.Module):
             raise ValueError(
                 f"model.channels={channels} must be {'a multiple of 32 for fcos' if channels > 0 else 'above 0'}"
             )
-        of_body: Any = {"in_chans": in_chans, "pretrained": pretrained, "two_stages": architecture in TWO_STAGES}
-        body = Pyramid(backbone, channels, **of_body)
+        of_timm: Any = {"in_chans": in_chans, "pretrained": pretrained, "weights": backbone_weights}
+        body = Pyramid(backbone, channels, two_stages=architecture in TWO_STAGES, **of_timm)
         self.detector = built(architecture, body, num_classes + self.background, anchor_sizes, settings)
         self.detector.transform = AsTheyAre(in_chans)
+        for name, module in self.detector.named_modules():
+            if name in HEADS:
+                module.register_forward_hook(lambda _module, _inputs, output: in_float32(output))
 
     def forward(self, image: Tensor, objects: Batch | None = None) -> Batch | dict[str, Tensor]:
         if image.is_meta:
@@ -98,6 +109,13 @@ class TorchvisionDetector(nn.Module):
         for row, one in enumerate(found):
             masks[row, : len(one["masks"])] = one["masks"][:, 0] >= LEAST_MASK
         return batch | {"instance_mask": masks}
+
+    @property
+    def class_layers(self) -> tuple[str, ...]:
+        """The layers that depend on the number of classes: they start anew on other data (init_from)."""
+        places = CLASS_LAYERS.get(self.architecture, ("head.classification_head.cls_logits",))
+        layers = [name for name, layer in self.detector.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+        return tuple(f"detector.{name}" for name in layers if name.startswith(places))
 
     @property
     def backbone(self) -> nn.Module:
@@ -136,17 +154,26 @@ class AsTheyAre(GeneralizedRCNNTransform):
 class Pyramid(nn.Module):
     """Five maps: 4 to 64 pixels for models of two stages, 8 to 128 for the others."""
 
-    def __init__(self, backbone: str, channels: int, *, in_chans: int, pretrained: bool, two_stages: bool) -> None:
+    def __init__(self, backbone: str, channels: int, *, two_stages: bool, **of_timm: Any) -> None:
         super().__init__()
         strides = (4, 8, 16, 32) if two_stages else (8, 16, 32)
-        self.body, of_maps = timm_backbone(backbone, strides, in_chans=in_chans, pretrained=pretrained)
+        self.body, of_maps = timm_backbone(backbone, strides, **of_timm)
         extra = LastLevelMaxPool() if two_stages else LastLevelP6P7(channels, channels)
         self.fpn = FeaturePyramidNetwork(of_maps, channels, extra_blocks=extra)
         self.out_channels = channels
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         maps: dict[str, Tensor] = self.fpn(OrderedDict((str(i), one) for i, one in enumerate(self.body(image))))
-        return maps
+        return {name: one.float() for name, one in maps.items()}  # anchors get their type
+
+
+def in_float32(output: Any) -> Any:
+    """A head's output: autocast's numbers know places in large images only to some pixels."""
+    if isinstance(output, Tensor):
+        return output.float()
+    if isinstance(output, dict):
+        return {name: in_float32(part) for name, part in output.items()}
+    return type(output)(map(in_float32, output))
 
 
 def built(

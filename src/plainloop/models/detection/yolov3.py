@@ -30,6 +30,7 @@ class YOLOv3(nn.Module):
         width: channels of the first stage of "tiny".
         anchors: widths and heights in pixels, three for each map, those of the finest map first.
         pretrained: downloads the backbone's ImageNet weights.
+        backbone_weights: a safetensors file for the backbone, such as best.safetensors of a run that classifies.
         ignore_iou: a cell whose box overlaps an object by more does not learn that it has none. The paper has 0.5, its
             code 0.7.
         score_threshold: detections below are dropped; AP wants it low.
@@ -46,6 +47,7 @@ class YOLOv3(nn.Module):
         width: int = 16,
         anchors: Sequence[Sequence[float]] = ANCHORS,
         pretrained: bool = False,
+        backbone_weights: str | None = None,
         ignore_iou: float = 0.7,
         score_threshold: float = 0.005,
         nms_iou: float = 0.45,
@@ -67,16 +69,21 @@ class YOLOv3(nn.Module):
         self.max_detections = max_detections
         if backbone == "tiny":
             refuse_pretrained(pretrained, "yolov3 with model.backbone=tiny")
+            if backbone_weights is not None:
+                raise ValueError("model.backbone_weights is for timm's models, and model.backbone=tiny is none of them")
             self.backbone: nn.Module = TinyBackbone(in_chans, width)
             channels: Sequence[int] = self.backbone.channels
         else:
-            self.backbone, channels = timm_backbone(backbone, STRIDES, in_chans=in_chans, pretrained=pretrained)
+            self.backbone, channels = timm_backbone(
+                backbone, STRIDES, in_chans=in_chans, pretrained=pretrained, weights=backbone_weights
+            )
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32).view(len(STRIDES), -1, 2), False)
         self.neck = Neck(channels)
         per_cell = len(anchors) // len(STRIDES) * (yolo_head.NUM_BOX + num_classes)
         lasts = [nn.Conv2d(wide, per_cell, 1) for wide in channels]
         for last in lasts:
             start_without_objects(last, yolo_head.NUM_BOX + num_classes)
+        self.class_layers = tuple(f"heads.{number}.1" for number in range(len(lasts)))
         self.heads = nn.ModuleList(
             nn.Sequential(conv(wide // 2, wide, 3), last) for wide, last in zip(channels, lasts, strict=True)
         )
