@@ -6,15 +6,20 @@ from typing import Any
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from torch import nn
 
+from plainloop.config.starting_weights import weights_line
 from plainloop.contracts import Batch
+from plainloop.errors import BadData
 from plainloop.loop.state import EMA
+from plainloop.models import pretrained
 from plainloop.models.detection.torchvision_models import ARCHITECTURES, TorchvisionDetector
 from plainloop.models.detection.yolov3 import YOLOv3
 from plainloop.models.freeze import frozen_names
 from plainloop.run_dir.weights import load_weights, save_weights
 from plainloop.tasks.detection import Detection
+from tests.harness.configs import checked
 
 ALL = ("yolov3", *ARCHITECTURES)
 BF16 = torch.bfloat16
@@ -101,6 +106,25 @@ def test_a_backbone_takes_the_weights_of_a_model_that_classifies(name: str, tmp_
     assert taken.keys() == theirs.keys()
     assert all(torch.equal(taken[key], theirs[key]) for key in theirs)
     assert not all(torch.equal(fresh[key], theirs[key]) for key in theirs)
+
+
+def test_the_plan_says_what_of_a_detector_starts_from_weights_of_a_backbone(tmp_path: Path) -> None:
+    file, more = tmp_path / "best.safetensors", f"model.backbone_weights={tmp_path / 'best.safetensors'}"
+    save_weights(timm.create_model("test_resnet", num_classes=7), file)
+    config = checked("task=detection", "data=digit_boxes", "model=yolov3", "model.backbone=test_resnet", more)
+    model = make("yolov3", 5)
+    total, inner = (len(part.state_dict()) for part in (model, model.backbone))
+    line = weights_line(config, model)
+    assert line.startswith(f"the backbone, {file}: {inner} of {total} tensors; anew: neck.blocks.0.0.0.weight, ")
+
+
+def test_a_detector_without_a_network_is_told_which_key_takes_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "is_reachable", lambda url: False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    node = {"_target_": "plainloop.models.detection.yolov3.YOLOv3", "backbone": "darknet53", "pretrained": True}
+    with pytest.raises(BadData, match=r"the weights timm/darknet53\.c2ns_in1k are not in") as error:
+        pretrained.require_weights(node | {"backbone_weights": None})
+    assert error.value.hint.startswith("take them from a file with model.backbone_weights=<file>")
 
 
 def test_a_file_that_is_no_weights_for_a_backbone_is_named(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def build_model(config: Mapping[str, Any], settings: TrainerSettings, device: to
 
     from plainloop.distributed import collectives
     from plainloop.models.freeze import freeze_batchnorm
-    from plainloop.models.pretrained import OTHERWISE, require_weights
+    from plainloop.models.pretrained import otherwise, require_weights
     from plainloop.run_dir.weights import load_weights
     from plainloop.system import rng
 
@@ -91,7 +91,7 @@ def build_model(config: Mapping[str, Any], settings: TrainerSettings, device: to
     try:
         model: nn.Module = make("model")
     except OSError as error:
-        raise BadData(f"the weights of the model cannot be read: {error}", hint=OTHERWISE) from error
+        raise BadData(f"the weights of the model cannot be read: {error}", hint=otherwise(config["model"])) from error
     if config["init_from"]:
         try:
             load_weights(model, Path(config["init_from"]))

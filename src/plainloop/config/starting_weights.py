@@ -51,7 +51,8 @@ def weights_line(config: Mapping[str, Any], model: nn.Module) -> str:
 
         path, saved, new = matching_weights(model, Path(config["init_from"]))
         return f"{path}: {_of(total, len(saved), new)}"
-    if not config["model"].get("pretrained"):
+    source = config["model"].get("backbone_weights") or ("published" if config["model"].get("pretrained") else "")
+    if not source:
         return ""
     own, published = list(model.state_dict()), getattr(model, "pretrained_cfg", None)
     if published:  # timm's
@@ -68,11 +69,11 @@ def weights_line(config: Mapping[str, Any], model: nn.Module) -> str:
 
     place, inner = inner_model(model)
     if inner is None:
-        return "published"
+        return str(source)
     inside = {id(tensor) for tensor in (*inner.parameters(), *inner.buffers())}
     tensors = dict((*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)))
     new = [name for name in own if id(tensors[name]) not in inside]
-    return f"the {place}, published: {_of(total, total - len(new), new)}"
+    return f"the {place}, {source}: {_of(total, total - len(new), new)}"
 
 
 def frozen_line(config: Mapping[str, Any], model: nn.Module) -> str:

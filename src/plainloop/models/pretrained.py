@@ -12,11 +12,6 @@ from plainloop.errors import BadData
 
 IMAGENET = "imagenet"  # segmentation_models_pytorch's name for the weights of its encoders
 TIMEOUT_S = 5.0  # to reach the server of the weights; huggingface_hub itself tries for a minute
-OTHERWISE = (
-    "take them from a file with +model.pretrained_cfg_overlay.file=<file>, or from a cache that was filled on another "
-    "machine with HF_HOME=<folder> before the command, or start from weights of your own with init_from=<run "
-    "directory or weights file>"
-)
 
 
 def refuse_pretrained(pretrained: bool, name: str) -> None:
@@ -35,9 +30,9 @@ def require_weights(node: Mapping[str, Any]) -> None:
     """
     if not node.get("pretrained"):
         return
-    if file := (node.get("pretrained_cfg_overlay") or {}).get("file"):
+    if file := node.get("backbone_weights") or (node.get("pretrained_cfg_overlay") or {}).get("file"):
         if not Path(file).is_file():
-            raise BadData(f"model.pretrained_cfg_overlay.file={file} does not exist")
+            raise BadData(f"{file_key(node).removeprefix('+')}={file} does not exist")
         return
     from huggingface_hub import constants, try_to_load_from_cache
 
@@ -50,8 +45,22 @@ def require_weights(node: Mapping[str, Any]) -> None:
         raise BadData(
             f"model.pretrained: the weights {published} are not in {constants.HF_HUB_CACHE}, and "
             f"{constants.ENDPOINT} cannot be reached from here",
-            hint=OTHERWISE,
+            hint=otherwise(node),
         )
+
+
+def file_key(node: Mapping[str, Any]) -> str:
+    """What is typed for published weights that are in a file."""
+    return "model.backbone_weights" if "backbone_weights" in node else "+model.pretrained_cfg_overlay.file"
+
+
+def otherwise(node: Mapping[str, Any]) -> str:
+    """Where else a model's weights can come from."""
+    return (
+        f"take them from a file with {file_key(node)}=<file>, or from a cache that was filled on another machine with "
+        "HF_HOME=<folder> before the command, or start from weights of your own with init_from=<run directory or "
+        "weights file>"
+    )
 
 
 def on_the_hub(node: Mapping[str, Any]) -> tuple[str, str]:
