@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NewType, Protocol
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from plainloop.tasks.details import Details
+
 # Named tensors, first dimension is the batch. Classification: image (B, C, H, W), label (B,) int64, index (B,) int64.
 # Sources give images as uint8; augmentations see float32 in [0, 1], the model sees them normalized.
 Batch = dict[str, "Tensor"]
@@ -195,6 +197,25 @@ class SumsMetrics(Protocol):
 
     def values(self, totals: Tensor) -> dict[str, float]:
         """The metrics of totals (K,) float64 on the host; NaN where there was nothing to measure."""
+        ...
+
+
+class GivesDetails(Protocol):
+    """Metrics that tell more of a pass than numbers: for report.html, and rows of samples.csv."""
+
+    def details(self) -> Details:
+        """Called after `compute` where somebody wants them, as at a new best. Collective; the same on every rank."""
+        ...
+
+
+class Resamples(Protocol):
+    """Metrics that are no sums over samples, and yet can say what they would be on other choices of these samples."""
+
+    def resampled(self, times: Callable[[Any], Any]) -> dict[str, Any]:
+        """Called after `compute`. Each metric in each of S choices, float64 (S,).
+
+        times: samples' indices (B,) -> (S, B): how often each choice has each sample; NumPy arrays.
+        """
         ...
 
 

@@ -36,10 +36,12 @@ class Made:
         accuracy: Sequence[float] = (),
         best: int | None = None,
         parameters: float = 17e3,
+        metric: str = "top1",
         **more: float,
     ) -> None:
         self.typed, self.train, self.val, self.parameters, self.more = typed, train, val, parameters, more
         self.loss, self.val_loss = list(loss), list(val_loss) or [1.0] * len(loss)
+        self.metric = metric
         self.accuracy, self.best = list(accuracy) or [val] * len(loss), best
 
     def evidence(self, photos: Path) -> Evidence:
@@ -53,8 +55,8 @@ class Made:
                 "step": step,
                 "train/loss": self.loss[i],
                 "val/loss": self.val_loss[i],
-                "val/top1": self.accuracy[i],
-                "train_eval/top1": self.train,
+                f"val/{self.metric}": self.accuracy[i],
+                f"train_eval/{self.metric}": self.train,
                 "time/step_s": self.more.get("step_s", 0.1),
                 **({"time/memory_gb": self.more["memory_gb"]} if "memory_gb" in self.more else {}),
                 "time/data_s": self.more.get("data_s", 0.001),
@@ -64,7 +66,7 @@ class Made:
         finite = [value for value in self.accuracy if math.isfinite(value)]
         best = total if self.best is None else steps[self.best]
         summary = {
-            "best": {"metric": "val/top1", "value": max(finite, default=None), "step": best},
+            "best": {"metric": f"val/{self.metric}", "value": max(finite, default=None), "step": best},
             "steps": total,
             "parameters": self.parameters,
         }

@@ -34,7 +34,20 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+BOXES = ("task=detection", "data=digit_boxes", "model=yolov3", "model.backbone=tiny", "trainer.duration=2ep")
 FIRED_AND_SILENT = {
+    "over-fitting, boxes": (
+        fit.over_fitting,
+        Made(*BOXES, train=0.9, val=0.5, metric="map"),
+        Made(*BOXES, "augment=detection", train=0.9, val=0.5, metric="map"),
+        "augment=detection",
+    ),
+    "boxes, and nothing is found": (
+        fit.nothing_found,
+        Made(*BOXES, train=0.0, val=0.001, metric="map"),
+        Made(*BOXES, train=0.0, val=0.001, metric="map", accuracy=[0.0] * 11 + [0.01]),
+        "trainer.duration=6ep",
+    ),
     "over-fitting, nothing augments": (
         fit.over_fitting,
         Made(train=1.0, val=0.7),
@@ -213,6 +226,13 @@ def test_a_run_with_few_evaluations_is_not_called_under_fitting(photos: Path) ->
 def test_nothing_is_said_about_an_ordinary_run(photos: Path) -> None:
     ordinary = Made("model=resnet20", "augment=crop_flip", train=0.985, val=0.97, parameters=0.27e6).evidence(photos)
     assert [rule.__name__ for rule in RULES if rule(ordinary) is not None] == []
+
+
+def test_a_loss_that_is_no_cross_entropy_is_not_compared_with_chance(photos: Path) -> None:
+    up_and_down = [8.0, 6.0, 7.0, 6.5, 7.2, 6.1, 7.0, 6.2, 7.1, 6.0, 7.0, 6.1]
+    detector = Made(*BOXES, train=0.5, val=0.49, metric="map", loss=up_and_down)
+    assert [rule.__name__ for rule in RULES if rule(detector.evidence(photos)) is not None] == []
+    assert rate.rate_too_high(Made(loss=up_and_down).evidence(photos)) is not None  # control
 
 
 def written(folder: Path, evidence: Evidence, **changed: Any) -> Path:

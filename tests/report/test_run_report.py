@@ -113,9 +113,19 @@ def test_the_command_writes_it_or_says_what_is_wrong(tmp_path: Path, capsys: Any
     )
     assert main([f"run={tmp_path / 'nowhere'}"]) == 64
     assert "nowhere does not exist; expected a run directory" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_cannot_be_read_is_left_out_and_the_report_says_so(tmp_path: Path, capsys: Any) -> None:
+    folder = run_folder(tmp_path / "run")
     (folder / "evaluation" / "results.json").write_text('{"split": 1}')
-    assert main([f"run={folder}"]) != 0
-    assert "results.json was not written by a run" in capsys.readouterr().err
+    place = tmp_path / "no such folder" / "report.html"
+    assert main([f"run={folder}", "--out", str(place)]) == 0
+    warned = capsys.readouterr().err
+    assert "warning: it lacks the best evaluation" in warned and "results.json was not written by a run" in warned
+    text = html.unescape(place.read_text())
+    assert "It is left out: " in text and "results.json was not written by a run" in text
+    assert "What is taken for what" not in text
+    assert "What is taken for what" in page(read_run(run_folder(tmp_path / "whole")))
 
 
 @pytest.mark.parametrize(("words", "there"), [([], True), (["report=never"], False)])

@@ -39,10 +39,14 @@ def report(words: list[str], out: Path | None) -> int:
     folders = [Path(given)] if Path(given).is_dir() else [Path(name) for name in given.split(",")]
     if out and len(folders) > 1:
         raise BadConfig(f"--out is one file, and run= names {len(folders)} runs", hint="leave --out away")
-    from plainloop.report.run.page import write_report
+    from plainloop.report.run.page import write_page
+    from plainloop.report.run.read import read_run
     from plainloop.run.trained.folder import saved_config
 
     for folder in folders:
         saved_config(folder)  # which names the runs that are near where this is none
-        sys.stdout.write(f"{printable(str(write_report(folder, out)))}\n")
+        run = read_run(folder)
+        sys.stdout.write(f"{printable(str(write_page(run, out)))}\n")
+        if run.evaluation_problem:
+            sys.stderr.write(f"warning: it lacks the best evaluation: {printable(run.evaluation_problem)}\n")
     return 0

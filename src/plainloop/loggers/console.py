@@ -199,7 +199,8 @@ def closing_lines(summary: Mapping[str, Any], folder: Path) -> list[str]:
     ... ]
     'stopped early: no better val/top1 for 3 evaluations'
     """
-    lines = [f"{summary['steps']} steps in {duration(summary['seconds'])}"]
+    steps = summary["steps"]
+    lines = [f"{steps} step{'s' * (steps != 1)} in {duration(summary['seconds'])}"]
     if summary.get("images_per_s"):
         lines[0] += f", {amount(summary['images_per_s'])} img/s"
     if summary.get("stopped_early"):

@@ -173,7 +173,7 @@ class Trainer:
 
         `collector` keeps more of each sample. Raises Interrupted when a process on its own is asked to stop.
         """
-        metrics = self.task.metrics()
+        metrics = collector.metrics if collector else self.task.metrics()
         model.eval()
         draws = rng.drawing_from(rng.fold(rng.EVAL, self.seed), self.device)
         with draws, torch.no_grad(), closing_workers(self.data.eval_batches(split)) as batches:

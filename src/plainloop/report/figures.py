@@ -61,12 +61,16 @@ def colour(number: int | None) -> str:
 
 
 def span(values: Iterable[float], *, room: float = 0.04) -> tuple[float, float]:
-    """The smallest and largest of finite values, with some room around; (0, 1) where there are none."""
+    """The smallest and largest of finite values, with some room around; (0, 1) where there are none.
+
+    >>> span([1.0, 2.0], room=0.0), span([2.0, 2.0], room=0.0)
+    ((1.0, 2.0), (1.0, 3.0))
+    """
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return 0.0, 1.0
     low, high = min(finite), max(finite)
-    more = (high - low) * room or abs(high) * room or 1.0
+    more = (high - low) * room if high > low else abs(high) * room or 1.0
     return low - more, high + more
 
 

@@ -19,7 +19,9 @@ LARGE_SIDE, FEWER_COLUMNS = 288, 4  # the same for images with masks or boxes
 GAP, LINE, LETTERS = 6, 15, 12  # pixels between images, of a line of text, and of its letters
 LINES = 3  # of text below an image, at most
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (120, 120, 120)
+MOST_NAMED = 12  # objects: more names in a picture of this size hide it; the legend of a page has the colours
 TINT = 0.45  # of a class's colour over the image
+Colour = tuple[int, int, int]
 # The first classes have colours that colour-blind people can tell apart (Okabe and Ito 2008).
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 
@@ -68,12 +70,14 @@ def sample_of(batch: Batch, row: int) -> Sample:
     return {name: tensor[row].cpu() for name, tensor in batch.items()}
 
 
-def drawn(sample: Sample, class_names: Sequence[str] = (), *, side: int = SIDE) -> Image.Image:
+def drawn(
+    sample: Sample, class_names: Sequence[str] = (), *, side: int = SIDE, colours: Sequence[Colour] | None = None
+) -> Image.Image:
     """The image of a sample with its mask and its objects, enlarged without smoothing where it is small.
 
     Each class of a mask has a tint and an outline, but for class 0, usually the background, which stays as it is.
     Pixels without a class are hatched. Boxes carry the names of their classes, and `box_score` where there is one;
-    `instance_mask` has the tint and outline of the object's class.
+    `instance_mask` has the tint and outline of the object's class. `colours` of the objects replace those of classes.
     """
     pixels = (sample["image"].clamp(0, 1) * 255).round().to(torch.uint8)
     pixels = pixels.expand(3, -1, -1) if len(pixels) == 1 else pixels[:3]
@@ -89,11 +93,11 @@ def drawn(sample: Sample, class_names: Sequence[str] = (), *, side: int = SIDE) 
     if "instance_mask" in sample:
         order = drawing_order(sample)
         masks = (np.array(Image.fromarray(sample["instance_mask"][i].numpy()).resize(size)) for i in order)
-        labels = sample["box_label"][order].tolist()
-        picture = Image.fromarray(with_objects(np.array(picture), masks, labels))
+        over = object_colours(sample) if colours is None else colours
+        picture = Image.fromarray(with_objects(np.array(picture), masks, [over[i] for i in order]))
     if "boxes" in sample:
         factors = torch.tensor([size[0] / width, size[1] / height] * 2)
-        draw_boxes(picture, sample | {"boxes": sample["boxes"] * factors}, class_names)
+        draw_boxes(picture, sample | {"boxes": sample["boxes"] * factors}, class_names, colours=colours)
     return picture
 
 
@@ -123,11 +127,11 @@ def beside_another(classes: NDArray[Any], distance: int) -> NDArray[np.bool_]:
 
 
 def with_objects(
-    pixels: NDArray[np.uint8], masks: Iterable[NDArray[np.bool_]], labels: Sequence[int]
+    pixels: NDArray[np.uint8], masks: Iterable[NDArray[np.bool_]], colours: Sequence[Colour]
 ) -> NDArray[np.uint8]:
     """A copy of pixels (H, W, 3) with a tint and an outline for the mask (H, W) of each object, the last on top."""
     pixels, line = pixels.copy(), line_width(pixels.shape[:2])
-    for mask, label in zip(masks, labels, strict=True):
+    for mask, over in zip(masks, colours, strict=True):
         rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
         if not len(rows):
             continue
@@ -136,68 +140,101 @@ def with_objects(
         inside = mask[part]
         share = TINT * inside
         share[inside & beside_another(inside, line)] = 1
-        over = np.array(object_colour(label), np.float32)
-        pixels[part] = (pixels[part] * (1 - share[..., None]) + over * share[..., None]).round()
+        tint = np.array(over, np.float32)
+        pixels[part] = (pixels[part] * (1 - share[..., None]) + tint * share[..., None]).round()
     return pixels
 
 
-def draw_boxes(picture: Image.Image, sample: Sample, class_names: Sequence[str]) -> None:
+def draw_boxes(
+    picture: Image.Image, sample: Sample, class_names: Sequence[str], *, colours: Sequence[Colour] | None = None
+) -> None:
     """The valid boxes of a sample, which are in pixels of the picture; the box with the best score is drawn last.
 
-    Lines and letters are larger in larger pictures.
+    Lines and letters are larger in larger pictures. A thin dark or light edge shows each colour on any picture. Where
+    there are many objects, none has its name.
     """
     write, boxes, line, letters = ImageDraw.Draw(picture), sample["boxes"], line_width(picture.size), font(picture.size)
     height = round(letters.size * LINE / LETTERS)
     scores, labels = sample.get("box_score"), sample.get("box_label")
-    for i in drawing_order(sample):
-        number = 0 if labels is None else int(labels[i])
-        over = object_colour(number)
+    order, colours = drawing_order(sample), object_colours(sample) if colours is None else colours
+    for i in order:
         x0, y0, x1, y1 = boxes[i].tolist()
-        write.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=over, width=line)
-        words = [] if labels is None or not class_names else [class_names[number]]
+        x1, y1 = max(x0, x1 - 1), max(y0, y1 - 1)
+        edge = PAPER if luminance(colours[i]) < 140 else INK
+        write.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=edge, width=1)
+        write.rectangle((x0, y0, x1, y1), outline=colours[i], width=line)
+    named = len(order) <= MOST_NAMED * picture.width * picture.height / LARGE_SIDE**2
+    for i in order if named else ():
+        over, (x0, y0) = colours[i], boxes[i, :2].tolist()
+        words = [] if labels is None or not class_names else [class_names[int(labels[i])]]
         words += [] if scores is None else [f"{float(scores[i]):.2f}"]
         if words:
             text = shortened(" ".join(words), picture.width, letters)
             wide = letters.getlength(text) + 4
             left = max(0, min(x0, picture.width - wide))
-            top = y0 - height if y0 >= height else y0
+            top = min(y0 - height if y0 >= height else y0, picture.height - height)
             write.rectangle((left, top, left + wide, top + height), fill=over)
             write.text((left + 2, top), text, PAPER if luminance(over) < 140 else INK, letters)
 
 
 def drawing_order(sample: Sample) -> list[int]:
-    """The numbers of the valid objects; the one with the best score is the last."""
+    """The numbers of the valid objects; the one with the best score is the last, without scores the smallest box."""
     valid = sample.get("box_valid", torch.ones(len(sample["boxes"]), dtype=torch.bool))
     scores = sample.get("box_score")
-    order = range(len(valid)) if scores is None else scores.argsort(stable=True).tolist()
-    return [i for i in order if valid[i]]
+    if scores is None:
+        scores = -(sample["boxes"][:, 2:] - sample["boxes"][:, :2]).prod(1)
+    return [i for i in scores.argsort(stable=True).tolist() if valid[i]]
+
+
+def object_colours(sample: Sample) -> list[Colour]:
+    """Of each object: those of the classes."""
+    labels = sample.get("box_label", torch.zeros(len(sample["boxes"]), dtype=torch.int64))
+    return [object_colour(label) for label in labels.tolist()]
 
 
 def legend(samples: Iterable[Sample], class_names: Sequence[str], width: int) -> Image.Image:
-    """The colours of the classes in the samples' masks with their names, in rows; of height 0 without masks."""
+    """The colours of the classes in the samples' masks, or of their boxes, with their names, in rows; of height 0
+    without any.
+    """
+    samples = list(samples)
     numbers = sorted({int(one) for sample in samples if "mask" in sample for one in sample["mask"].unique()})
+    of_boxes = sorted({int(one) for sample in samples for one in labels_of_boxes(sample)}) if class_names else []
+    squares = [(mask_square(number), "no class" if number == IGNORE else number) for number in numbers]
+    squares += [(Image.new("RGB", (LINE, LINE), object_colour(number)), number) for number in of_boxes]
     items, left, top = [], GAP, GAP
-    for number in numbers:
-        text = "no class" if number == IGNORE else class_names[number] if class_names else str(number)
+    for square, named in squares:
+        text = named if isinstance(named, str) else class_names[named] if class_names else str(named)
         text = shortened(text, width - 2 * GAP - LINE)
         wide = LINE + GAP + int(font().getlength(text)) + 2 * GAP
         if left + wide > width and left > GAP:
             left, top = GAP, top + LINE + GAP
-        items.append((number, text, left, top))
+        items.append((square, text, left, top))
         left += wide
     page = Image.new("RGB", (width, top + LINE + GAP if items else 0), PAPER)
     write = ImageDraw.Draw(page)
-    for number, text, left, top in items:
-        square = tinted(np.full((LINE, LINE, 3), 255, np.uint8), np.full((LINE, LINE), number, np.uint8))
-        page.paste(Image.fromarray(square), (left, top))
-        drawn_so = number not in (0, IGNORE)
-        edge = colour(number) if drawn_so else FAINT
-        write.rectangle((left, top, left + LINE - 1, top + LINE - 1), outline=edge, width=1 + drawn_so)
+    for square, text, left, top in items:
+        page.paste(square, (left, top))
         write.text((left + LINE + GAP, top), text, INK, font())
     return page
 
 
-def colour(number: int) -> tuple[int, int, int]:
+def mask_square(number: int) -> Image.Image:
+    """A class of a mask as it is drawn on white, with an edge."""
+    square = Image.fromarray(tinted(np.full((LINE, LINE, 3), 255, np.uint8), np.full((LINE, LINE), number, np.uint8)))
+    drawn_so = number not in (0, IGNORE)
+    edge = colour(number) if drawn_so else FAINT
+    ImageDraw.Draw(square).rectangle((0, 0, LINE - 1, LINE - 1), outline=edge, width=1 + drawn_so)
+    return square
+
+
+def labels_of_boxes(sample: Sample) -> list[int]:
+    if "boxes" not in sample or "box_label" not in sample:
+        return []
+    valid = sample.get("box_valid", torch.ones(len(sample["boxes"]), dtype=torch.bool))
+    return [int(one) for one in sample["box_label"][valid.bool()].unique()]
+
+
+def colour(number: int) -> Colour:
     """Of a class: always the same for the same number."""
     if number == 0:
         return INK  # class 0 of a mask is not drawn
@@ -207,18 +244,21 @@ def colour(number: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def object_colour(label: int) -> tuple[int, int, int]:
+def object_colour(label: int) -> Colour:
     """Of the class of an object: among objects there is no background, so that class 0 has a colour, too."""
     return colour(label + 1)
 
 
-def luminance(colour: tuple[int, int, int]) -> float:
+def luminance(colour: Colour) -> float:
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
 def caption(sample: Sample, class_names: Sequence[str]) -> list[str]:
-    """The label: a class, or its shares, the largest first; [] for a sample without one."""
+    """The label: a class, or its shares, the largest first; how many objects there are; [] for a sample without any."""
     label: Tensor | None = sample.get("label")
+    if label is None and "boxes" in sample:
+        number = int(sample["box_valid"].sum()) if "box_valid" in sample else len(sample["boxes"])
+        return [f"{number or 'no'} object{'s' * (number != 1)}"]
     if label is None:
         return []
     if label.ndim == 0:

@@ -17,7 +17,7 @@ from torch import Tensor
 from plainloop.contracts import Sample
 from plainloop.data.boxes.found import Found, told
 from plainloop.data.loading.decode import decode
-from plainloop.report.pictures import caption, colour, draw_boxes, page, tinted, with_objects
+from plainloop.report.pictures import caption, colour, draw_boxes, object_colour, page, tinted, with_objects
 from plainloop.system import storage
 
 MOST_DRAWN = 64  # images of the page
@@ -109,7 +109,8 @@ def with_found(pixels: NDArray[np.uint8], objects: Found, class_names: Sequence[
     """Pixels (H, W, 3) of the image with its objects, masks below boxes, the best on top."""
     if objects.prepared is not None:
         worst_first = range(len(objects))[::-1]
-        pixels = with_objects(pixels, map(objects.mask, worst_first), objects.labels[::-1].tolist())
+        colours = [object_colour(label) for label in objects.labels[::-1].tolist()]
+        pixels = with_objects(pixels, map(objects.mask, worst_first), colours)
     picture = Image.fromarray(pixels)
     draw_boxes(picture, as_sample(objects), class_names)
     return picture

@@ -1,6 +1,6 @@
 """`evaluation/` in a run's folder: the best validation so far, sample by sample; what report and evaluate read.
 
-    results.json        which split and step, the metrics, and of masks the pixels of each class
+    results.json        which split and step, the metrics; of masks the pixels of each class; tables and curves
     samples.csv         a row for each sample: its index, and the columns that results.json names
     worst.safetensors   the worst samples, small: images, what is there, what was predicted
 
@@ -14,7 +14,7 @@ import contextlib
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ from torch import Tensor
 
 from plainloop.loop.evaluation.collect import Collected
 from plainloop.system import storage
+from plainloop.tasks.details import Curves, Details, Table
 
 FOLDER = "evaluation"
 WHOLE_NUMBERS = ("index", "label", "prediction")
 MOST_CSV, MOST_WORST = 400_000_000, 64_000_000  # bytes; a million samples have 40 MB
-KINDS = {"split": str, "step": int, "metrics": dict, "columns": list, "pixels": dict | None, "num_samples": int}
+KINDS: dict[str, Any] = {"split": str, "step": int, "metrics": dict, "columns": list, "num_samples": int}
+KINDS |= {"pixels": dict | None, "details": dict | None}
 PIXELS = ("found", "labelled", "predicted")
 
 
@@ -44,6 +46,7 @@ class Evaluation:
     samples: NDArray[np.float64]  # (N, columns), by index, which is the first column
     pixels: NDArray[np.float64] | None  # (classes, 3): PIXELS of each class, where there are masks
     worst: Mapping[str, Tensor]  # the worst samples, see loop/evaluation/worst.py; {} for none
+    details: Details = field(default_factory=Details)  # its samples are `columns` and `samples`
 
     def column(self, name: str) -> NDArray[np.float64]:
         return self.samples[:, self.columns.index(name)]
@@ -68,6 +71,8 @@ def write_evaluation(
     if collected.pixels is not None:
         known = collected.pixels[: int(collected.pixels.sum(1).nonzero().max()) + 1].long()
         row["pixels"] = {name: known[:, number].tolist() for number, name in enumerate(PIXELS)}
+    if (details := collected.details) != Details():
+        row["details"] = {name: value for name, value in asdict(details).items() if name not in ("columns", "samples")}
     storage.write_json(place / "results.json", row)
 
 
@@ -84,7 +89,8 @@ def read_evaluation(folder: Path) -> Evaluation | None:
         samples = _read_csv(place / "samples.csv", columns)
     metrics = {str(key): value for key, value in row["metrics"].items() if isinstance(value, int | float | None)}
     pixels, worst = _pixels(place / "results.json", row.get("pixels")), _read_worst(place / "worst.safetensors")
-    return Evaluation(row["split"], row["step"], metrics, columns, samples, pixels, worst)
+    details = _details(place / "results.json", row.get("details"))
+    return Evaluation(row["split"], row["step"], metrics, columns, samples, pixels, worst, details)
 
 
 def _csv(columns: list[str], rows: Tensor) -> bytes:
@@ -112,6 +118,31 @@ def _pixels(path: Path, found: Mapping[str, Any] | None) -> NDArray[np.float64] 
         return np.array([found[name] for name in PIXELS], dtype=np.float64).reshape(len(PIXELS), -1).T
     except (KeyError, ValueError, TypeError) as error:
         raise storage.not_a_runs(path, f"pixels: {error}") from error
+
+
+def _details(path: Path, found: Mapping[str, Any] | None) -> Details:
+    if found is None:
+        return Details()
+    try:
+        tables = [
+            Table(str(one["title"]), [*map(str, one["heads"])], [[*map(_cell, row)] for row in one["rows"]])
+            for one in found["tables"]
+        ]
+        curves = [
+            Curves(str(one["title"]), str(one["x"]), str(one["y"]), _lines(one["lines"])) for one in found["curves"]
+        ]
+        score = found["least_score"]
+        return Details((), (), tables, curves, str(found["about"]), None if score is None else float(score))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise storage.not_a_runs(path, f"details: {error}") from error
+
+
+def _lines(found: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    return {str(name): [(float(x), float(y)) for x, y in line] for name, line in found.items()}
+
+
+def _cell(value: Any) -> str | float | None:
+    return value if value is None or isinstance(value, int | float) else str(value)
 
 
 def _read_worst(path: Path) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from plainloop.contracts import Batch
 from plainloop.distributed import collectives
+from plainloop.tasks.boxes.details import class_precisions, details_of, precision_curves
+from plainloop.tasks.boxes.resampled import coco_resampled
+from plainloop.tasks.details import Details
 
 # The names of COCO's twelve numbers, in its order (https://cocodataset.org/#detection-eval); None is left out.
 NAMES = ("map", "map50", "map75", "map_small", "map_medium", "map_large", None, None, "mar", None, None, None)
@@ -37,10 +40,21 @@ class AveragePrecision:
     Args:
         kinds: "masks" measures `instance_mask` (B, N, H, W), and each batch waits for the device; with both, box_map,
             box_map50 and so on are those of the boxes.
+        class_names: for `details`; numbers without them.
     """
 
-    def __init__(self, num_classes: int, *, names: Sequence[str] = (), kinds: Sequence[Kind] = ("boxes",)) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        names: Sequence[str] = (),
+        kinds: Sequence[Kind] = ("boxes",),
+        class_names: Sequence[str] = (),
+    ) -> None:
         self.num_classes, self.names, self.kinds = num_classes, names, tuple(kinds)
+        self.class_names = tuple(class_names) or tuple(map(str, range(num_classes)))
+        self._evaluations: dict[str, Any] = {}  # of each kind, by what its names begin with; after `compute`
+        self._indices: list[int] = []  # of the images, then
         self._seen: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
         self._codes: list[tuple[Codes, Codes]] = []
 
@@ -56,16 +70,41 @@ class AveragePrecision:
         """Collective: every rank gets the detections of all. Waits for the device."""
         seen = [tuple({name: t.cpu() for name, t in one.items()} for one in pair) for pair in self._seen]
         index = [real["index"].double()[:, None] for _, real in seen] or [torch.zeros(0, 1, dtype=torch.float64)]
-        images = np.unique(collectives.gather_rows(torch.cat(index)).numpy()).astype(int)
+        self._indices = np.unique(collectives.gather_rows(torch.cat(index)).numpy()).astype(int).tolist()
         found, real = (
             everywhere([rows_of(pair[side], pair[1]) for pair in seen], [codes[side] for codes in self._codes])
             for side in (0, 1)
         )
         values: dict[str, float] = {}
         for kind in self.kinds:
-            evaluation = coco_evaluation(images.tolist(), found, real, self.num_classes, kind=kind)
+            evaluation = coco_evaluation(self._indices, found, real, self.num_classes, kind=kind)
             prefix = BOX if kind == "boxes" and len(self.kinds) > 1 else ""
             values |= {prefix + name: value for name, value in values_of(evaluation, names=self.names).items()}
+            self._evaluations[prefix] = evaluation
+        return values
+
+    def details(self) -> Details:
+        """Collective. Precision is that of the first kind; objects are found by their boxes, also with masks."""
+        evaluation = next(iter(self._evaluations.values()))
+        precision = evaluation.eval["precision"][:, :, :, 0, -1]  # as in `values_of`
+        recalls = evaluation.params.recThrs.tolist()
+        of_class = {"AP 0.5": precision[:1], "AP 0.75": precision[5:6], "AP": precision}
+        lines = {overlap: class_precisions(precision[i], self.class_names) for overlap, i in ((0.5, 0), (0.75, 5))}
+        return details_of(
+            self._seen,
+            self.class_names,
+            average_precision={
+                name: [mean_of_known(part[:, :, i]) for i in range(self.num_classes)] for name, part in of_class.items()
+            },
+            curves=[precision_curves(one, recalls, overlap=overlap) for overlap, one in lines.items() if one],
+        )
+
+    def resampled(self, times: Callable[[Any], Any]) -> dict[str, Any]:
+        how_often = times(np.array(self._indices))
+        values: dict[str, Any] = {}
+        for prefix, evaluation in self._evaluations.items():
+            found = coco_resampled(evaluation, self._indices, how_often, self.names)
+            values |= {prefix + name: of_sets for name, of_sets in found.items()}
         return values
 
 

@@ -28,7 +28,7 @@ class Detection:
         losses: the weight of each of the model's losses in the sum; those that are not named weigh 1.
         measure: "coco": COCO's average precision of boxes; "masks": of instance masks; "both": of masks, and of boxes
             as box_map, box_map50 and so on; "voc": Pascal VOC's of boxes, "voc_11" as in 2007.
-        class_names: of the data, in the order of the classes; needed for `per_class`.
+        class_names: of the data, in the order of the classes; for the report, and needed for `per_class`.
         per_class: adds ap/<class name> for each class to every evaluation.
     """
 
@@ -55,7 +55,8 @@ class Detection:
                 f"task.per_class=true needs {num_classes} names: task.class_names='${{facts.class_names}}'"
             )
         self.num_classes, self.losses, self.measure = num_classes, dict(losses or {}), measure
-        self.names = tuple(class_names) if per_class and class_names else ()
+        self.class_names = tuple(class_names or ())
+        self.names = self.class_names if per_class else ()
         self.has_masks = "masks" in KINDS.get(measure, ())
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Scalars]:
@@ -95,5 +96,6 @@ class Detection:
 
     def metrics(self) -> AveragePrecision | VocPrecision:
         if kinds := KINDS.get(self.measure):
-            return AveragePrecision(self.num_classes, names=self.names, kinds=kinds)
-        return VocPrecision(self.num_classes, names=self.names, points="11" if self.measure == "voc_11" else "area")
+            return AveragePrecision(self.num_classes, names=self.names, kinds=kinds, class_names=self.class_names)
+        points: Literal["11", "area"] = "11" if self.measure == "voc_11" else "area"
+        return VocPrecision(self.num_classes, names=self.names, class_names=self.class_names, points=points)

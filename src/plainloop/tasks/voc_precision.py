@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -12,8 +13,12 @@ from torchvision.ops import box_iou
 
 from plainloop.contracts import Batch
 from plainloop.distributed import collectives
+from plainloop.tasks.boxes.details import details_of, precision_curves
+from plainloop.tasks.details import Details
 from plainloop.tasks.totals import share
 
+RECALLS = [number / 100 for number in range(101)]  # of a drawn curve
+Right = tuple[list[bool], int]  # whether each detection of a class is right, the surest first; its objects
 Found = tuple[float, int, int, float]  # score, number of the image, nearest object of its class, overlap with it
 
 
@@ -26,6 +31,7 @@ class VocPrecision:
     Args:
         points: "11": the mean of the best precision at recalls of 0, 0.1, ..., 1 (VOC 2007); "area": the area under the
             curve (VOC 2010 and later).
+        class_names: for `details`; numbers without them.
         overlap: least intersection over union, above 0. VOC's own code adds a pixel to widths and heights; here a box
             ends where its last pixel ends.
     """
@@ -35,15 +41,18 @@ class VocPrecision:
         num_classes: int,
         *,
         names: Sequence[str] = (),
+        class_names: Sequence[str] = (),
         points: Literal["11", "area"] = "area",
         overlap: float = 0.5,
     ) -> None:
         self.num_classes, self.names, self.points, self.overlap = num_classes, names, points, overlap
+        self.class_names = tuple(class_names) or tuple(map(str, range(num_classes)))
+        self._right: list[Right] = []  # of each class, after `compute`
         self._seen: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
 
     def update(self, prediction: Batch, batch: Batch) -> None:
         """Keeps both where they are. Neither waits for the device nor communicates."""
-        wanted = ("boxes", "box_label", "box_valid", "box_difficult", "box_score", "index")
+        wanted = ("boxes", "box_label", "box_valid", "box_difficult", "box_area", "box_score", "image_scale", "index")
         found, real = ({name: one[name].detach() for name in wanted if name in one} for one in (prediction, batch))
         self._seen.append((found, real))
 
@@ -53,15 +62,23 @@ class VocPrecision:
         everywhere = [image for part in collectives.gather(own) for image in part]
         images = {image["index"]: image for image in everywhere}
         in_order = [images[index] for index in sorted(images)]
-        precisions = [self._of_class(in_order, number) for number in range(self.num_classes)]
+        self._right = [self._of_class(in_order, number) for number in range(self.num_classes)]
+        precisions = [precision_of(*one, self.points) if one[1] else math.nan for one in self._right]
         met = [value for value in precisions if not math.isnan(value)]
         values = {"map": share(math.fsum(met), len(met))}
         return values | {f"ap/{name}": precisions[number] for number, name in enumerate(self.names)}
 
-    def _of_class(self, images: Sequence[dict[str, Any]], label: int) -> float:
+    def details(self) -> Details:
+        """Collective."""
+        lines = {name: at_recalls(*one) for name, one in zip(self.class_names, self._right, strict=True) if one[1]}
+        found = [precision_of(*one, self.points) if one[1] else math.nan for one in self._right]
+        curves = [precision_curves(lines, RECALLS, overlap=self.overlap)] if lines else []
+        return details_of(
+            self._seen, self.class_names, average_precision={f"AP {self.overlap:g}": found}, curves=curves
+        )
+
+    def _of_class(self, images: Sequence[dict[str, Any]], label: int) -> Right:
         num_objects = sum(one["label"] == label and not one["difficult"] for image in images for one in image["real"])
-        if num_objects == 0:
-            return math.nan
         found: list[Found] = [
             (one["score"], number, one["nearest"], one["overlap"])
             for number, image in enumerate(images)
@@ -77,7 +94,7 @@ class VocPrecision:
             elif not images[number]["real"][best]["difficult"]:
                 right.append((number, best) not in taken)
                 taken.add((number, best))
-        return precision_of(right, num_objects, self.points)
+        return right, num_objects
 
 
 def precision_of(right: Sequence[bool], num_objects: int, points: Literal["11", "area"]) -> float:
@@ -86,17 +103,30 @@ def precision_of(right: Sequence[bool], num_objects: int, points: Literal["11", 
     >>> precision_of([True, False, True], 2, "area"), precision_of([True, False, True], 2, "11")
     (0.8333333333333333, 0.8484848484848485)
     """
-    hits, curve = 0, []
-    for number, is_right in enumerate(right, start=1):
-        hits += is_right
-        curve.append((hits / num_objects, hits / number))
-    for i in range(len(curve) - 2, -1, -1):  # the best precision at this recall or a larger one
-        curve[i] = (curve[i][0], max(curve[i][1], curve[i + 1][1]))
+    curve = curve_of(right, num_objects)
     if points == "11":
         at = [next((p for recall, p in curve if recall >= tenth / 10), 0.0) for tenth in range(11)]
         return math.fsum(at) / 11
     before = [0.0, *(recall for recall, _ in curve)]
     return math.fsum((recall - last) * p for last, (recall, p) in zip(before, curve, strict=False))
+
+
+def curve_of(right: Sequence[bool], num_objects: int) -> list[tuple[float, float]]:
+    """The recall after each detection, with the best precision at this recall or a larger one."""
+    hits, curve = 0, []
+    for number, is_right in enumerate(right, start=1):
+        hits += is_right
+        curve.append((hits / num_objects, hits / number))
+    for i in range(len(curve) - 2, -1, -1):
+        curve[i] = (curve[i][0], max(curve[i][1], curve[i + 1][1]))
+    return curve
+
+
+def at_recalls(right: Sequence[bool], num_objects: int) -> list[float]:
+    """The best precision at each of RECALLS or a larger one."""
+    recalls, precisions = zip(*curve_of(right, num_objects), strict=True) if right else ((), ())
+    places = [bisect.bisect_left(recalls, recall) for recall in RECALLS]
+    return [precisions[place] if place < len(precisions) else 0.0 for place in places]
 
 
 def plain(found: dict[str, Tensor], real: dict[str, Tensor]) -> list[dict[str, Any]]:

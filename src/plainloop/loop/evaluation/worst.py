@@ -11,7 +11,9 @@ from plainloop.distributed import collectives
 
 MOST = 12
 SIDE = 256  # pixels of the longer side of a kept image
-SPATIAL = ("image", "mask", "predicted_mask")
+MASKS, BOXES, INSTANCE_MASKS, INSTANCES = (
+    [f"{kind}{name}" for kind in ("", "predicted_")] for name in ("mask", "boxes", "instance_mask", "instances")
+)
 
 
 class Worst:
@@ -21,7 +23,14 @@ class Worst:
         self._kept: Batch = {}  # what was added, `score`, and `size`: height and width within the padded image
 
     def add(self, score: Tensor, entries: Batch) -> None:
-        """`score` (B,); `entries` with `index` (B,) and `image` (B, C, H, W), uint8 or float in [0, 1]. Never waits."""
+        """`score` (B,); `entries` with `index` (B,) and `image` (B, C, H, W), uint8 or float in [0, 1]. Never waits.
+
+        An entry instance_mask (B, N, H, W) is kept as one map `instances` (B, H, W) of the objects' numbers.
+        """
+        size, entries = _small_size(*entries["image"].shape[-2:]), dict(entries)
+        for masks, name in zip(INSTANCE_MASKS, INSTANCES, strict=True):
+            if masks in entries:
+                entries[name] = numbered(entries.pop(masks), size)
         order = _order(score, entries["index"])[:MOST]
         chosen = {name: tensor[order] for name, tensor in entries.items()} | {"score": score[order].float()}
         chosen["image"] = _as_bytes(chosen["image"])
@@ -70,23 +79,46 @@ def _as_bytes(image: Tensor) -> Tensor:
 
 
 def _shrunk(batch: Batch) -> Batch:
-    """Large images are made smaller, with their masks, which become bytes; `size` says how large they are now."""
+    """Large images are made smaller, with their masks, which become bytes, and boxes; `size`: how large they are."""
     height, width = batch["image"].shape[-2:]
-    factor = min(1.0, SIDE / max(height, width))
-    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    size = _small_size(height, width)
     sized = batch["index"].new_full((len(batch["index"]), 2), size[0])
     sized[:, 1] = size[1]
     small = batch | {"size": sized}
-    if factor < 1:
+    for name, entry in small.items():
+        if entry.dtype == torch.bool:
+            small[name] = entry.to(torch.uint8)  # which ranks can add up
+    for name in BOXES:
+        if name in small:
+            small[name] = small[name].float() * small[name].new_tensor([size[1] / width, size[0] / height] * 2)
+    if size != (height, width):
         image = F.interpolate(batch["image"].float(), size, mode="bilinear", antialias=True, align_corners=False)
         small["image"] = image.round().clamp(0, 255).to(torch.uint8)
-    for name in SPATIAL[1:]:
+    for name in MASKS:
         if name in batch:
             mask = batch[name].to(torch.uint8)
             if tuple(mask.shape[-2:]) != size:
                 mask = F.interpolate(mask[:, None].float(), size, mode="nearest-exact")[:, 0].to(torch.uint8)
             small[name] = mask
     return small
+
+
+def _small_size(height: int, width: int) -> tuple[int, int]:
+    factor = min(1.0, SIDE / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def numbered(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, N, H, W) bool -> (B, *size) uint8: the number, from 1, of the first mask that has the pixel; 0 for none."""
+    for side, length in zip((-2, -1), size, strict=True):  # first, because so many large masks need much memory
+        if length != masks.shape[side]:
+            places = (torch.arange(length, device=masks.device) + 0.5) * (masks.shape[side] / length)
+            masks = masks.index_select(side, places.long())
+    masks = masks[:, :254]
+    none = masks.new_full((len(masks), 1, *size), 255, dtype=torch.uint8)  # for images without any mask, too
+    numbers = torch.arange(1, masks.shape[1] + 1, dtype=torch.uint8, device=masks.device)[:, None, None]
+    first = torch.cat([torch.where(masks, numbers, none), none], dim=1).amin(1)
+    return torch.where(first == 255, 0, first)
 
 
 def _joined(one: Tensor, other: Tensor) -> Tensor:

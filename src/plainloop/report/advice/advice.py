@@ -16,6 +16,7 @@ Rule = Callable[[Evidence], Advice | None]
 RULES: tuple[Rule, ...] = (
     rate.rate_too_high,
     rate.rate_too_low,
+    fit.nothing_found,
     fit.over_fitting,
     fit.over_fitting_still,
     fit.under_fitting,

@@ -5,6 +5,8 @@ They follow "training tricks" of PaddleClas, sections 4 to 8; its tables are quo
 
 from __future__ import annotations
 
+import math
+
 from plainloop.loggers.numbers import amount, score
 from plainloop.report.advice.evidence import CLEAR, GAP, NO_GAP, Advice, Evidence, Fit
 from plainloop.report.advice.rate import FEW, not_yet_flat
@@ -12,6 +14,7 @@ from plainloop.report.advice.rate import FEW, not_yet_flat
 SOLVED = 0.97  # of a share: above it nothing is under-fitted
 SMALL_MODEL = 15e6  # parameters: label smoothing cost ResNet-18 (11.7 million) accuracy, and helped ResNet-50 (25.6)
 TINY_MODEL = 5e6  # MobileNets of a quarter width, which less weight decay and milder crops have helped
+NOTHING = 0.005  # average precision
 SMALL_IMAGE = 64  # pixels; `augment=standard` is for larger ones
 # What every recipe begins with, by the augmentation's function -> the option that holds it.
 BASIC = {"pad_crop": "crop_flip", "RandomResizedCrop": "standard", "RandomScaleCrop": "scale_crop"}
@@ -25,7 +28,8 @@ def over_fitting(run: Evidence) -> Advice | None:
     fit = run.fit
     if fit is None or not is_over(fit) or any(run.target(name) in MILD for name in run.augment):
         return None
-    option = "crop_flip" if max([0, *run.config["facts"]["image_shape"][1:]]) <= SMALL_IMAGE else "standard"
+    small = max([0, *run.config["facts"]["image_shape"][1:]]) <= SMALL_IMAGE
+    option = "detection" if is_of_boxes(fit.metric) else "crop_flip" if small else "standard"
     options = f"[{','.join((option, *run.augment))}]" if run.augment else option
     more = run.number("data.max_train_samples")
     rather = f"; more images than data.max_train_samples={more:g} would help most" if more is not None else ""
@@ -43,6 +47,20 @@ def over_fitting_still(run: Evidence) -> Advice | None:
     if stronger == "cutmix":
         evidence += "; of eight augmentations cutmix helped ResNet-50 most on ImageNet, from 77.3 to 78.4 %"
     return Advice("over-fitting", evidence, f"augment=[{basic[0]},{stronger}]")
+
+
+def nothing_found(run: Evidence) -> Advice | None:
+    """Hardly any object is detected: a longer run, or wrong boxes."""
+    found = [value for _, value in run.series(f"val/{run.monitor}")]
+    if not is_of_boxes(run.monitor) or not run.finished or len(found) < 2 or max(found) >= NOTHING:
+        return None
+    epochs, total = run.clock.epochs(run.clock.total_steps), run.clock.total_steps
+    longer = f"{3 * math.ceil(epochs)}ep" if epochs >= 1 else f"{3 * total}st"
+    evidence = (
+        f"val/{run.monitor} stays below {NOTHING} in {len(found)} evaluations and {total:,} steps, and a detector "
+        "finds little at first; if train/loss hardly falls, look at the boxes with scripts/preview_augment.py"
+    )
+    return Advice("nothing is found", evidence, f"trainer.duration={longer}")
 
 
 def weight_decay(run: Evidence) -> Advice | None:
@@ -134,6 +152,11 @@ def crop_scale(run: Evidence) -> Advice | None:
             )
             return Advice("crop scale", evidence, f"augment.{name}.scale=[0.2,1]")
     return None
+
+
+def is_of_boxes(metric: str) -> bool:
+    """Average precision: of boxes, or of masks of objects."""
+    return metric == "map"
 
 
 def is_over(fit: Fit) -> bool:

@@ -27,7 +27,7 @@ def rate_too_high(run: Evidence) -> Advice | None:
     name = "optimizer.lr"
     if top > EXPLODED * max(first, at_chance(run)):
         evidence = f"train/loss rose from {digits(first)} to {digits(top)} with {name}={lr:g}"
-    elif last > (1 - 0.02) * at_chance(run) and not is_steady(losses):
+    elif is_cross_entropy(run) and last > (1 - 0.02) * at_chance(run) and not is_steady(losses):
         evidence = (
             f"train/loss is {digits(last)} at the end, as good as chance, and went up and down with {name}={lr:g}"
         )
@@ -83,6 +83,11 @@ def early_stop(run: Evidence) -> Advice | None:
         f"and {score(values[-1][1])} at the end, {after} evaluations later"
     )
     return Advice("early stop", evidence, f"trainer.early_stop.patience={max(3, after // 2)}")
+
+
+def is_cross_entropy(run: Evidence) -> bool:
+    """Whether the loss has the scale of `at_chance`, as far as the task's keys tell."""
+    return run.has("task.label_smoothing")
 
 
 def at_chance(run: Evidence) -> float:

@@ -12,6 +12,7 @@ from plainloop.loggers.numbers import amount, digits, score
 WIDTH, HEIGHT = 440, 240  # of the SVG's own units
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 26  # of the axes, from its sides
 POINTS = 300  # of a line; more are reduced to the least and greatest of each part
+LONGEST_TICK = 6  # characters beside the axis
 LOG_FROM = 20.0  # the greatest over the least value, from which on losses have a logarithmic scale
 
 # Name on the line -> key; `{}` is the monitored metric without its split.
@@ -122,7 +123,12 @@ def _short(epoch: float) -> str:
 
 
 def _tick_text(tick: float) -> str:
-    return amount(tick) if abs(tick) >= 10_000 else f"{tick:g}".replace("e-0", "e-")
+    """
+    >>> _tick_text(0.00015), _tick_text(0.25), _tick_text(20_000)
+    ('1.5e-4', '0.25', '20.0k')
+    """
+    text = amount(tick) if abs(tick) >= 10_000 else f"{tick:g}"
+    return (text if len(text) <= LONGEST_TICK else f"{tick:.1e}").replace("e-0", "e-")
 
 
 def _ticks(low: float, high: float) -> list[float]:

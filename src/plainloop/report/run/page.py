@@ -20,8 +20,9 @@ from plainloop.loggers.numbers import amount, duration, score
 from plainloop.report.advice.advice import advice
 from plainloop.report.advice.evidence import Advice
 from plainloop.report.run.curves import HEIGHT, WIDTH, charts
+from plainloop.report.run.objects import ABOUT, KEY, has_objects
 from plainloop.report.run.read import Run, read_run
-from plainloop.report.run.results import MOST_IN_MATRIX, classes_of, worst_of
+from plainloop.report.run.results import MOST_IN_MATRIX, classes_of, drawings_of, tables_of, worst_of
 from plainloop.report.run.spent import parts_of, verdict
 from plainloop.run_dir.status import command_to_continue
 from plainloop.system import storage
@@ -48,8 +49,14 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 
     Raises BadConfig, BadData and CannotWrite.
     """
-    path = out or folder / NAME
-    storage.write_whole(path, page(read_run(folder)).encode("utf-8", "replace"))
+    return write_page(read_run(folder), out)
+
+
+def write_page(run: Run, out: Path | None = None) -> Path:
+    path = out or run.folder / NAME
+    if out:
+        storage.make_folder(out.absolute().parent)
+    storage.write_whole(path, page(run).encode("utf-8", "replace"))
     return path
 
 
@@ -84,15 +91,23 @@ def page(run: Run) -> str:
         state_text=STATES[run.status.state],
         status=run.status,
         metric=run.monitor,
-        best={"step": best[0], "value": score(best[1]), "epoch": f"{run.clock.epochs(best[0]):.1f}"} if best else None,
+        best={"step": best[0], "value": score(best[1]), "epoch": epochs_text(run.clock.epochs(best[0]))}
+        if best
+        else None,
         facts=facts_of(run),
         advice=advice_for(run),
         charts=drawn,
         chart_size=(WIDTH, HEIGHT),
         evaluation=found,
+        evaluation_problem=run.evaluation_problem,
         classes=classes_of(run, found) if found else None,
         most_in_matrix=MOST_IN_MATRIX,
         worst=worst_of(run, found) if found else [],
+        worst_about=ABOUT if found and has_objects(found) else "",
+        worst_key=[(f"rgb{colour}", name) for colour, name in KEY],
+        details=found.details if found else None,
+        tables=tables_of(found) if found else [],
+        drawings=drawings_of(found) if found else [],
         parts=parts,
         verdict=verdict(run, parts),
         duration=duration,
@@ -120,7 +135,7 @@ def facts_of(run: Run) -> list[tuple[str, str]]:
     steps = int(run.rows[-1]["step"]) if run.rows else run.status.step
     total = run.clock.total_steps
     found = [("steps", f"{steps:,}" if steps == total else f"{steps:,} of {total:,}")]
-    found += [("epochs", f"{run.clock.epochs(steps):.1f}".removesuffix(".0"))]
+    found += [("epochs", epochs_text(run.clock.epochs(steps)))]
     if (seconds := _seconds(run)) is not None:
         found.append(("duration", duration(seconds)))
     if rate := run.summary.get("images_per_s"):
@@ -131,6 +146,14 @@ def facts_of(run: Run) -> list[tuple[str, str]]:
     found.append(("model", str(run.config["model"].get("model_name") or _last_part(run.config["model"]))))
     found.append(("batch", f"{train_batch_size(run.config):,}"))
     return [(name, printable(text)) for name, text in found]
+
+
+def epochs_text(epochs: float) -> str:
+    """
+    >>> epochs_text(4.0), epochs_text(2.54), epochs_text(0.042)
+    ('4', '2.5', '0.042')
+    """
+    return f"{epochs:.1f}".removesuffix(".0") if epochs >= 1 or epochs == 0 else f"{epochs:.2g}"
 
 
 def own_overrides(run: Run) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plainloop.config.durations import Clock, clock_of
-from plainloop.errors import BadConfig
+from plainloop.errors import BadConfig, BadData
 from plainloop.loggers.jsonl import read_rows
 from plainloop.loggers.overrides import overrides_of
 from plainloop.run_dir.config_file import read_config
@@ -30,6 +30,7 @@ class Run:
     events: Sequence[Mapping[str, Any]]
     evaluation: Evaluation | None
     overrides: Sequence[str]  # as they were typed
+    evaluation_problem: str = ""  # why there is no evaluation, where its files cannot be read
 
     @property
     def class_names(self) -> list[str]:
@@ -60,13 +61,18 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Raises BadConfig where there is no run, and BadData for files that no run writes."""
+    """Raises BadConfig where there is no run, and BadData for files that no run writes, but for evaluation/."""
     config = read_config(folder)
     try:
         clock = clock_of(config)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise BadConfig(f"{folder / 'config.yaml'} cannot be used: {error}") from error
     attempts = read_attempts(folder)
+    evaluation, problem = None, ""
+    try:
+        evaluation = read_evaluation(folder)
+    except BadData as error:
+        problem = str(error)
     return Run(
         folder=folder,
         config=config,
@@ -77,6 +83,7 @@ def read_run(folder: Path) -> Run:
         environment=storage.read_json(folder / "environment.json") or {},
         attempts=attempts,
         events=storage.read_lines(folder / "events.jsonl", {"kind": str, "time": float}),
-        evaluation=read_evaluation(folder),
+        evaluation=evaluation,
         overrides=overrides_of(folder),
+        evaluation_problem=problem,
     )

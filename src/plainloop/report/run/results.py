@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 
 from plainloop.loggers.numbers import score
+from plainloop.report import figures, page
 from plainloop.report.pictures import colour, drawn
+from plainloop.report.run.objects import has_objects, pair
 from plainloop.report.run.read import Run
 from plainloop.run_dir.evaluation import Evaluation
+from plainloop.tasks.details import Table
 
 MOST_IN_MATRIX = 25  # classes; of more, the pairs that are confused most often are listed
 MOST_PAIRS = 20
@@ -30,6 +33,44 @@ class Classes:
     pairs: list[tuple[str, str, int]]  # label, prediction, count: the most frequent first
     names: list[str]
     colours: list[str] = field(default_factory=list)  # of the rows, as pictures tint masks
+
+
+def tables_of(found: Evaluation) -> list[tuple[Table, list[int]]]:
+    """Those of the task, in words; and which of their columns are numbers."""
+    tables = []
+    for one in found.details.tables:
+        numbers = [
+            i
+            for i in range(len(one.heads))
+            if not any(isinstance(cell, str) for row in one.rows for cell in row[i : i + 1])
+        ]
+        tables.append((replace(one, rows=[[_in_words(cell) for cell in row] for row in one.rows]), numbers))
+    return tables
+
+
+def _in_words(cell: str | float | None) -> str:
+    if cell is None or isinstance(cell, str):
+        return "–" if cell is None else cell
+    return f"{cell:,}" if isinstance(cell, int) else score(cell)
+
+
+def drawings_of(found: Evaluation) -> list[tuple[str, str, str]]:
+    """Title, drawing and key of each set of curves."""
+    drawings = []
+    for one in found.details.curves:
+        lines = [(name, line, _line_colour(i, len(one.lines))) for i, (name, line) in enumerate(one.lines.items())]
+        shown = figures.curves([figures.Curve(*line) for line in lines], x=one.x)
+        key = page.key([(figures.colour(number), name) for name, _, number in lines if number is not None])
+        drawings.append((one.title, shown, key))
+    return drawings
+
+
+def _line_colour(number: int, num_lines: int) -> int | None:
+    """The first lines and the last one have colours; those between them are faint."""
+    most = figures.NUM_COLOURS
+    if num_lines <= most or number < most // 2:
+        return number
+    return number - num_lines + most if number >= num_lines - most // 2 else None
 
 
 @dataclass(frozen=True)
@@ -99,14 +140,20 @@ def _mean(total: float, number: float) -> str:
 
 def worst_of(run: Run, found: Evaluation) -> list[Shown]:
     """The worst samples, as they are kept in evaluation/."""
-    shown = []
+    shown, has_pairs = [], has_objects(found)
     for row in range(len(found.worst.get("index", ()))):
         height, width = found.worst["size"][row].tolist()
         sample: Any = {"image": found.worst["image"][row, :, :height, :width].float() / 255}
+        small = max(height, width) < SIDE / 2
+        if has_pairs:
+            drawings, lines = pair(found, row, sample, run.class_names, side=SIDE)
+            uris = [_as_uri(one, lossless=small) for one in drawings]
+            shown.append(Shown(uris, small, [*lines, *_lines(run, found, row)]))
+            continue
         before = found.worst["mask"][row, :height, :width] if _is_mask(found, "mask") else None
         after = found.worst["predicted_mask"][row, :height, :width] if _is_mask(found, "predicted_mask") else None
         samples = [sample | {"mask": mask} for mask in (before, after) if mask is not None] or [sample]
-        side, small = SIDE if len(samples) > 1 else max(height, width), max(height, width) < SIDE / 2
+        side = SIDE if len(samples) > 1 else max(height, width)
         pictures = [_as_uri(drawn(one, side=side), lossless=small) for one in samples]
         shown.append(Shown(pictures, small, _lines(run, found, row)))
     return shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,16 +13,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plainloop.contracts import IGNORE, Batch, Data, GivesResults, Split, SumsMetrics
+from plainloop.contracts import (
+    IGNORE,
+    Batch,
+    Data,
+    GivesDetails,
+    GivesResults,
+    Resamples,
+    Split,
+    SumsMetrics,
+)
 from plainloop.errors import BadConfig, OutOfMemory
 from plainloop.loop.evaluation.collect import Collector
 from plainloop.loop.normalize import to_device
 from plainloop.loop.stopwatch import closing_workers
 from plainloop.run.backend import OUT_OF_MEMORY
 from plainloop.run.trained.open import Trained
-from plainloop.run.trained.resample import MOST_SUMS, Resampled, difference, intervals
+from plainloop.run.trained.resample import FEW_SETS, MOST_SUMS, Resampled, counts, difference, intervals
 from plainloop.run_dir.weights import first_line
 from plainloop.system import rng
+from plainloop.tasks.details import Details
 
 MOST_CLASSES = 1000  # of a confusion matrix
 _REFUSALS = (RuntimeError, ValueError, AssertionError, TypeError, IndexError)  # of a model that gets other images
@@ -48,7 +59,7 @@ class Measured:
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """Of each metric, 95 %; {} where the metrics do not follow from sums over samples."""
+        """Of each metric, 95 %; {} where it neither follows from sums over samples nor can be measured again."""
         return intervals(self.resampled)
 
 
@@ -64,7 +75,8 @@ def measure(
 
     `collector` keeps what a run's folder holds of its best evaluation.
     """
-    task, metrics, began = trained.task, trained.task.metrics(), time.perf_counter()
+    task, began = trained.task, time.perf_counter()
+    metrics = collector.metrics if collector else task.metrics()
     by_sums = cast(SumsMetrics, metrics) if hasattr(metrics, "sums") else None
     found, resampled = Measured(), Resampled()
     with rng.drawing_from(rng.fold(rng.EVAL, trained.config["seed"]), trained.device), trained.predicting():
@@ -73,7 +85,9 @@ def measure(
                 for raw in batches:
                     batch = trained.prepare(raw)
                     prediction = predicted(trained, batch, is_first=not found.rows)
-                    metrics.update(prediction, batch)
+                    # Two splits may have the same numbers.
+                    numbers = raw["index"] * len(splits) + number
+                    metrics.update(prediction, batch | {"index": numbers.to(batch["index"].device)})
                     if collector:
                         collector.add(prediction, batch, to_device(raw, trained.device)["image"])
                     results = cast(GivesResults, task).results(prediction, batch) if hasattr(task, "results") else {}
@@ -84,12 +98,16 @@ def measure(
                         sums = by_sums.sums(prediction, batch).cpu().double()
                         own = [by_sums.values(row) for row in sums]
                         if sums.shape[1] <= MOST_SUMS:
-                            resampled.add(sums, raw["index"].numpy(force=True) * len(splits) + number)
+                            resampled.add(sums, numbers.numpy(force=True))
                     keep_rows(found, split, raw, results, own, trained.class_names)
                     tell(len(found.rows))
     found.metrics = metrics.compute()
     found.seconds = time.perf_counter() - began
     found.resampled = resampled.values(by_sums.values) if by_sums else {}
+    if hasattr(metrics, "resampled"):
+        found.resampled = cast(Resamples, metrics).resampled(functools.partial(counts, num_sets=FEW_SETS))
+    if hasattr(metrics, "details"):
+        add_columns(found, cast(GivesDetails, metrics).details(), splits)
     found.skipped = [row["why"] for row in data.take_skipped()] if hasattr(data, "take_skipped") else []
     return found
 
@@ -166,6 +184,17 @@ def keep_rows(
         cells |= {name: value for name, value in own[row].items() if "/" not in name}
         found.columns = tuple(cells)
         found.rows.append(list(cells.values()))
+
+
+def add_columns(found: Measured, details: Details, splits: Sequence[Split]) -> None:
+    """What the metrics tell of single samples, at the end of their rows."""
+    values = {int(index): row for index, *row in details.samples}
+    if not values:
+        return
+    found.columns += tuple(details.columns)
+    for row, (split, index) in zip(found.rows, found.samples, strict=True):
+        told = values[index * len(splits) + splits.index(split)]
+        row += [int(value) if float(value).is_integer() else value for value in told]
 
 
 def require_same_samples(first: Measured, second: Measured, names: tuple[str, str]) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 NUM_SETS = 1000  # resampled test sets
+FEW_SETS = 200  # the same for metrics that are no sums: each set is measured as a whole
 MOST_SUMS = 2**17  # of one sample; the totals of all sets then take 1 GB
 CONFIDENCE = 0.95
 

@@ -1,0 +1,1 @@
+"""What of detections is counted beside their average precision."""
