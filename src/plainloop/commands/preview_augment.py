@@ -55,7 +55,7 @@ def preview(overrides: list[str], num_images: int, out: Path) -> int:
     sys.stdout.write(f"{out}: {min(num_images, len(before['index']))} of the {len(before['index'])} images of ")
     sys.stdout.write(f"step {step} of {clock.total_steps}; augment: {augment}\n")
     if found.ranks > 1:
-        sys.stdout.write(f"on {found.ranks} ranks, mixup and cutmix take other partners: those of the same rank\n")
+        sys.stdout.write(f"on {found.ranks} ranks, mixup, cutmix and mosaic take other partners, of the same rank\n")
     return 0
 
 

@@ -135,6 +135,8 @@ nms_keep_topk keep_top_k max_per_img max_det | model.max_detections={} | of mode
 with_fpn | : | model=faster_rcnn, mask_rcnn and the others of torchvision have a feature pyramid
 with_dcn | ? | there are no deformable convolutions
 train_random_shapes random_shapes multi_scale multiscale | augment=multi_scale; false 0: | of whole batches
+mosaic mosaic_prob | augment=mosaic augment.mosaic.p={}; false 0: ; true: augment=mosaic | \
+several: augment=[mosaic,yolo]
 mixup_epoch | augment=mixup_boxes augment.mixup_boxes.until={}ep
 target_size img_size imgsz input_size | data.image_size={}
 metric | : ; coco: task.measure=coco; voc: task.measure=voc | the task says what is measured: task.measure of boxes
