@@ -20,7 +20,7 @@ from tests.harness.boxed import annotated, largest_error, objects_of, source, wr
 from tests.harness.tensors import equal
 
 TRAIN, VAL = (3, 0, 7, 1, 5, 0, 2, 4, 6), (2, 0, 0, 5, 1, 3, 7)
-CROP = RandomScaleCrop(size=48, scale=(0.4, 1.5))
+CROP = RandomScaleCrop(size=48, scale=(0.4, 1.5), min_visible=0.0)  # whatever is seen has its box
 FLIP = PerSample(transform=v2.RandomHorizontalFlip())
 
 
