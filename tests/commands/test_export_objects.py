@@ -50,6 +50,7 @@ def test_onnxruntime_finds_the_objects_of_the_model_with_the_same_average_precis
     assert about["classes"] == list("01234") and about["output_meaning"].keys() == set(NAMES)
 
 
+@pytest.mark.slow  # two processes that import torch and torchvision
 def test_torch_and_torchvision_give_the_objects_in_a_fresh_process(place: Path, tmp_path: Path, capsys: Any) -> None:
     assert main([f"run={place / 'detector'}", "format=torch_export", "size=64x128", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
@@ -57,6 +58,11 @@ def test_torch_and_torchvision_give_the_objects_in_a_fresh_process(place: Path, 
     extra = {"needs": "", "outputs": ""}
     torch.export.load(tmp_path / "model.pt2", extra_files=extra)
     assert (json.loads(extra["needs"]), json.loads(extra["outputs"])) == (["torchvision"], list(NAMES))
+
+
+def test_safetensors_hold_the_detector_exactly(place: Path, tmp_path: Path, capsys: Any) -> None:
+    assert main([f"run={place / 'detector'}", "format=safetensors", "--out", str(tmp_path)]) == 0
+    assert "boxes     0 is the largest difference" in capsys.readouterr().out
 
 
 def test_detectors_that_no_graph_can_hold_say_what_can_be_done_with_them(place: Path) -> None:

@@ -196,7 +196,7 @@ def export_safetensors(trained: Trained, path: Path, shape: Sequence[int]) -> in
         again = timm.create_model(f"local-dir:{path.parent}", pretrained=True).eval()
     else:
         again = copy.deepcopy(trained.model)
-        for tensor in (*again.parameters(), *again.buffers()):
+        for tensor in again.state_dict().values():  # without what belongs to the model's code, such as anchors
             tensor.zero_()
         load_weights(again, path)
     graph, other = (exporting.Graph(replace(trained, model=model)).eval() for model in (trained.model, again))

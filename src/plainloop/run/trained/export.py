@@ -97,7 +97,8 @@ def traced(
 def write_torch_export(program: torch.export.ExportedProgram, path: Path, about: Mapping[str, str]) -> None:
     """Writes a file of torch.export, with each text of `about` as an extra file of that name."""
     content = io.BytesIO()
-    torch.export.save(program, content, extra_files=dict(about))
+    with quiet():
+        torch.export.save(program, content, extra_files=dict(about))
     storage.write_whole(path, content.getbuffer())
 
 
