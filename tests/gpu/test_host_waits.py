@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from plainloop.augment.mixing import mixup_or_cutmix
@@ -24,9 +24,11 @@ from plainloop.loop.agreement import Agreement
 from plainloop.loop.normalize import Normalize, to_device, to_float
 from plainloop.loop.state import EMA, TrainState
 from plainloop.loop.trainer import Trainer
+from plainloop.models.detection.yolov3 import YOLOv3
 from plainloop.models.tiny_seg import TinySeg
 from plainloop.system import rng
 from plainloop.tasks.classification import Classification
+from plainloop.tasks.detection import Detection
 from plainloop.tasks.segmentation import LOSSES, Segmentation
 from tests.gpu import test_bits
 from tests.harness import inject
@@ -150,6 +152,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "task": Segmentation(num_classes=5, losses=dict.fromkeys(LOSSES, 1.0), class_weights=[1, 1, 1, 1, 5.0])
     },
     "masks, views": {"task": Segmentation(num_classes=5, tta_scales=[0.5, 1.0], tta_flip=True, window=12)},
+    "boxes": {"task": Detection(num_classes=5)},
+}
+
+
+# The model and the batches of each task.
+PARTS: dict[type, tuple[Callable[[], nn.Module], Callable[[], Batch]]] = {
+    Classification: (small_net, on_the_host),
+    Segmentation: (lambda: TinySeg(num_classes=5, width=2), masked),
+    Detection: (lambda: YOLOv3(num_classes=5, backbone="tiny", width=4), boxed),
 }
 
 
@@ -159,9 +170,8 @@ def test_steps_and_evaluations_send_nothing_that_the_host_waits_for(setting: str
     ema = settings.pop("ema", None)
     normalize = Normalize(mean=(0.4,) * 3, std=(0.2,) * 3, device=META)
     trainer = toy_trainer(steps=100, log_every=1, device=META, normalize=normalize, **settings)
-    masks = isinstance(trainer.task, Segmentation)
-    model = (TinySeg(num_classes=5, width=2) if masks else small_net()).to(META)
-    given = masked if masks else on_the_host
+    make, given = PARTS[type(trainer.task)]
+    model = make().to(META)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     state = TrainState(model, optimizer, GradScaler("cpu", enabled=False), EMA(model, ema) if ema else None)
     metrics = trainer.task.metrics()
@@ -196,6 +206,7 @@ ON_CUDA: dict[str, tuple[str, ...]] = {
     "deterministic": ("trainer.deterministic=true", "augment=[crop_flip,random_erasing]"),
     "tf32": ("trainer.tf32=true",),
     "masks": (*TASKS["segmentation"], "task.losses.lovasz=1.0", "task.losses.ohem=1.0"),
+    "boxes": TASKS["detection"],
     **FAST,
 }
 

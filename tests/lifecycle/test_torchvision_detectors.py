@@ -29,7 +29,7 @@ def drawing() -> None:
     inject.before(Trainer, "update", lambda *_: torch.rand(7))
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["mask_rcnn", pytest.param("faster_rcnn", marks=pytest.mark.slow)])
 def test_a_killed_run_of_one_process_ends_with_the_same_bits(model: str, tmp_path: Path) -> None:
     command, ends = (*RUN, *MODELS[model]), dict[str, Any]()
     for name in ("untouched", "killed", "otherwise drawn"):
