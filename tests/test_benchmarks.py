@@ -52,6 +52,13 @@ def test_checkpoint_ends_with_the_share_of_a_run(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_boxes_end_with_ratios_to_torchvision(tmp_path):
+    run("photographs", str(tmp_path), "--count=70")
+    printed = run("boxes", str(tmp_path), "--rounds=2", "--block-seconds=0.02", "--only", "ours", "torchvision")
+    assert re.search(r"ours is as many times as fast as torchvision: wall \d+\.\d\d \[", printed)
+
+
 def test_image_folder_ends_with_ratios_to_torchvision(tmp_path):
     assert "64 files" in run("photographs", str(tmp_path), "--count=64")
     settings = ("--rounds=2", "--block-seconds=0.01", "--only", "ours from the cache", "torchvision")
