@@ -25,7 +25,7 @@ ANNOTATIONS = ("annotations", "Annotations", "annotation")
 # Beside the annotations of objects, COCO has these; they are for other tasks, or have no objects.
 OTHER_TASKS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info", "_annotations.createml")
 LAYOUTS = (
-    "these layouts are found: annotations/instances_train2017.json with train2017/ (COCO's own); "
+    "one of these layouts: annotations/instances_train2017.json with train2017/ (COCO's own); "
     "train/_annotations.coco.json with the images beside it (Roboflow); train.json or annotations.json with "
     "JPEGImages/ (PaddleX); for others type data.train.annotations=<file> data.train.images=<folder>, and so for val; "
     "YOLO's text files are not read: export them as COCO"
@@ -78,9 +78,9 @@ class CocoBoxes(BoxedFiles):
         names = chosen or classes_of(parts)
         known = {name for part in parts.values() for name in part.class_names}
         if unknown := [name for name in names if name not in known]:
-            raise BadData(
-                f"data.class_names has {quoted(unknown, 5)}, which no annotation file lists",
-                hint=f"they list {quoted(sorted(known), 20)}",
+            raise ValueError(
+                f"data.class_names={list(names)}: no annotation file lists {quoted(unknown, 5)}; they list "
+                f"{quoted(sorted(known), 20)}"
             )
         found = settled(
             base,

@@ -26,7 +26,7 @@ Object = tuple[str, tuple[float, ...], bool]  # name, x0 y0 x1 y1, difficult
 FOLDERS = (*IMAGES, "annotations", "Annotations", "annotation", "labels", "label", "xml", "xmls")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 LAYOUTS = (
-    "these layouts are found: VOC2007/ with ImageSets/Main/train.txt, JPEGImages/ and Annotations/ (Pascal VOC, one "
+    "one of these layouts: VOC2007/ with ImageSets/Main/train.txt, JPEGImages/ and Annotations/ (Pascal VOC, one "
     "year or several); train_list.txt and val_list.txt with a line 'JPEGImages/1.jpg Annotations/1.xml' for each image "
     "(PaddleX); 1.jpg and 1.xml side by side or in two folders, in train/ and val/ or not (LabelImg); "
     "YOLO's text files are not read: export them as Pascal VOC"
