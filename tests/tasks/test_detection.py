@@ -16,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from plainloop.contracts import Batch
 from plainloop.distributed import collectives
+from plainloop.errors import BadData
 from plainloop.tasks.average_precision import AveragePrecision, packed
 from plainloop.tasks.detection import Detection
 from plainloop.tasks.voc_precision import VocPrecision
@@ -251,3 +252,10 @@ def test_without_any_image_there_is_nothing_to_measure() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         Detection(**{"num_classes": 2} | settings)
+
+
+def test_data_without_masks_are_told_what_to_type_where_masks_are_measured() -> None:
+    boxes: Batch = {"image": torch.zeros(1, 3, 8, 8), "boxes": torch.zeros(1, 1, 4)}
+    with pytest.raises(BadData, match=r"task.measure=both measures masks .* only boxes") as told:
+        Detection(num_classes=2, measure="both").loss(torch.nn.Identity(), boxes)
+    assert told.value.hint == "data.instance_masks=true"

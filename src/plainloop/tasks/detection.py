@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.contracts import Batch, Scalars
+from plainloop.errors import BadData
 from plainloop.tasks.average_precision import AveragePrecision, Kind
 from plainloop.tasks.voc_precision import VocPrecision
 
@@ -60,7 +61,12 @@ class Detection:
         self.has_masks = "masks" in KINDS.get(measure, ())
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Scalars]:
-        """Scalars: "loss", and each of the model's losses by its name."""
+        """Scalars: "loss", and each of the model's losses by its name. Raises BadData without masks that it needs."""
+        if self.has_masks and "instance_mask" not in batch:
+            raise BadData(
+                f"task.measure={self.measure} measures masks of objects, and the data give only boxes",
+                hint="data.instance_masks=true",
+            )
         objects = {name: batch[name] for name in OBJECTS if name in batch}
         if "box_crowd" in batch:
             objects["box_valid"] = objects["box_valid"] & ~batch["box_crowd"]
