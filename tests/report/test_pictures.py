@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from plainloop.contracts import IGNORE
-from plainloop.report.pictures import FAINT, PAPER, colour, drawn, legend, object_colour, sheet
+from plainloop.report.pictures import FAINT, PAPER, colour, drawn, legend, object_colour, sheet, with_objects
 
 NAMES = ("background", "cat", "dog")
 GREY = {"image": torch.full((3, 20, 30), 0.5)}
@@ -59,6 +59,19 @@ def test_valid_boxes_are_drawn_with_name_and_score_and_others_are_not():
     assert (one[33:71, 8:10] == object_colour(1)).all()
     assert (one[16:32, 8:60] != pixels({}, side=120)[16:32, 8:60]).any()  # the words above it
     assert not (one == object_colour(2)).all(-1).any()
+
+
+def test_the_pixels_of_an_object_are_tinted_and_have_an_outline_and_no_others_change():
+    mask = torch.zeros(1, 20, 30, dtype=torch.bool)
+    mask[0, 4:16, 8:24] = True
+    sample = {"instance_mask": mask, "boxes": torch.zeros(1, 4), "box_label": torch.tensor([0])}
+    plain = np.array(drawn(GREY, side=30))
+    seen = with_objects(plain, [mask[0].numpy()], [object_colour(0)])
+    assert np.array_equal((seen != plain).any(-1), mask[0].numpy())
+    assert (seen[4, 8:24] == object_colour(0)).all() and (seen[4:16, 8] == object_colour(0)).all()
+    assert (seen[10, 15] != object_colour(0)).all()  # the image is seen through the tint
+    hidden = pixels(sample | {"box_valid": torch.tensor([False])}, side=30)
+    assert np.array_equal(hidden, plain) and not np.array_equal(pixels(sample, side=30), plain)
 
 
 def test_the_legend_names_the_classes_that_occur_and_no_others():

@@ -15,9 +15,10 @@ from plainloop import load
 from plainloop.config.durations import clock_of
 from plainloop.config.parts import make_part
 from plainloop.contracts import Batch
+from plainloop.data.boxes.found import found_in
 from plainloop.errors import BadConfig, BadData
 from plainloop.run.trained.files import find_images
-from plainloop.run.trained.predictor import Predictor, of_size
+from plainloop.run.trained.predictor import Prediction, Predictor, of_size
 from tests.harness.photos import photograph
 from tests.harness.trained import train_runs
 
@@ -89,6 +90,18 @@ def test_objects_are_those_of_an_evaluation_for_files_pictures_and_arrays(place:
     assert list(few.scores) == [score for score in one.scores if score >= middle]
     assert str(few).startswith(f"{len(few.names)} objects: {few.names[0]} {few.scores[0]:.2f}, ")
     assert str(model(image)) == "no objects"
+
+
+def test_masks_of_objects_have_the_size_of_the_image_whatever_their_number() -> None:
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[0, :2, :4] = masks[1, 2:4, 4:] = True
+    result = {"boxes": torch.tensor([[0.0, 0, 4, 2], [4, 2, 8, 4]]), "box_label": torch.tensor([1, 0])}
+    result |= {"box_score": torch.tensor([0.6, 0.9]), "box_valid": torch.ones(2).bool(), "instance_mask": masks}
+    found = found_in(result, (8, 8), (4, 8), letterboxed=True)
+    two, none = Prediction(("a", "b"), found=found), Prediction(("a", "b"), found=found.chosen(found.scores > 1))
+    assert two.masks is not None and np.array_equal(two.masks, masks.flip(0)[:, :4].numpy())
+    assert two.names == ("a", "b") and str(two) == "2 objects: a 0.90, b 0.60"
+    assert none.masks is not None and none.masks.shape == (0, 4, 8) and str(none) == "no objects"
 
 
 def test_a_mask_of_a_resized_image_goes_back_to_the_size_of_the_image() -> None:

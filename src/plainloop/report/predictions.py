@@ -80,7 +80,7 @@ class Drawings:
             sample |= {} if objects.prepared is None else {"instance_mask": objects.prepared}
         sample["image"] = image.float() / 255
         self.samples.append(sample)
-        self.texts.append([file.name, *words, *caption(sample, self.class_names)])
+        self.texts.append([file.name, *(words or caption(sample, self.class_names))])
 
     def _write(
         self, files: dict[str, Path], file: Path, pixels: Tensor | None, mask: Tensor | None, objects: Found | None
