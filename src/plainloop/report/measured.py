@@ -78,7 +78,7 @@ def comparison_lines(
         for name in whole:
             value, interval = differences[name]
             sure = ""
-            if interval is not None:
+            if interval is not None and interval[0] == interval[0]:
                 sure = "  differs" if interval[0] > 0 or interval[1] < 0 else "  may be chance"
             yield f"  {name:<{width}}  {_signed(value)}{_between(interval, _signed)}{sure}"
 
@@ -100,7 +100,7 @@ def _between(interval: Interval | None, form: Any) -> str:
 
 
 def _signed(value: float) -> str:
-    return score(value) if value < 0 else f"+{score(value)}"
+    return f"+{score(value)}" if value >= 0 else score(value)
 
 
 def _count(value: int, total: int, of: str) -> str:
