@@ -174,8 +174,8 @@ VALUES = ("2", "0.1", "true", "false", "sgd", "[2,3]", "2,3")
 # What the advice cannot know: paths, weights, GPUs, what data and model a task is for, what two keys allow together.
 NOT_KNOWN = re.compile(
     r"data.root=|init_from=|pretrained=|device=cuda|min_lr=|drop\w*_rate=(2|sgd)|experiment=\[|smoothing=2|erasing.p=2"
-    r"|task=(segmentation|detection|instance_segmentation)|model=yolov3|data=(image_folder|mask_folder|mask_lists)"
-    r"|freeze_until=|folds=sgd"
+    r"|task=(segmentation|detection|instance_segmentation)|model=yolov3|data=(image_folder|mask_folder|mask_lists|coco)"
+    r"|augment=(mosaic|mixup_boxes)|freeze_until=|folds=sgd"
 )
 
 
