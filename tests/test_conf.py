@@ -21,7 +21,7 @@ GROUPS = {group: options for group, options in COMPOSER.groups.items() if not gr
 FOLDERS_OF_MASKS = ("data=mask_folder", "data=mask_lists", "data=voc", "data=cityscapes", "data=ade20k")
 MASKS = ("task=segmentation", "data=digit_scenes", "model=tiny_seg")
 BOXES = ("task=detection", "data=digit_boxes", "model=yolov3")
-OBJECT_MASKS = ("model=mask_rcnn", "task=instance_segmentation", "data.instance_masks=true")
+OBJECT_MASKS = ("model=mask_rcnn", "task=instance_segmentation")
 CHOICES = [f"{group}={option}" for group, options in GROUPS.items() for option in options if group != "local"]
 
 

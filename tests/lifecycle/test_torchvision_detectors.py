@@ -20,7 +20,7 @@ RUN = (
 )
 MODELS = {
     "faster_rcnn": ("model=faster_rcnn", "task=detection"),
-    "mask_rcnn": ("model=mask_rcnn", "task=instance_segmentation", "data.instance_masks=true"),
+    "mask_rcnn": ("model=mask_rcnn", "task=instance_segmentation"),
 }
 
 

@@ -258,4 +258,4 @@ def test_data_without_masks_are_told_what_to_type_where_masks_are_measured() -> 
     boxes: Batch = {"image": torch.zeros(1, 3, 8, 8), "boxes": torch.zeros(1, 1, 4)}
     with pytest.raises(BadData, match=r"task.measure=both measures masks .* only boxes") as told:
         Detection(num_classes=2, measure="both").loss(torch.nn.Identity(), boxes)
-    assert told.value.hint == "data.instance_masks=true"
+    assert told.value.hint.startswith("type data.instance_masks=true; or task=detection")

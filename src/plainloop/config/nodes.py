@@ -13,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from plainloop.config.starting_weights import finetune_lr
 
 OmegaConf.register_new_resolver("finetune_lr", finetune_lr, replace=True)  # ${finetune_lr:${facts.num_train}}
+# ${is_one_of:${task.measure},masks,both}
+OmegaConf.register_new_resolver("is_one_of", lambda value, *choices: value in choices, replace=True)
 
 
 class Pending:

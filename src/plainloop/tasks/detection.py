@@ -65,7 +65,7 @@ class Detection:
         if self.has_masks and "instance_mask" not in batch:
             raise BadData(
                 f"task.measure={self.measure} measures masks of objects, and the data give only boxes",
-                hint="data.instance_masks=true",
+                hint="type data.instance_masks=true; or task=detection where objects have no outlines (data=voc_boxes)",
             )
         objects = {name: batch[name] for name in OBJECTS if name in batch}
         if "box_crowd" in batch:
