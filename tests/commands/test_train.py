@@ -122,7 +122,7 @@ def test_what_cfg_shows_is_what_runs(finished: Path, typed: list[str], part: str
 def test_help_names_groups_options_keys_and_examples_that_exist(tmp_path: Path) -> None:
     text = train(tmp_path, "--help").stdout
     assert "optimizer: adadelta, adagrad, adam, adamw, lamb, lion, muon, nadam, rmsprop, sgd, timm" in text
-    assert text.count("python train.py") == 3
+    assert text.count("python train.py") == 4
     from plainloop.config.compose.composer import Composer
     from plainloop.config.nodes import key_paths
 
