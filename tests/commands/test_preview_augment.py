@@ -16,7 +16,8 @@ from plainloop.config.parts import build_model, build_state, make_part
 from plainloop.config.settings import TrainerSettings
 from plainloop.loop.normalize import Normalize
 from plainloop.loop.trainer import Trainer
-from plainloop.report.pictures import caption, colour
+from plainloop.report.pictures import colour
+from plainloop.report.sheet import caption
 from plainloop.run.run import build_trainer
 from plainloop.run_dir.recorder import Silent
 from plainloop.system.signals import Preemption

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from plainloop.contracts import IGNORE
-from plainloop.report.pictures import FAINT, PAPER, colour, drawn, legend, object_colour, sheet, with_objects
+from plainloop.report.pictures import (
+    FAINT,
+    LINE,
+    PAPER,
+    UNCOUNTED,
+    colour,
+    drawn,
+    font,
+    line_width,
+    not_drawn,
+    object_colour,
+    with_objects,
+)
+from plainloop.report.sheet import caption, legend, sheet
 
 NAMES = ("background", "cat", "dog")
 GREY = {"image": torch.full((3, 20, 30), 0.5)}
@@ -95,3 +109,35 @@ def test_a_sheet_of_a_prediction_is_drawn_as_one_of_samples():
     seen = np.array(page)
     rows = np.flatnonzero((seen == colour(1)).all(-1).any(1))
     assert rows.max() - rows.min() > seen.shape[0] / 2  # in both rows of images
+
+
+def test_of_many_detections_the_best_are_drawn_and_the_others_are_counted():
+    boxes = torch.tensor([[2.0, 2, 28, 18]]).repeat(40, 1)
+    labels, scores = torch.zeros(40, dtype=torch.int64), torch.linspace(0.9, 0.1, 40)
+    labels[30:], boxes[30:] = 1, torch.tensor([5.0, 5, 20, 15])
+    detections = {"boxes": boxes, "box_label": labels, "box_score": scores}
+    assert not (pixels(detections) == object_colour(1)).all(-1).any()
+    objects = {"boxes": boxes, "box_label": labels}  # all are drawn: nobody is surer of one than of another
+    assert (pixels(objects) == object_colour(1)).all(-1).any()
+    assert not_drawn(40) == ["the 30 best are drawn, 10 not"] and not_drawn(30) == []
+
+
+def test_lines_and_letters_grow_with_the_picture():
+    assert [(line_width(size), font(size).size) for size in ((288, 200), (1500, 1100), (1100, 1500))] == [
+        (2, 12),
+        (5, 30),
+        (5, 30),
+    ]
+
+
+@pytest.mark.parametrize("name", ["box_crowd", "box_difficult"])
+def test_objects_that_are_not_counted_are_grey_and_named_so(name: str):
+    objects = {"boxes": torch.tensor([[2.0, 2, 28, 18], [5, 5, 20, 15]]), "box_label": torch.tensor([0, 1])}
+    out = objects | {name: torch.tensor([False, True])}
+    for sample, grey in ((objects, False), (out, True)):
+        seen = pixels(sample)
+        assert (seen == UNCOUNTED).all(-1).any() == grey and (seen == object_colour(1)).all(-1).any() != grey
+        key = np.array(legend([sample], NAMES, 300))
+        squares = [int((key == one).all(-1).sum()) >= LINE**2 for one in (UNCOUNTED, object_colour(1))]
+        assert squares == [grey, not grey]
+        assert caption(sample, NAMES) == ["2 objects, 1 not counted" if grey else "2 objects"]

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def preview(overrides: list[str], num_images: int, out: Path) -> int:
-    from plainloop.report.pictures import sheet
+    from plainloop.report.sheet import sheet
     from plainloop.system.storage import make_folder
 
     text = take_word("step", overrides) or "0"

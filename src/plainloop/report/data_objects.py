@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plainloop.errors import counted
-from plainloop.report.pictures import page
+from plainloop.report.sheet import page
 
 SMALL, LARGE = 32**2, 96**2  # pixels of area: COCO's bounds of small, medium and large objects
 NUM_ANCHORS = 9  # boxes that a YOLOv3 starts from, three for each of its maps

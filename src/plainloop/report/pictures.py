@@ -12,62 +12,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from plainloop.contracts import IGNORE, Batch, Sample
+from plainloop.contracts import IGNORE, Sample
 
-SIDE, COLUMNS = 144, 8  # pixels of a drawn image's longer side, and images in a row
-LARGE_SIDE, FEWER_COLUMNS = 288, 4  # the same for images with masks or boxes
-GAP, LINE, LETTERS = 6, 15, 12  # pixels between images, of a line of text, and of its letters
-LINES = 3  # of text below an image, at most
+SIDE, LARGE_SIDE = 144, 288  # pixels of a drawn image's longer side; the second with masks or boxes
+LINE, LETTERS = 15, 12  # pixels of a line of text, and of its letters
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (120, 120, 120)
+UNCOUNTED, NOT_COUNTED = (150, 150, 150), "not counted"  # groups of objects, and difficult ones
 MOST_NAMED = 12  # objects: more names in a picture of this size hide it; the legend of a page has the colours
-TINT = 0.45  # of a class's colour over the image
+MOST_OBJECTS = 30  # of a prediction in one picture: a model that has learned little finds 100 on top of each other
+TINT, OBJECT_TINT = 0.45, 0.3  # of a class's colour over the image; objects lie on each other
 Colour = tuple[int, int, int]
 # The first classes have colours that colour-blind people can tell apart (Okabe and Ito 2008).
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
-
-
-def sheet(before: Batch, after: Batch, class_names: Sequence[str], *, title: str, num_images: int) -> Image.Image:
-    """Each image above what became of it. Images are float in [0, 1]; labels class numbers or probabilities."""
-    number = min(num_images, len(before["index"]))
-    kinds = [[sample_of(batch, i) for i in range(number)] for batch in (before, after)]
-    texts = [[caption(sample, class_names) for sample in samples] for samples in kinds]
-    return page(kinds, texts, class_names, title=title)
-
-
-def page(
-    kinds: Sequence[Sequence[Sample]], texts: Sequence[Sequence[list[str]]], class_names: Sequence[str], *, title: str
-) -> Image.Image:
-    """Samples in rows with texts below them. Of several kinds, those of the same place stand below one another."""
-    number = len(kinds[0])
-    has_places = "mask" in kinds[0][0] or "boxes" in kinds[0][0]
-    side, most = (LARGE_SIDE, FEWER_COLUMNS) if has_places else (SIDE, COLUMNS)
-    columns = min(most, number)
-    rows = [(kind, first) for first in range(0, number, columns) for kind in range(len(kinds))]
-    samples = [kinds[kind][first : first + columns] for kind, first in rows]
-    pictures = [[drawn(sample, class_names, side=side) for sample in row] for row in samples]
-    width = columns * (side + GAP) + GAP
-    below_images = [[lines[:LINES] for lines in texts[kind][first : first + columns]] for kind, first in rows]
-    lines = [max(map(len, row)) for row in below_images]
-    heights = [max(p.height for p in row) + LINE * n + 2 * GAP for row, n in zip(pictures, lines, strict=True)]
-    below = legend([sample for row in samples for sample in row], class_names, width)
-    page = Image.new("RGB", (width, sum(heights) + LINE + 2 * GAP + below.height), PAPER)
-    write = ImageDraw.Draw(page)
-    write.text((GAP, GAP), shortened(title, width - 2 * GAP), INK, font())
-    top = LINE + 2 * GAP
-    for (kind, _), row, captions, height, number in zip(rows, pictures, below_images, heights, lines, strict=True):
-        for i, (picture, text) in enumerate(zip(row, captions, strict=True)):
-            left = GAP + i * (side + GAP)
-            page.paste(picture, (left + (side - picture.width) // 2, top))
-            for line, words in enumerate(text):
-                place = (left, top + height - 2 * GAP - LINE * (number - line))
-                write.text(place, shortened(words, side), INK if kind == len(kinds) - 1 else FAINT, font())
-        top += height
-    page.paste(below, (0, top))
-    return page
-
-
-def sample_of(batch: Batch, row: int) -> Sample:
-    return {name: tensor[row].cpu() for name, tensor in batch.items()}
 
 
 def drawn(
@@ -138,7 +94,7 @@ def with_objects(
         ends = [(max(0, where[0] - line), where[-1] + 1 + line) for where in (rows, columns)]  # and what is beside it
         part = tuple(slice(*end) for end in ends)
         inside = mask[part]
-        share = TINT * inside
+        share = OBJECT_TINT * inside
         share[inside & beside_another(inside, line)] = 1
         tint = np.array(over, np.float32)
         pixels[part] = (pixels[part] * (1 - share[..., None]) + tint * share[..., None]).round()
@@ -148,7 +104,7 @@ def with_objects(
 def draw_boxes(
     picture: Image.Image, sample: Sample, class_names: Sequence[str], *, colours: Sequence[Colour] | None = None
 ) -> None:
-    """The valid boxes of a sample, which are in pixels of the picture; the box with the best score is drawn last.
+    """The boxes of a sample that `drawing_order` has; they are in pixels of the picture.
 
     Lines and letters are larger in larger pictures. A thin dark or light edge shows each colour on any picture. Where
     there are many objects, none has its name.
@@ -161,7 +117,8 @@ def draw_boxes(
         x0, y0, x1, y1 = boxes[i].tolist()
         x1, y1 = max(x0, x1 - 1), max(y0, y1 - 1)
         edge = PAPER if luminance(colours[i]) < 140 else INK
-        write.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=edge, width=1)
+        thin = max(1, line // 3)
+        write.rectangle((x0 - thin, y0 - thin, x1 + thin, y1 + thin), outline=edge, width=thin)
         write.rectangle((x0, y0, x1, y1), outline=colours[i], width=line)
     named = len(order) <= MOST_NAMED * picture.width * picture.height / LARGE_SIDE**2
     for i in order if named else ():
@@ -178,60 +135,30 @@ def draw_boxes(
 
 
 def drawing_order(sample: Sample) -> list[int]:
-    """The numbers of the valid objects; the one with the best score is the last, without scores the smallest box."""
+    """The numbers of the valid objects: all, the smallest box last; with scores MOST_OBJECTS, the best one last."""
     valid = sample.get("box_valid", torch.ones(len(sample["boxes"]), dtype=torch.bool))
     scores = sample.get("box_score")
-    if scores is None:
-        scores = -(sample["boxes"][:, 2:] - sample["boxes"][:, :2]).prod(1)
-    return [i for i in scores.argsort(stable=True).tolist() if valid[i]]
+    sizes = (sample["boxes"][:, 2:] - sample["boxes"][:, :2]).prod(1)
+    order = [i for i in (-sizes if scores is None else scores).argsort(stable=True).tolist() if valid[i]]
+    return order if scores is None else order[-MOST_OBJECTS:]
+
+
+def not_drawn(number: int) -> list[str]:
+    """What to say of a picture of so many detections."""
+    return [f"the {MOST_OBJECTS} best are drawn, {number - MOST_OBJECTS} not"] if number > MOST_OBJECTS else []
 
 
 def object_colours(sample: Sample) -> list[Colour]:
-    """Of each object: those of the classes."""
-    labels = sample.get("box_label", torch.zeros(len(sample["boxes"]), dtype=torch.int64))
-    return [object_colour(label) for label in labels.tolist()]
+    """Of each object: those of the classes, but for objects that are not counted."""
+    labels = sample.get("box_label", torch.zeros(len(sample["boxes"]), dtype=torch.int64)).tolist()
+    return [UNCOUNTED if out else object_colour(i) for i, out in zip(labels, uncounted(sample).tolist(), strict=True)]
 
 
-def legend(samples: Iterable[Sample], class_names: Sequence[str], width: int) -> Image.Image:
-    """The colours of the classes in the samples' masks, or of their boxes, with their names, in rows; of height 0
-    without any.
-    """
-    samples = list(samples)
-    numbers = sorted({int(one) for sample in samples if "mask" in sample for one in sample["mask"].unique()})
-    of_boxes = sorted({int(one) for sample in samples for one in labels_of_boxes(sample)}) if class_names else []
-    squares = [(mask_square(number), "no class" if number == IGNORE else number) for number in numbers]
-    squares += [(Image.new("RGB", (LINE, LINE), object_colour(number)), number) for number in of_boxes]
-    items, left, top = [], GAP, GAP
-    for square, named in squares:
-        text = named if isinstance(named, str) else class_names[named] if class_names else str(named)
-        text = shortened(text, width - 2 * GAP - LINE)
-        wide = LINE + GAP + int(font().getlength(text)) + 2 * GAP
-        if left + wide > width and left > GAP:
-            left, top = GAP, top + LINE + GAP
-        items.append((square, text, left, top))
-        left += wide
-    page = Image.new("RGB", (width, top + LINE + GAP if items else 0), PAPER)
-    write = ImageDraw.Draw(page)
-    for square, text, left, top in items:
-        page.paste(square, (left, top))
-        write.text((left + LINE + GAP, top), text, INK, font())
-    return page
-
-
-def mask_square(number: int) -> Image.Image:
-    """A class of a mask as it is drawn on white, with an edge."""
-    square = Image.fromarray(tinted(np.full((LINE, LINE, 3), 255, np.uint8), np.full((LINE, LINE), number, np.uint8)))
-    drawn_so = number not in (0, IGNORE)
-    edge = colour(number) if drawn_so else FAINT
-    ImageDraw.Draw(square).rectangle((0, 0, LINE - 1, LINE - 1), outline=edge, width=1 + drawn_so)
-    return square
-
-
-def labels_of_boxes(sample: Sample) -> list[int]:
-    if "boxes" not in sample or "box_label" not in sample:
-        return []
-    valid = sample.get("box_valid", torch.ones(len(sample["boxes"]), dtype=torch.bool))
-    return [int(one) for one in sample["box_label"][valid.bool()].unique()]
+def uncounted(sample: Sample) -> Tensor:
+    """(N,): the valid objects that measures leave out."""
+    none = torch.zeros(len(sample.get("boxes", ())), dtype=torch.bool)
+    left_out = sample.get("box_crowd", none).bool() | sample.get("box_difficult", none).bool()
+    return left_out & sample.get("box_valid", ~none).bool()
 
 
 def colour(number: int) -> Colour:
@@ -253,31 +180,17 @@ def luminance(colour: Colour) -> float:
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
-def caption(sample: Sample, class_names: Sequence[str]) -> list[str]:
-    """The label: a class, or its shares, the largest first; how many objects there are; [] for a sample without any."""
-    label: Tensor | None = sample.get("label")
-    if label is None and "boxes" in sample:
-        number = int(sample["box_valid"].sum()) if "box_valid" in sample else len(sample["boxes"])
-        return [f"{number or 'no'} object{'s' * (number != 1)}"]
-    if label is None:
-        return []
-    if label.ndim == 0:
-        return [class_names[int(label)]]
-    shares = [(float(share), class_names[number]) for number, share in enumerate(label) if share > 0.005]
-    return [f"{share:.0%} {name}" for share, name in sorted(shares, reverse=True)]
-
-
 def font(size: Sequence[int] = (LARGE_SIDE,)) -> ImageFont.FreeTypeFont:
     """For a picture of this size, or for the text of a page."""
     side = max(size)
-    found = ImageFont.load_default(size=max(9, min(LETTERS, side // 10), side // 70))
+    found = ImageFont.load_default(size=max(9, min(LETTERS, side // 10), side // 50))
     assert isinstance(found, ImageFont.FreeTypeFont)
     return found
 
 
 def line_width(size: Sequence[int]) -> int:
     """Pixels, for a picture of this size."""
-    return max(1, min(2, max(size) // 50), max(size) // 500)
+    return max(1, min(2, max(size) // 50), max(size) // 300)
 
 
 def shortened(text: str, width: int, letters: ImageFont.FreeTypeFont | None = None) -> str:

@@ -11,13 +11,26 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from plainloop.contracts import Sample
 from plainloop.data.boxes.found import Found, told
 from plainloop.data.loading.decode import decode
-from plainloop.report.pictures import caption, colour, draw_boxes, object_colour, page, tinted, with_objects
+from plainloop.report.pictures import (
+    INK,
+    PAPER,
+    colour,
+    draw_boxes,
+    drawing_order,
+    font,
+    not_drawn,
+    object_colours,
+    shortened,
+    tinted,
+    with_objects,
+)
+from plainloop.report.sheet import caption, page
 from plainloop.system import storage
 
 MOST_DRAWN = 64  # images of the page
@@ -76,6 +89,7 @@ class Drawings:
         if objects is not None:
             rows, columns = (max(1, round(n * f)) for n, f in zip(objects.size, objects.factors[::-1], strict=True))
             image, words = image[:, :rows, :columns], [told(objects.names(self.class_names), objects.scores.tolist())]
+            words += not_drawn(len(objects))
             sample |= as_sample(objects, objects.factors)
             sample |= {} if objects.prepared is None else {"instance_mask": objects.prepared}
         sample["image"] = image.float() / 255
@@ -106,13 +120,19 @@ def _fits(mask: Tensor, image: Tensor) -> bool:
 
 
 def with_found(pixels: NDArray[np.uint8], objects: Found, class_names: Sequence[str]) -> Image.Image:
-    """Pixels (H, W, 3) of the image with its objects, masks below boxes, the best on top."""
+    """Pixels (H, W, 3) of the image with its best objects, masks below boxes, the best on top."""
+    sample = as_sample(objects)
     if objects.prepared is not None:
-        worst_first = range(len(objects))[::-1]
-        colours = [object_colour(label) for label in objects.labels[::-1].tolist()]
-        pixels = with_objects(pixels, map(objects.mask, worst_first), colours)
+        order, colours = drawing_order(sample), object_colours(sample)
+        pixels = with_objects(pixels, map(objects.mask, order), [colours[i] for i in order])
     picture = Image.fromarray(pixels)
-    draw_boxes(picture, as_sample(objects), class_names)
+    draw_boxes(picture, sample, class_names)
+    for words in not_drawn(len(objects)):
+        letters = font(picture.size)
+        text = shortened(words, picture.width, letters)
+        place = ImageDraw.Draw(picture).textbbox((4, picture.height - 4), text, letters, "lb")
+        ImageDraw.Draw(picture).rectangle(place, fill=PAPER)
+        ImageDraw.Draw(picture).text((4, picture.height - 4), text, INK, letters, "lb")
     return picture
 
 

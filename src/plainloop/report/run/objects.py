@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from plainloop.contracts import Sample
-from plainloop.report.pictures import Colour, drawn
+from plainloop.report.pictures import NOT_COUNTED, UNCOUNTED, Colour, drawn, not_drawn
 from plainloop.run_dir.evaluation import Evaluation
 from plainloop.tasks.boxes.matches import LEFT_OUT, RIGHT, matches_of
 
 # Which colour-blind people can tell apart (Okabe and Ito 2008).
-FOUND, MISSED, INVENTED, UNCOUNTED = (86, 180, 233), (213, 94, 0), (240, 228, 66), (150, 150, 150)
-KEY = ((FOUND, "found"), (MISSED, "missed"), (INVENTED, "invented"), (UNCOUNTED, "not counted"))
+FOUND, MISSED, INVENTED = (86, 180, 233), (213, 94, 0), (240, 228, 66)
+KEY = ((FOUND, "found"), (MISSED, "missed"), (INVENTED, "invented"), (UNCOUNTED, NOT_COUNTED))
 ABOUT = (
     "On the left the objects, on the right the detections. The worst image has the most missed and invented: each "
     "object counts 1 less the score of the detection that finds it, and each other detection counts its score."
@@ -63,7 +63,8 @@ def pair(
         pictures.append(drawn(sample | one | masks, class_names, side=side, colours=colours))
     invented = int(((kind != RIGHT) & (kind != LEFT_OUT)).sum())
     num_found, num_objects = int(is_found.sum()), int(counted.sum())
-    return pictures, [f"{num_objects - num_found} of {num_objects} missed, {invented} invented"]
+    words = [f"{num_objects - num_found} of {num_objects} missed, {invented} invented"]
+    return pictures, words + not_drawn(int(said["box_valid"].sum()))
 
 
 def _of_classes(objects: Sample, num_classes: int) -> dict[str, Any]:
