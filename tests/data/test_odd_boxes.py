@@ -119,7 +119,7 @@ def test_a_size_that_is_not_said_is_that_of_the_file(tmp_path: Path) -> None:
     exif[0x0112] = 6
     turned.save(tmp_path / "JPEGImages" / "1.jpg", exif=exif)
     write_coco(tmp_path / "annotations.json", content | {"info": 1})
-    assert boxes_of(tmp_path, "1.jpg") == [[50, 5, 60, 75]]
+    assert boxes_of(tmp_path, "1.jpg") == [[50, 5, 80, 60]]
 
 
 def without(key: str) -> Content:

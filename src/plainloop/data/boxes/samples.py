@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from plainloop.contracts import Sample, SampleTransform
 from plainloop.data.boxes.annotations import Annotated
 from plainloop.data.boxes.instance_masks import instance_masks, nearest
 from plainloop.data.boxes.letterbox import letterbox, scaled
+from plainloop.data.loading.jpeg import ORIENTATION
 from plainloop.data.loading.sampler import Key
 from plainloop.data.loading.samples import Images, transformed
 from plainloop.errors import BadData, RunError
@@ -30,11 +33,14 @@ class BoxedImages(Images):
     """All images end in a square of `image_size`, resized by one factor.
 
     Transforms of training see the image and its objects at full size. Evaluation has image_scale and box_area, too,
-    which have no meaning after transforms.
+    which have no meaning after transforms. Boxes are for pixels as stored, as in pycocotools and torchvision: EXIF
+    turns nothing.
     """
 
     objects: Annotated
     training: bool = False
+
+    turned: ClassVar = False
 
     @classmethod
     def of(cls, folder: Path, objects: Annotated, image_size: int) -> BoxedImages:
@@ -51,17 +57,26 @@ class BoxedImages(Images):
     def decoded(self, index: int) -> Tensor:
         image = super().decoded(index)
         (height, width), (rows, columns) = self.objects.sizes[index].tolist(), image.shape[-2:]
-        if self.cached is None:
-            fits = (rows, columns) == (height, width)
-        else:  # it may be smaller, by the same factor in both directions
-            fits = rows <= height and abs(rows * width - columns * height) <= max(height, width)
-        if not fits and height and width:
-            raise BadData(
-                f"{self.folder / os.fsdecode(self.paths[index])} has {columns} x {rows} pixels, and its annotations "
-                f"are for {width} x {height}",
-                hint="its boxes would be in wrong places: take the image or the annotations of the other's size",
+        if height and width and not self._fits(rows, columns, height, width):
+            path, turned, hint = (
+                self.folder / os.fsdecode(self.paths[index]),
+                "",
+                "its boxes would be in wrong places: ",
             )
+            if self._fits(columns, rows, height, width) and is_turned_on_its_side(path):
+                turned = ", which its EXIF turns on the side"
+                hint += f"turn the file itself, as the person who annotated it saw it: mogrify -auto-orient '{path}'"
+            else:
+                hint += "take the image or the annotations of the other's size"
+            text = f"{path} has {columns} x {rows} pixels{turned}, and its annotations are for {width} x {height}"
+            raise BadData(text, hint=hint)
         return image
+
+    def _fits(self, rows: int, columns: int, height: int, width: int) -> bool:
+        if self.cached is None:
+            return (rows, columns) == (height, width)
+        # what a cache keeps may be smaller, by the same factor in both directions
+        return rows <= height and abs(rows * width - columns * height) <= max(height, width)
 
     def sample(self, key: Key, index: int, image: Tensor) -> Sample | RunError:
         height, width = image.shape[-2:]
@@ -102,6 +117,14 @@ class BoxedImages(Images):
         if objects.outlines is not None:
             sample["instance_mask"] = instance_masks(objects, index, scale=scale, size=size)
         return sample
+
+
+def is_turned_on_its_side(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return int(image.getexif().get(ORIENTATION, 1)) >= 5
+    except (OSError, SyntaxError, ValueError):
+        return False
 
 
 def without_invalid(sample: Sample) -> Sample:

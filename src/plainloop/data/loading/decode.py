@@ -1,4 +1,4 @@
-"""Image files to bytes: (3, H, W) uint8, upright, RGB. Pillow reads what is not an ordinary JPEG."""
+"""Image files to bytes: (3, H, W) uint8, RGB. Pillow reads what is not an ordinary JPEG."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ DAMAGED = (
 )
 
 
-def decode(path: Path) -> Tensor:
-    """(3, H, W) uint8, channels last in memory, which is what resizing is fast on; turned as its EXIF says.
+def decode(path: Path, *, turned: bool = True) -> Tensor:
+    """(3, H, W) uint8, channels last in memory, which is what resizing is fast on; `turned` as its EXIF says.
 
     Greys of 16 bits and floats are scaled to bytes, alpha is dropped, and of several pictures the first is taken.
     Raises BadData for a damaged file, one that is no image, and one of more pixels than Image.MAX_IMAGE_PIXELS.
     """
     try:
         content = content_of(path)
-        if (ordinary := decode_jpeg(content)) is not None:
+        if (ordinary := decode_jpeg(content, turned=turned)) is not None:
             return ordinary
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow says of odd files
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
-                image = to_rgb(upright(picture))
+                image = to_rgb(upright(picture) if turned else picture)
     except UnidentifiedImageError as error:
         raise BadData(f"{path} cannot be decoded (it is no image of a known kind)", hint=MEND) from error
     except DAMAGED as error:
@@ -107,9 +107,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode_at_most(path: Path, *, shorter_side: int | None) -> Tensor:
+def decode_at_most(path: Path, *, shorter_side: int | None, turned: bool = True) -> Tensor:
     """(3, H, W) uint8, resized if its shorter side is longer than so many pixels. Raises BadData for a damaged file."""
-    return at_most(decode(path), shorter_side=shorter_side)
+    return at_most(decode(path, turned=turned), shorter_side=shorter_side)
 
 
 def at_most(image: Tensor, *, shorter_side: int | None) -> Tensor:

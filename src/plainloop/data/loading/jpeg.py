@@ -15,15 +15,15 @@ START_OF_EXIF = b"Exif\0\0"
 EXIF_WITHIN = 70_000  # bytes; it is in the first segments of a file
 
 
-def decode_jpeg(content: bytes) -> Tensor | None:
+def decode_jpeg(content: bytes, *, turned: bool = True) -> Tensor | None:
     """(3, H, W) uint8, channels last in memory; None for all that Pillow has to judge.
 
-    That is: no JPEG, a damaged one, one to be turned, one with four colours, a bomb.
+    That is: no JPEG, a damaged one, one to be turned where that is wanted, one with four colours, a bomb.
     """
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         limit = Image.MAX_IMAGE_PIXELS
-        if colours in ("CMYK", "YCCK") or (limit and height * width > limit) or not is_upright(content):
+        if colours in ("CMYK", "YCCK") or (limit and height * width > limit) or (turned and not is_upright(content)):
             return None
         return torch.from_numpy(simplejpeg.decode_jpeg(content)).permute(2, 0, 1)
     except (ValueError, SyntaxError, struct.error):

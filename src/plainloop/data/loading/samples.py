@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ class Images:
     cached: CachedImages | None = None
     on_bad_image: Literal["raise", "replace", "leave_out"] = "raise"
 
+    turned: ClassVar[bool] = True  # as their EXIF says
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -55,8 +57,9 @@ class Images:
 
     def content(self, name: str, *, shorter_side: int | None, keep_bad: bool) -> Content:
         """What a cache of this split holds."""
-        read = partial(decode_at_most, shorter_side=shorter_side)
+        read = partial(decode_at_most, shorter_side=shorter_side, turned=self.turned)
         about = {"decoded by": VERSION, "shorter side": shorter_side}
+        about |= {} if self.turned else {"pixels": "as stored"}
         files = [os.fsdecode(path) for path in self.paths]
         return Content(name, self.folder, files, read, about, shorter_side, keep_bad)
 
@@ -67,7 +70,7 @@ class Images:
         """(3, H, W) uint8, from the cache if there is one. Raises BadData."""
         if self.cached is not None:
             return self.cached[index]
-        return decode(self.folder / os.fsdecode(self.paths[index]))
+        return decode(self.folder / os.fsdecode(self.paths[index]), turned=self.turned)
 
     def __getitem__(self, key: Key) -> Sample | Skipped | RunError:
         """One sample; all that its transforms draw depends on (seed, epoch, index) alone."""

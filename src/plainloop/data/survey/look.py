@@ -75,9 +75,10 @@ def look_at_file(path: Path, looked: Looked, *, thumb: bool) -> Looked:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             content = content_of(path)
-            ordinary = decode_jpeg(content)
-            notes = notes_on(content, path.suffix, checked=ordinary is not None)
-            image = decode(path) if ordinary is None else ordinary
+            turned = looked.objects is None  # boxes are for pixels as stored
+            ordinary = decode_jpeg(content, turned=turned)
+            notes = notes_on(content, path.suffix, turned=turned, checked=ordinary is not None)
+            image = decode(path, turned=turned) if ordinary is None else ordinary
     except BadData as error:
         return Looked(split, name, label, problem=str(error).replace(f"{path} ", ""))
     except UnidentifiedImageError:
@@ -140,7 +141,7 @@ def content_of(path: Path) -> bytes:
     return content
 
 
-def notes_on(content: bytes, suffix: str, *, checked: bool) -> tuple[str, ...]:
+def notes_on(content: bytes, suffix: str, *, turned: bool, checked: bool) -> tuple[str, ...]:
     """What is odd about a file that can be opened. Raises BadData for a JPEG of which libjpeg repairs the data.
 
     Args:
@@ -156,7 +157,9 @@ def notes_on(content: bytes, suffix: str, *, checked: bool) -> tuple[str, ...]:
         elif image.mode in MODES:
             notes.append(MODES[image.mode])
         if image.getexif().get(ORIENTATION, 1) != 1:
-            notes.append("turned as its EXIF says")
+            notes.append(
+                "turned as its EXIF says" if turned else "not turned as its EXIF says: boxes are for pixels as stored"
+            )
         if getattr(image, "is_animated", False):
             notes.append("several pictures: the first is used")
         if form == "JPEG" and image.mode != "CMYK" and not checked:

@@ -14,8 +14,6 @@ from plainloop.data.boxes.annotations import Annotated
 from plainloop.data.loading.layout import quoted
 from plainloop.errors import BadData, counted
 
-ORIENTATION, TURNED = 0x0112, 5  # the tag of EXIF; from this value on, width and height change places
-
 
 @dataclass(frozen=True)
 class Part:
@@ -37,8 +35,7 @@ def with_sizes(root: Path, annotated: Annotated) -> Annotated:
     for index in unknown.tolist():
         try:
             with Image.open(root / os.fsdecode(annotated.images[index])) as image:
-                turned = image.getexif().get(ORIENTATION, 1) >= TURNED
-                sizes[index] = image.size if turned else image.size[::-1]
+                sizes[index] = image.size[::-1]  # as stored, which is what boxes are for: see BoxedImages
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue  # decoding it says what is wrong
     return replace(annotated, sizes=sizes)
