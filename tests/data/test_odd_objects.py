@@ -40,6 +40,6 @@ def test_sizes_of_the_turned_image_end_the_run_and_the_message_names_exif(tmp_pa
         image["width"], image["height"] = image["height"], image["width"]
     turned_by_exif(coco(tmp_path, content))
     data = CocoBoxes(root=str(tmp_path), batch_size=1, num_workers=0, device="cpu", val_fraction=0.3)
-    with pytest.raises(BadData, match="has 80 x 60 pixels, which its EXIF turns on the side, and .* for 60 x 80") as e:
+    with pytest.raises(BadData, match=r"has 80 x 60 pixels, which its EXIF turns on the side, and .* for 60 x 80") as e:
         list(data.eval_batches("val"))
     assert "mogrify -auto-orient" in e.value.hint
