@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from plainloop.config.check.meta_model import built_model
 from plainloop.config.starting_weights import start_lines
 from plainloop.models.tiny import TinyNet
-from plainloop.run_dir.weights import save_weights
+from plainloop.run_dir.weights import load_weights, save_weights
 from tests.harness.configs import checked
+
+DETECTOR = ("model=yolov3", "model.backbone=tiny")
 
 
 def lines_of(*overrides: str) -> dict[str, str]:
@@ -29,6 +31,33 @@ def test_the_names_that_start_anew_are_those_that_the_file_does_not_give(tmp_pat
     assert found == {"weights": f"{tmp_path / 'w.safetensors'}: 24 of 26 tensors; anew: fc.bias, fc.weight"}
     save_weights(TinyNet(num_classes=10, in_chans=1), tmp_path / "same.safetensors")
     assert lines_of(f"init_from={tmp_path / 'same.safetensors'}")["weights"].endswith(": 26 of 26 tensors")
+
+
+@pytest.mark.parametrize(("order", "taken"), [((0, 1, 2), 26), ((1, 0, 2), 24)])
+def test_classes_of_other_names_or_in_another_order_start_anew(
+    tmp_path: Path, order: tuple[int, ...], taken: int
+) -> None:
+    file, names = tmp_path / "w.safetensors", checked()["facts"]["class_names"]
+    theirs = [names[i] for i in order] + names[3:]
+    save_weights(before := TinyNet(num_classes=10, in_chans=1), file, {"classes": theirs})
+    model = TinyNet(num_classes=10, in_chans=1)
+    load_weights(model, file, names)
+    assert torch.equal(model.fc.weight, before.fc.weight) == (taken == 26)
+    assert torch.equal(model.state_dict()["stem.0.weight"], before.state_dict()["stem.0.weight"])
+    said = lines_of(f"init_from={file}")["weights"]
+    assert f": {taken} of 26 tensors" in said and (f"in another order: {theirs[0]}, {theirs[1]}, " in said) == (
+        taken == 24
+    )
+
+
+def test_keys_of_the_model_that_were_others_are_named(tmp_path: Path) -> None:
+    file, config = tmp_path / "w.safetensors", checked("task=detection", "data=digit_boxes", *DETECTOR)
+    about = {"classes": config["facts"]["class_names"], "model": config["model"]}
+    save_weights(built_model(config).to_empty(device="cpu"), file, about)
+    typed = ("task=detection", "data=digit_boxes", *DETECTOR, f"init_from={file}")
+    assert "another" not in lines_of(*typed)["weights"]
+    said = lines_of(*typed, "model.anchors=[[9,9],[9,8],[8,9],[7,7],[6,6],[5,5],[8,8],[16,16],[32,32]]")
+    assert said["weights"].endswith("; it was trained with another model.anchors")
 
 
 def test_of_published_weights_timm_loads_what_the_line_says(tmp_path: Path) -> None:

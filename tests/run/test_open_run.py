@@ -131,6 +131,14 @@ def test_a_run_without_weights_says_where_it_is(sweep: Path) -> None:
     assert hint == f"train it: python train.py resume={sweep / '1'}"
 
 
+def test_a_finished_run_whose_weights_were_deleted_is_not_told_to_train_on(sweep: Path) -> None:
+    shutil.rmtree(sweep / "0/checkpoints")
+    for name in ("best", "last"):
+        (sweep / f"0/{name}.safetensors").unlink()
+    message, hint = refused(BadConfig, sweep / "0")
+    assert message.startswith(f"{sweep / '0'} is finished, and its weights are gone") and "resume" not in hint
+
+
 def test_a_step_that_is_not_there_is_told_with_those_that_are(sweep: Path) -> None:
     steps = sorted(Checkpoints(sweep / "0/checkpoints").steps())
     words = " or ".join(", ".join(f"checkpoint={s}" for s in [*steps, "best", "last"]).rsplit(", ", 1))

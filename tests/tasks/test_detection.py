@@ -16,10 +16,12 @@ from pycocotools.cocoeval import COCOeval
 
 from plainloop.contracts import Batch
 from plainloop.distributed import collectives
-from plainloop.errors import BadData
+from plainloop.errors import BadConfig, BadData
+from plainloop.models.detection.yolov3 import YOLOv3
 from plainloop.tasks.average_precision import AveragePrecision, packed
 from plainloop.tasks.detection import Detection
 from plainloop.tasks.voc_precision import VocPrecision
+from tests.harness.configs import checked
 from tests.harness.ranks import on_ranks
 from tests.harness.tensors import HostRead, NoHostReads
 
@@ -252,6 +254,16 @@ def test_without_any_image_there_is_nothing_to_measure() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         Detection(**{"num_classes": 2} | settings)
+
+
+def test_a_loss_of_the_model_is_weighed_as_the_page_says_and_another_name_is_told_with_those_that_are_there() -> None:
+    typed = ("task=detection", "data=digit_boxes", "model=yolov3", "model.backbone=tiny", "data.image_size=96")
+    for written in ("task.losses={size:0.5}", "+task.losses.size=0.5"):
+        assert checked(*typed, written)["task"]["losses"] == {"size": 0.5}
+    batch = {"image": torch.zeros(1, 3, 64, 64)} | batches_of([0], 1)[0][1]
+    task = Detection(num_classes=2, losses={"siz": 0.5})
+    with pytest.raises(BadConfig, match="the model has no siz; it has centre, size, objectness, class"):
+        task.loss(YOLOv3(num_classes=CLASSES, backbone="tiny"), batch)
 
 
 def test_data_without_masks_are_told_what_to_type_where_masks_are_measured() -> None:

@@ -94,7 +94,7 @@ def build_model(config: Mapping[str, Any], settings: TrainerSettings, device: to
         raise BadData(f"the weights of the model cannot be read: {error}", hint=otherwise(config["model"])) from error
     if config["init_from"]:
         try:
-            load_weights(model, Path(config["init_from"]))
+            load_weights(model, Path(config["init_from"]), config["facts"]["class_names"])
         except ValueError as error:
             raise BadConfig(str(error)) from error
     model = model.to(device)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 SMALL, LARGE = (1_000, 0.001), (100_000, 0.01)  # images, and the rate of SGD at the batch size below
 BASE_BATCH_SIZE = 256
 MOST_NAMES = 6  # in a line
+OF_A_START = ("num_classes", "pretrained", "backbone_weights")  # keys that do not change what weights mean
 
 
 def finetune_lr(num_train: int) -> float:
@@ -49,8 +50,8 @@ def weights_line(config: Mapping[str, Any], model: nn.Module) -> str:
     if config["init_from"]:
         from plainloop.run_dir.weights import matching_weights
 
-        path, saved, new = matching_weights(model, Path(config["init_from"]))
-        return f"{path}: {_of(total, len(saved), new)}"
+        path, saved, new = matching_weights(model, Path(config["init_from"]), config["facts"]["class_names"])
+        return f"{path}: {_of(total, len(saved), new)}{_otherwise(config, path)}"
     source = config["model"].get("backbone_weights") or ("published" if config["model"].get("pretrained") else "")
     if not source:
         return ""
@@ -93,6 +94,21 @@ def frozen_line(config: Mapping[str, Any], model: nn.Module) -> str:
         f"{freeze}, {when}: {len(names)} of {len(parameters)} parameters with {count:,} numbers; "
         f"{listing(learning)} learn"
     )
+
+
+def _otherwise(config: Mapping[str, Any], path: Path) -> str:
+    """The classes of a weights file, and the keys of its model, that are others here."""
+    from plainloop.errors import printable
+    from plainloop.run_dir.weights import has_other_classes, said_by
+
+    text, theirs, here = "", said_by(path, "model"), config["model"]
+    if has_other_classes(path, config["facts"]["class_names"]):
+        names = [printable(str(name)) for name in said_by(path, "classes")]
+        text += f"; its classes are others, or in another order: {listing(names)}"
+    if isinstance(theirs, Mapping) and theirs.get("_target_") == here["_target_"]:
+        keys = [f"model.{key}" for key in here if key not in OF_A_START and theirs.get(key, here[key]) != here[key]]
+        text += f"; it was trained with another {listing(keys)}" if keys else ""
+    return text
 
 
 def _of(total: int, loaded: int, new: Sequence[str]) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -58,22 +58,25 @@ def in_one_order(data: bytes) -> bytes:
     return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[start:]])
 
 
-def load_weights(model: nn.Module, source: Path) -> list[str]:
+def load_weights(model: nn.Module, source: Path, classes: Sequence[str] = ()) -> list[str]:
     """Loads the weights of a run or a file; the classifier stays new where the number of classes differs.
 
     Args:
         source: a run directory (its best weights, else its last), a .safetensors file, or a file of torch.save with a
             state dict, bare or under one of the keys `PLACES`.
+        classes: the names of the classes; where the file has others, or another order, the classifier stays new too.
 
     Returns the names that stay as initialised. Raises ValueError, before anything is changed, when
     there are no such weights or when any other name or shape differs.
     """
-    _, saved, new_head = matching_weights(model, source)
+    _, saved, new_head = matching_weights(model, source, classes)
     model.load_state_dict(saved, strict=False)  # only the new classifier and optional buffers are missing
     return new_head
 
 
-def matching_weights(model: nn.Module, source: Path) -> tuple[Path, dict[str, Tensor], list[str]]:
+def matching_weights(
+    model: nn.Module, source: Path, classes: Sequence[str] = ()
+) -> tuple[Path, dict[str, Tensor], list[str]]:
     """The file, those of its tensors that the model takes, and the names that stay as initialised.
 
     The model may be on the meta device; nothing in it is changed. Raises ValueError as `load_weights` does.
@@ -84,12 +87,31 @@ def matching_weights(model: nn.Module, source: Path) -> tuple[Path, dict[str, Te
     fill_in_tied(saved, own)
     heads = classifier_names(model)
     new_head = sorted(name for name in heads if is_another_head(name, saved, own))
-    if new_head:  # all of the classifier: a bias of the old classes does not fit the new ones
+    if new_head or has_other_classes(
+        path, classes
+    ):  # all of the classifier: a bias of the old classes does not fit the new ones
         new_head = sorted(heads)
     saved = {name: tensor for name, tensor in saved.items() if name not in new_head}
     check_names_and_shapes(path, saved, own, but=new_head)
     check_types(path, saved, own)
     return path, saved, new_head
+
+
+def has_other_classes(path: Path, classes: Sequence[str]) -> bool:
+    """Whether a file names its classes, and not as these or in another order. Row i of a classifier means class i."""
+    theirs = said_by(path, "classes")
+    return bool(classes) and isinstance(theirs, list) and theirs not in ([], list(classes))
+
+
+def said_by(path: Path, key: str) -> Any:
+    """What a file that was read says of itself (see run/description.py), unchecked; None where it does not."""
+    if path.suffix != SAFE:
+        return None
+    with safe_open(path, "pt") as file:
+        try:
+            return json.loads((file.metadata() or {})[key])
+        except (KeyError, ValueError, RecursionError):
+            return None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from plainloop.contracts import Batch, Scalars
-from plainloop.errors import BadData
+from plainloop.errors import BadConfig, BadData
 from plainloop.tasks.average_precision import AveragePrecision, Kind
 from plainloop.tasks.voc_precision import VocPrecision
 
@@ -72,7 +72,8 @@ class Detection:
             objects["box_valid"] = objects["box_valid"] & ~batch["box_crowd"]
         parts: dict[str, Tensor] = model(batch["image"], objects)
         if unknown := self.losses.keys() - parts.keys():
-            raise ValueError(f"task.losses: the model has no {', '.join(sorted(unknown))}; it has {', '.join(parts)}")
+            what = f"task.losses: the model has no {', '.join(sorted(unknown))}; it has {', '.join(parts)}"
+            raise BadConfig(what, hint=f"task.losses={{{next(iter(parts))}:0.5}} weighs the first of them")
         total = torch.stack([self.losses.get(name, 1.0) * part.float() for name, part in parts.items()]).sum()
         return total, {"loss": total.detach()} | {name: part.detach() for name, part in parts.items()}
 

@@ -53,7 +53,7 @@ def dry_run(context: CheckContext, refusals: dict[str, Refusal | None]) -> tuple
         (config["logger"], lambda: parts.build_loggers(config, make)),
         ([config["data"], config["augment"], config["facts"]], lambda: _data(context.config, make)),
         (of_rates, lambda: _rates(config, model, make, context.clock.total_steps)),
-        ([config["init_from"], config["model"]], lambda: _initial_weights(config, model)),
+        ([config["init_from"], config["model"], config["facts"]], lambda: _initial_weights(config, model)),
     ]
     findings = []
     for number, (content, attempt) in enumerate(attempts):
@@ -193,4 +193,4 @@ def _initial_weights(config: Mapping[str, Any], model: Any) -> None:
         from plainloop.run_dir.weights import matching_weights
 
         with _refusals_of("init_from"):
-            matching_weights(model, Path(config["init_from"]))
+            matching_weights(model, Path(config["init_from"]), config["facts"]["class_names"])

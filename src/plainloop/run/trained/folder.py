@@ -73,6 +73,9 @@ def weights_of(folder: Path, checkpoint: str | int) -> tuple[dict[str, Tensor], 
         return _read(folder / "last.safetensors", steps, None), f"last.safetensors{_of(folder, step)}", step
     if checkpoint in ("best", "last"):
         status, again = read_status(folder), command_to_continue(folder)
+        if status.state == "DONE":
+            what = "is finished, and its weights are gone: there are no best.safetensors, last.safetensors, checkpoints"
+            raise BadConfig(f"{folder} {what}", hint="put the files back, or train a new run")
         raise BadConfig(
             f"{folder} has no weights yet: it is {status.state} at step {status.step} of {status.total or '?'}",
             hint="wait for its first evaluation or save" if status.state == "RUNNING" else f"train it: {again}",
