@@ -264,7 +264,7 @@ def test_masks_have_their_classes_counted_and_what_never_occurs_is_named(masked,
     )  # of the labelled pixels of training
     told = [line.split(None, 1)[1] for line in lines if line.startswith("  missing")]
     assert told == ["in train: car", "in val: road, car"]
-    assert part(lines, "unlabelled") == "unlabelled 1 images have no pixel of any class train/images/train/1.png"
+    assert part(lines, "unlabelled") == "unlabelled 1 images have no pixel of any class train: images/train/1.png"
     assert not any(row["problem"] for row in rows.values())
 
 

@@ -144,6 +144,12 @@ TOLD = {
     "scheduler=multistep scheduler.milestones=[4ep,2ep]": "scheduler.milestones=[2ep,4ep]",
     "scheduler=multistep trainer.duration=3ep scheduler.milestones=[1ep,2ep] scheduler.warmup=9ep":
         "scheduler.warmup=22st",
+    # what data, task and model are for
+    "task=detection model=yolov3 model.backbone=tiny": "data=coco",
+    "data=digit_boxes model=yolov3 model.backbone=tiny": "task=detection",
+    "data=digit_scenes model=tiny_seg": "task=segmentation",
+    "data=digit_boxes task=detection": "model=yolov3",
+    "data=digit_boxes task=instance_segmentation model=yolov3 model.backbone=tiny": "model=mask_rcnn",
 }  # fmt: skip
 
 
@@ -161,6 +167,15 @@ def test_what_is_told_to_type_does_not_lead_back(typed: str) -> None:
 def test_every_wrong_value_names_what_was_expected() -> None:
     silent = [typed for typed in WRONG[::25] for problem in problems(*typed).values() if says_nothing(problem)]
     assert silent == []
+
+
+def test_what_cannot_be_typed_is_not_said_to_be() -> None:
+    for advice, line in (
+        ("mend or remove it", "    next: mend or remove it"),
+        ("type data=coco", "    type instead: data=coco"),
+        ("leave tta out", "    type instead: leave tta out"),
+    ):
+        assert Problem("data.root", "is wrong", instead=advice).lines()[-1] == line
 
 
 @pytest.mark.parametrize("option", ["logger=mlflow", "task=ocr"])

@@ -163,7 +163,11 @@ def test_a_broken_coco_file_has_one_message(name: str, tmp_path: Path) -> None:
 
 def test_masks_need_outlines_of_all_objects(tmp_path: Path) -> None:
     content = first(as_coco(), segmentation=None)
-    with pytest.raises(BadData, match=r"1 of 4 annotations have no segmentation \(id 1\)"):
+    with pytest.raises(BadData, match=r"1 of 4 annotations have no outline of three points or more \(id 1\)"):
+        plan(coco(tmp_path, content), instance_masks=True)
+    for entry in content["annotations"]:
+        entry["segmentation"] = [[1, 2, 3, 4]]
+    with pytest.raises(BadData, match="4 of 4 annotations have no outline of three points or more"):
         plan(coco(tmp_path, content), instance_masks=True)
     for entry in content["annotations"]:
         entry["segmentation"] = []
@@ -216,8 +220,30 @@ def test_a_folder_in_which_nothing_is_found_is_told_the_layouts(tmp_path: Path) 
     with pytest.raises(BadData, match=r"none of the 4 images of annotations.json is there, such as 1.jpg; looked in"):
         plan(tmp_path / "a")
     coco(tmp_path / "b" / "inside", as_coco())
-    with pytest.raises(BadData, match=r"inside/ inside has some: data.root=.*/b/inside"):
+    with pytest.raises(BadData, match=r"inside/ inside has some") as found:
         plan(tmp_path / "b")
+    assert found.value.hint == f"data.root={tmp_path / 'b' / 'inside'}"
+    write_xml(write_images(tmp_path / "c" / "VOC2007" / "JPEGImages"))
+    with pytest.raises(BadData, match=r"VOC2007/JPEGImages/\d.xml may be in Pascal VOC's form") as found:
+        plan(tmp_path / "c")
+    assert found.value.hint == "data=voc_boxes"
+
+
+def test_a_split_is_named_alone_and_the_others_are_found(tmp_path: Path) -> None:
+    write_coco(two_files(tmp_path, as_coco()) / "new.json")
+    lines = plan(tmp_path, val={"annotations": "new.json", "images": "JPEGImages"})
+    assert "train from train.json: 4 images" in lines and "val from new.json: 4 images" in lines
+    (tmp_path / "train.json").unlink()
+    (tmp_path / "val.json").unlink()
+    with pytest.raises(
+        BadData, match=r"no annotation file for train.* beside the one that data.val.annotations"
+    ) as found:
+        plan(tmp_path, val={"annotations": "new.json", "images": "JPEGImages"})
+    assert found.value.hint.startswith("data.train.annotations=new.json, or ")
+    write_xml(tmp_path / "JPEGImages")
+    with pytest.raises(BadData, match=r"data.train.annotations: must be given, too") as found:
+        plan(tmp_path, VocBoxes, val={"annotations": "JPEGImages"})
+    assert found.value.hint == "data.train.annotations=JPEGImages, or other folders to train on"
 
 
 WRONG_XML = {
@@ -265,5 +291,9 @@ def test_a_name_that_labels_txt_does_not_have_is_told(tmp_path: Path) -> None:
 
 
 def test_a_class_that_nothing_has_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data.class_names=.*: no annotation file lists horse; they list cat, dog"):
+    with pytest.raises(BadData, match=r"data.class_names: no annotation file lists horse; they list cat, dog") as found:
         plan(coco(tmp_path, as_coco()), class_names=["cat", "horse"])
+    assert not found.value.hint
+    with pytest.raises(BadData) as found:
+        plan(tmp_path, class_names=["dgo", "cat"])
+    assert found.value.hint == "data.class_names=[dog,cat]"

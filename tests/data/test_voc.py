@@ -8,7 +8,9 @@ import pytest
 
 from plainloop.contracts import Facts
 from plainloop.data.boxes.voc import VOC_CLASSES, VocBoxes
+from plainloop.errors import BadData
 from tests.harness.annotated import SCENES, Objects, as_xml, write_images, write_xml
+from tests.harness.commands import problems
 
 OF_VAL = {f"v{name}": objects for name, objects in SCENES.items()}
 BOXES = [[[5, 2.5, 20, 22.5], [0, 0, 40, 30], [20.25, 10.125, 24.25, 12.125]], [[35, 25, 40, 30]]]
@@ -156,3 +158,13 @@ def test_a_changed_annotation_is_another_data_set(tmp_path: Path) -> None:
     changed = set(VocBoxes.file_names(root=str(root), batch_size=1)) - set(names)
     assert facts(root).files_hash != before
     assert [name.partition("\t")[0] for name in changed] == ["train/train/1.jpg"]
+
+
+def test_masks_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    write_xml(write_images(tmp_path))
+    given = (f"data.root={tmp_path}", "data=voc_boxes", "data.batch_size=2")
+    (found,) = problems(*given, "task=instance_segmentation", "model=mask_rcnn").values()
+    assert found.key == "data.instance_masks" and found.instead.startswith("task=detection for boxes, or data=coco ")
+    with pytest.raises(BadData, match="no outlines of objects"):
+        facts(tmp_path, batch_size=2, instance_masks=True)
+    assert not problems(*given, "task=detection", "model=yolov3", "model.backbone=tiny")

@@ -114,6 +114,14 @@ def test_a_task_that_averages_views_itself_does_so(tmp_path: Path) -> None:
     assert caught.value.hint == "type tta=flip,multi_scale"
 
 
+def test_objects_have_no_views(tmp_path: Path) -> None:
+    trained = open_run(shutil.copytree(GOLDEN, tmp_path / "run"))
+    config = checked("task=detection", "data=digit_boxes", "model=yolov3", "model.backbone=tiny")
+    with pytest.raises(BadConfig, match="tta=flip: there are no views for objects") as caught:
+        with_views(trained.__class__(**vars(trained) | {"config": trained.config | config}), ("flip",))
+    assert caught.value.hint == "leave tta=flip out"
+
+
 def test_whether_a_run_was_trained_with_mirror_images_is_seen_in_its_augmentations() -> None:
     for augment, answer in (
         ("crop_flip", True),

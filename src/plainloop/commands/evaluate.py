@@ -199,13 +199,13 @@ def subjects(name: str, trained: Trained, asked: Asked) -> list[Subject]:
 
     if not asked.tta:
         return [Subject(name, trained)]
+    shown = f"{name} with tta={','.join(asked.tta)}" if len(asked.runs) == 1 else name
+    averaged = Subject(shown, with_views(trained, asked.tta), asked.tta, len(views_of(asked.tta)))
     if "flip" in asked.tta and trained.folder.is_dir() and not is_trained_with_flips(trained.config):
         sys.stderr.write(
             f"warning: {printable(name)} was trained without mirror images: augment has no flip.\n"
             "  Where left and right mean something, as in digits and text, tta=flip makes the results worse\n"
         )
-    shown = f"{name} with tta={','.join(asked.tta)}" if len(asked.runs) == 1 else name
-    averaged = Subject(shown, with_views(trained, asked.tta), asked.tta, len(views_of(asked.tta)))
     return [Subject(name, trained), averaged] if len(asked.runs) == 1 else [averaged]
 
 

@@ -148,13 +148,13 @@ def _lines(found: Found) -> Iterator[str]:
     if found.bad:
         yield f"  unreadable  {counted(len(found.bad), 'image')}"
         for one in found.bad[:SHOWN]:
-            text = printable(f"{one.split}/{one.name}: {one.problem}")
+            text = printable(f"{one.place}: {one.problem}")
             yield from wrap(text, WIDTH, initial_indent=" " * 16, subsequent_indent=" " * 18)
         if found.bad[SHOWN:]:
             yield f"                and {len(found.bad) - SHOWN:,} more"
     for kind, odd in found.notes().items():
         yield f"  odd         {len(odd):,} x {kind}"
-        yield from (f"                {one.split}/{one.name}" for one in odd[:3])
+        yield from (f"                {one.place}" for one in odd[:3])
         if odd[3:]:
             yield f"                and {len(odd) - 3:,} more"
     groups = found.duplicates()
@@ -163,7 +163,7 @@ def _lines(found: Found) -> Iterator[str]:
         yield f"  duplicates  {counted(len(groups), 'image')} in several files;"
         yield f"              {between:,} of them in several splits, {wrong:,} with several labels"
         for group in groups[:SHOWN]:
-            yield f"                {' = '.join(f'{one.split}/{one.name}' for one in group[:3])}"
+            yield f"                {' = '.join(one.place for one in group[:3])}"
         if groups[SHOWN:]:
             yield f"                and {len(groups) - SHOWN:,} more"
     if found.changed:
@@ -221,7 +221,7 @@ def _without_labels(found: Found, counts: Mapping[int, Counter[str]]) -> Iterato
     empty = [one for one in found.masked if not one.pixels.keys() - {IGNORE}]
     if empty:
         yield f"  unlabelled  {len(empty):,} images have no pixel of any class"
-        yield from (f"                {one.split}/{one.name}" for one in empty[:3])
+        yield from (f"                {one.place}" for one in empty[:3])
         if empty[3:]:
             yield f"                and {len(empty) - 3:,} more"
 
@@ -281,7 +281,7 @@ def _text(text: str) -> str:
 
 
 def _file(one: Any) -> str:
-    return f"<code>{_text(f'{one.split}/{one.name}')}</code>"
+    return f"<code>{_text(one.place)}</code>"
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -95,11 +95,9 @@ class Detection:
         wanted = {"boxes", "box_label", "box_score", "box_valid"} | ({"instance_mask"} if self.has_masks else set())
         if isinstance(output, dict) and wanted <= output.keys():
             return ""
-        got = f"only {', '.join(map(str, output))}" if isinstance(output, dict) else f"a {type(output).__name__}"
-        return (
-            f"the model gives {got}, expected detections: {', '.join(sorted(wanted))}; for boxes there are "
-            "model=yolov3, faster_rcnn and others, for masks model=mask_rcnn"
-        )
+        lacks = ", ".join(sorted(wanted - output.keys())) if isinstance(output, dict) else "detections"
+        instead = "mask_rcnn" if self.has_masks else "yolov3"
+        return f"the model gives no {lacks}, which task.measure={self.measure} needs; type model={instead}"
 
     def metrics(self) -> AveragePrecision | VocPrecision:
         if kinds := KINDS.get(self.measure):

@@ -18,6 +18,9 @@ _TIMM_MODEL = "timm.create_model"
 # Only the run reads weights.
 _WEIGHTS = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "weights")
 _FLOAT32 = 4  # bytes
+# What a person forgot who has data with such an entry, or a task that reads it: the first that the data have counts.
+_TASK_FOR = {"boxes": "task=detection", "mask": "task=segmentation", "label": "task=classification"}
+_DATA_FOR = {"boxes": "data=coco", "mask": "data=mask_folder", "label": "data=image_folder"}
 _SAMPLES = 2  # of the example batch: BatchNorm refuses to learn from one
 
 
@@ -111,8 +114,12 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
             task.weight(batch)
         except KeyError as missing:
             what = f"reads {missing} of each batch, and the data give {', '.join(batch)}"
-            target = context.config["data"]["_target_"]
-            return ModelSummary(), Finding("task", what, expected=f"a task for {target}, or other data")
+            source = context.config["data"]["_target_"].rpartition(".")[2]
+            expected, instead = f"a task for {source}, or other data", ""
+            if context.is_typed("task") and not context.is_typed("data"):
+                instead = _DATA_FOR.get(missing.args[0], "")
+            instead = instead or next((task for entry, task in _TASK_FOR.items() if entry in batch), "")
+            return ModelSummary(), Finding("task", what, expected=expected, instead=instead)
 
     hook = model.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     flops = FlopCounterMode(display=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_origin
@@ -13,6 +14,8 @@ from plainloop.system.secrets import redact
 # Overrides that are always accepted, though no YAML file holds their keys.
 EVERYWHERE = ("data.batch_size_per_device=", "data.arguments.", "data.arguments=")
 
+# What can be typed, or left out, as it stands; other advice is in words.
+_TYPED = re.compile(r"""['"~+]*[\w./@]+=|~|-|leave |python """)
 _MAX_NAMES = 24  # of valid keys in one line: more would push the problem itself off the screen
 
 
@@ -32,7 +35,8 @@ class Problem:
     def lines(self) -> list[str]:
         first = f"  {self.key}: {self.what}" + (f", got {self.got}" if self.got else "")
         labelled = {"expected": self.expected, "given by": self.given_by}
-        labelled |= {"did you mean": self.meant, "type instead": self.instead}
+        advice = self.instead.removeprefix("type ")
+        labelled |= {"did you mean": self.meant, "type instead" if _TYPED.match(advice) else "next": advice}
         rest = [f"{label}: {text}" for label, text in labelled.items() if text]
         return [first, *(f"    {line}" for line in (*rest, *self.notes))]
 

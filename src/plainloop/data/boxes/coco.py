@@ -6,8 +6,9 @@ This module has no `from __future__ import annotations`: the check reads these t
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ class CocoBoxes(BoxedFiles):
 
     def _find(self) -> Splits:
         base, chosen = self.base, self.names()
-        files = named_files(base, self.of_split) or search(base)
+        files = files_of(base, self.of_split)
         watched = {str(path): stamp_of(path) for path in (base, *files.values())}
         parts: dict[Split, Part] = {}
         missing: dict[Split, list[str]] = {}
@@ -78,9 +79,10 @@ class CocoBoxes(BoxedFiles):
         names = chosen or classes_of(parts)
         known = {name for part in parts.values() for name in part.class_names}
         if unknown := [name for name in names if name not in known]:
-            raise ValueError(
-                f"data.class_names={list(names)}: no annotation file lists {quoted(unknown, 5)}; they list "
-                f"{quoted(sorted(known), 20)}"
+            raise BadData(
+                f"data.class_names: no annotation file lists {quoted(unknown, 5)}; they list "
+                f"{quoted(sorted(known), 20)}",
+                hint=nearest_names(names, known),
             )
         found = settled(
             base,
@@ -91,6 +93,19 @@ class CocoBoxes(BoxedFiles):
             missing=missing,
         )
         return replace(found, watched=watched, notes=(*found.notes, *remarks(parts, names, listed, chosen is not None)))
+
+
+def nearest_names(names: Sequence[str], known: set[str]) -> str:
+    """What to type for names of which some are misspelt; "" where one is like none of the known.
+
+    >>> nearest_names(["circle", "sqare"], {"circle", "square"}), nearest_names(["cat"], {"square"})
+    ('data.class_names=[circle,square]', '')
+    """
+    near = [name if name in known else next(iter(get_close_matches(name, known)), "") for name in names]
+    if not all(near) or len(set(near)) < len(near):
+        return ""
+    plain = all(re.fullmatch(r"[\w.-]+", name) for name in near)
+    return f"data.class_names=[{','.join(near)}]" if plain else f'"data.class_names={near}"'
 
 
 def classes_of(parts: dict[Split, Part]) -> tuple[str, ...]:
@@ -117,8 +132,11 @@ def remarks(
         yield f"not used: {counted(len(alone), 'image')} that no annotation file lists: {quoted(alone, 3)}"
 
 
-def named_files(base: Path, of_split: dict[Split, dict[str, str | None]]) -> dict[Split, Path]:
-    """The files that train.annotations and so on name; {} if none is named. Raises BadData."""
+def files_of(base: Path, of_split: dict[Split, dict[str, str | None]]) -> dict[Split, Path]:
+    """The annotation file of each split: what train.annotations and so on name, and for others what is found.
+
+    Raises BadData.
+    """
     named = {split: base / own["annotations"] for split, own in of_split.items() if own["annotations"]}
     for split, path in named.items():
         if not path.is_file():
@@ -127,9 +145,7 @@ def named_files(base: Path, of_split: dict[Split, dict[str, str | None]]) -> dic
                 f"data.{split}.annotations={of_split[split]['annotations']}: there is no file {path}",
                 hint=f"the path begins in data.root, where these JSON files are: {there}",
             )
-    if named and "train" not in named:
-        raise BadData("data.train.annotations is missing beside those of other splits", hint="type all or none of them")
-    return named
+    return named if "train" in named else search(base, named) | named
 
 
 def json_files(base: Path) -> list[Path]:
@@ -138,14 +154,15 @@ def json_files(base: Path) -> list[Path]:
     return [path for folder in (base, *(base / name for name in inside)) for path in sorted(folder.glob("*.json"))]
 
 
-def search(base: Path) -> dict[Split, Path]:
-    """The annotation file of each split, by the names of files and folders. Raises BadData."""
+def search(base: Path, named: Mapping[Split, Path]) -> dict[Split, Path]:
+    """The annotation file of each split that is not named, by the names of files and folders. Raises BadData."""
     there = [path for path in json_files(base) if not path.name.startswith((*OTHER_TASKS, "."))]
+    there = [path for path in there if path not in named.values()]
     found: dict[Split, list[Path]] = {}
     for path in there:
         words = [path.parent.name] * (path.parent != base) + re.split(r"[^a-zA-Z]+", path.stem)
         split = next((split for split in map(layout.split_of, words) if split), None)
-        if split:
+        if split and split not in named:
             found.setdefault(split, []).append(path)
     if not found and len(there) == 1:
         found = {"train": there}
@@ -160,10 +177,16 @@ def search(base: Path) -> dict[Split, Path]:
     if "train" not in found:
         names = quoted([str(path.relative_to(base)) for path in there], 5) or "no JSON files"
         inside = [name for name in layout.subfolders(base) if json_files(base / name)]
-        also = f"; {inside[0]}/ inside has some: data.root={base / inside[0]}" if inside and not there else ""
-        if not also and (xml := next(base.glob("*.xml"), next(base.glob("*/*.xml"), None))):
-            also = f"; {xml.relative_to(base)} may be in Pascal VOC's form: data=voc_boxes"
-        raise BadData(f"{base} has no annotation file for train; it has {names}{also}", hint=LAYOUTS)
+        also, hint = "", LAYOUTS
+        if named:
+            split, file = next(iter(named.items()))
+            also = f" beside the one that data.{split}.annotations names"
+            hint = f"data.train.annotations={file.relative_to(base)}, or another file with the same categories"
+        elif inside and not there:
+            also, hint = f"; {inside[0]}/ inside has some", f"data.root={base / inside[0]}"
+        elif xml := next((found for depth in ("", "*/", "*/*/") for found in base.glob(f"{depth}*.xml")), None):
+            also, hint = f"; {xml.relative_to(base)} may be in Pascal VOC's form", "data=voc_boxes"
+        raise BadData(f"{base} has no annotation file for train; it has {names}{also}", hint=hint)
     return {split: found[split][0] for split in SPLITS if split in found}
 
 

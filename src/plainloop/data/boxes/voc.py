@@ -37,7 +37,17 @@ class VocBoxes(BoxedFiles):
     than its annotations say.
     """
 
+    instance_masks: bool = False  # asked for where a task measures masks
+
     split_keys: ClassVar = ("annotations", "images", "list")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.instance_masks:
+            raise BadData(
+                "data.instance_masks: Pascal VOC's XML has boxes, and no outlines of objects to make masks of",
+                hint="task=detection for boxes, or data=coco where files in COCO's form have outlines",
+            )
 
     def found(self) -> Splits:
         pairs, key = find_pairs(self.base, self.of_split), (self.root, self.val_fraction, self.on_bad_image)

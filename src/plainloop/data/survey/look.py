@@ -68,6 +68,11 @@ class Looked:
     pixels: Mapping[int, int] | None = None  # of each class in the image's mask, IGNORE included; None: it has no mask
     objects: Objects | None = None  # None: the set has labels or masks
 
+    @property
+    def place(self) -> str:
+        """As texts name it: images with labels are in a folder of their split, others anywhere in data.root."""
+        return f"{self.split}/{self.name}" if self.label >= 0 else f"{self.split}: {self.name}"
+
 
 def look_at_file(path: Path, looked: Looked, *, thumb: bool) -> Looked:
     split, name, label = looked.split, looked.name, looked.label

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plainloop.config.check.meta_model import example_batch
 from plainloop.config.durations import clock_of
 from plainloop.config.parts import make_part
 from plainloop.config.targets import locate
@@ -92,7 +93,7 @@ class Views(nn.Module):
             what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
             raise BadConfig(
                 f"{shown} averages outputs (B, C) or (B, C, H, W), and this model gives {what}",
-                hint="leave tta out; a task can average views itself: give it the arguments tta_flip and tta_scales",
+                hint="leave tta out; a task of your own can average views, by arguments tta_flip and tta_scales",
             )
         if output.ndim == 2:
             return output.float()
@@ -108,6 +109,11 @@ class Views(nn.Module):
 def with_views(trained: Trained, kinds: Sequence[str]) -> Trained:
     """The model that averages such views; or its task, where that does it in its own way. Raises BadConfig."""
     config = trained.config
+    if "boxes" in (example_batch(config) or {}):
+        raise BadConfig(
+            f"tta={','.join(kinds)}: there are no views for objects: boxes of several views have no mean",
+            hint=f"leave tta={','.join(kinds)} out",
+        )
     node = dict(config["task"])
     known = signature_of(locate(node["_target_"], config["plugins"])).parameters
     own = {kind: settings for kind, settings in OF_A_TASK.items() if settings.keys() <= known.keys()}

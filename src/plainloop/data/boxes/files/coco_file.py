@@ -174,6 +174,7 @@ class Shapes:
         self.points = array("f")
         self.corners, self.polygons, self.num_bytes = array("q"), array("q"), array("q")
         self.runs, self.sizes = bytearray(), array("i")
+        self.too_short = 0  # polygons
 
     def take(self, segmentation: Any) -> None:
         """Raises TypeError, ValueError and KeyError."""
@@ -191,6 +192,8 @@ class Shapes:
                     self.points.extend(polygon)
                     self.corners.append(len(polygon) // 2)
                     polygons += 1
+                else:
+                    self.too_short += 1
         self.polygons.append(polygons)
         self.runs += runs
         self.num_bytes.append(len(runs))
@@ -200,11 +203,14 @@ class Shapes:
         """Raises BadData where an object has no outline."""
         polygons, num_bytes = np.array(self.polygons, np.int64), np.array(self.num_bytes, np.int64)
         if len(without := np.flatnonzero((polygons == 0) & (num_bytes == 0))):
-            few = f"{len(without):,} of {counted(len(ids), 'annotation')} have no segmentation (id {ids[without[0]]})"
+            told = "annotations have boxes only, no segmentation"
+            if len(without) < len(ids) or self.too_short:
+                told = f"{len(without):,} of {counted(len(ids), 'annotation')} have no outline of three points or more"
+                told += f" (id {ids[without[0]]})"
             raise BadData(
-                f"{where}: {'annotations have boxes only, no segmentation' if len(without) == len(ids) else few}",
-                hint="instance masks need polygons or run lengths of every object; for boxes type "
-                "data.instance_masks=false and task=detection",
+                f"{where}: {told}",
+                hint="instance masks need polygons or run lengths of every object: mend or remove these; for boxes "
+                "type data.instance_masks=false and task=detection",
             )
         points = np.array(self.points, np.float32).reshape(-1, 2)
         if not np.isfinite(points).all():

@@ -92,7 +92,12 @@ def named_folders(base: Path, of_split: Mapping[Split, Mapping[str, str | None]]
         pairs[split] = [(os.path.join(starts[0], a), os.path.join(starts[1], b)) for a, b in matched]
         notes += alone
     if "train" not in pairs:
-        raise BadData("data.train.annotations is missing beside those of other splits", hint="type all or none of them")
+        split = next(iter(pairs))
+        typed = [f"data.train.{key}={name}" for key in ("annotations", "images") if (name := of_split[split][key])]
+        raise BadData(
+            f"data.train.annotations: must be given, too, beside data.{split}.annotations",
+            hint=f"{' '.join(typed)}, or other folders to train on",
+        )
     return Pairs(pairs, {split: str(of_split[split]["annotations"]) for split in pairs}, tuple(notes))
 
 
