@@ -134,3 +134,14 @@ def test_a_single_run_ends_with_a_report_unless_told_otherwise(words: list[str],
     ended = runs.train(tmp_path, *small, *words, f"hydra.run.dir={tmp_path / 'run'}")
     assert ended.code == 0, ended.err
     assert (tmp_path / "run" / "report.html").exists() is there
+
+
+def test_the_page_says_what_is_of_masks_where_boxes_are_measured_as_well(tmp_path: Path) -> None:
+    run = read_run(run_folder(tmp_path / "run"))
+    best = run.best()
+    assert best is not None
+    both = [row | ({"val/box_top1": 0.321 + (row["step"] != best[0])} if "val/top1" in row else {}) for row in run.rows]
+    told = html.unescape(page(type(run)(**{**vars(run), "rows": both})))
+    assert "top1 of masks</span>" in told and "<dt>top1 of boxes</dt><dd>0.3210</dd>" in told
+    assert "<figcaption>top1 of masks <" in told and "<figcaption>top1 of boxes <" in told
+    assert "of masks" not in page(run) and "of boxes" not in page(run)

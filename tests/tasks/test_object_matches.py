@@ -25,7 +25,7 @@ from plainloop.tasks.details import Details
 from plainloop.tasks.detection import Detection
 from tests.harness.ranks import on_ranks
 from tests.harness.tensors import NoHostReads
-from tests.tasks.test_detection import CLASSES, batches_of, pair_of
+from tests.tasks.test_detection import CLASSES, batches_of, pair_of, with_masks
 
 PAIRS = batches_of([0, 5, 10, 15, 20, 25])
 NAMES = ("ant", "bee", "cat", "dog")
@@ -185,3 +185,11 @@ def test_a_model_that_finds_nothing_is_told_so() -> None:
     assert told.about == "Nothing was detected with a score of 0.01 or more."
     assert [row[1] for row in told.samples] == [row[3] for row in told.samples]
     assert told.curves == []
+
+
+@pytest.mark.parametrize("measure", ["coco", "masks", "both"])
+def test_a_person_is_told_what_is_of_masks_and_what_of_boxes(measure: str) -> None:
+    told = details(with_masks(PAIRS), measure)
+    of_masks = measure != "coco"
+    assert ("average precision (AP) and the curves are of the masks" in told.about) is of_masks
+    assert [" of masks, " in one.title for one in told.curves] == [of_masks, of_masks]

@@ -15,11 +15,10 @@ from plainloop.contracts import Batch
 from plainloop.distributed import collectives
 from plainloop.tasks.boxes.details import class_precisions, details_of, precision_curves
 from plainloop.tasks.boxes.resampled import coco_resampled
-from plainloop.tasks.details import Details
+from plainloop.tasks.details import BOX, Details
 
 # The names of COCO's twelve numbers, in its order (https://cocodataset.org/#detection-eval); None is left out.
 NAMES = ("map", "map50", "map75", "map_small", "map_medium", "map_large", None, None, "mar", None, None, None)
-BOX = "box_"  # before the names of boxes where masks are measured as well
 NO_SIZE = {"height": 0, "width": 0}  # of an image: only polygons need it, and compressed masks bring their own
 
 Kind = Literal["boxes", "masks"]
@@ -87,7 +86,7 @@ class AveragePrecision:
         """Collective. Precision is that of the first kind; objects are found by their boxes, also with masks."""
         evaluation = next(iter(self._evaluations.values()))
         precision = evaluation.eval["precision"][:, :, :, 0, -1]  # as in `values_of`
-        recalls = evaluation.params.recThrs.tolist()
+        recalls, of_masks = evaluation.params.recThrs.tolist(), self.kinds[0] == "masks"
         of_class = {"AP 0.5": precision[:1], "AP 0.75": precision[5:6], "AP": precision}
         lines = {overlap: class_precisions(precision[i], self.class_names) for overlap, i in ((0.5, 0), (0.75, 5))}
         return details_of(
@@ -96,7 +95,12 @@ class AveragePrecision:
             average_precision={
                 name: [mean_of_known(part[:, :, i]) for i in range(self.num_classes)] for name, part in of_class.items()
             },
-            curves=[precision_curves(one, recalls, overlap=overlap) for overlap, one in lines.items() if one],
+            curves=[
+                precision_curves(one, recalls, overlap=overlap, of_masks=of_masks)
+                for overlap, one in lines.items()
+                if one
+            ],
+            of_masks=of_masks,
         )
 
     def resampled(self, times: Callable[[Any], Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+BOX = "box_"  # before the names of the metrics of boxes where those of masks have the plain names
+
 
 @dataclass(frozen=True)
 class Table:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plainloop.loggers.numbers import amount, digits, score
+from plainloop.tasks.details import BOX
 
 WIDTH, HEIGHT = 440, 240  # of the SVG's own units
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 26  # of the axes, from its sides
@@ -15,10 +16,19 @@ POINTS = 300  # of a line; more are reduced to the least and greatest of each pa
 LONGEST_TICK = 6  # characters beside the axis
 LOG_FROM = 20.0  # the greatest over the least value, from which on losses have a logarithmic scale
 
-# Name on the line -> key; `{}` is the monitored metric without its split.
+# Name on the line -> key; `{}` is the monitored metric without its split, in the title what `named` calls it.
 CHARTS = (
     ("Loss", {"training": "train/loss", "validation": "val/loss", "training images": "train_eval/loss"}, digits),
     ("{}", {"training": "train/{}", "validation": "val/{}", "training images": "train_eval/{}"}, score),
+    (
+        "{} of boxes",
+        {
+            "training": f"train/{BOX}{{}}",
+            "validation": f"val/{BOX}{{}}",
+            "training images": f"train_eval/{BOX}{{}}",
+        },
+        score,
+    ),
     ("Learning rate", {"learning rate": "train/lr"}, lambda value: digits(value, num=2)),
     ("Images per second", {"images/s": "time/images_per_s"}, amount),
 )
@@ -61,8 +71,19 @@ def charts(
         if series:
             best = best_epoch if any(key.startswith("val/") for key in keys.values()) else None
             zero = title in ("Learning rate", "Images per second")
-            found.append(_chart(title.format(metric), series, form, best=best, epochs=epochs, zero=zero))
+            called = named(metric, rows) if title == "{}" else metric
+            found.append(_chart(title.format(called), series, form, best=best, epochs=epochs, zero=zero))
     return found
+
+
+def named(monitor: str, rows: Sequence[Mapping[str, float]]) -> str:
+    """The metric as a person is told it: where boxes have one of their own, that of the plain name is of masks.
+
+    >>> named("val/map", [{"val/map": 0.2, "val/box_map": 0.3}]), named("val/map", [{"val/map": 0.2}])
+    ('val/map of masks', 'val/map')
+    """
+    key = f"val/{BOX}{monitor.rpartition('/')[2]}"
+    return f"{monitor} of masks" if any(key in row for row in rows) else monitor
 
 
 def _series(rows: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:

@@ -19,13 +19,14 @@ from plainloop.errors import RunError, printable
 from plainloop.loggers.numbers import amount, duration, score
 from plainloop.report.advice.advice import advice
 from plainloop.report.advice.evidence import Advice
-from plainloop.report.run.curves import HEIGHT, WIDTH, charts
+from plainloop.report.run.curves import HEIGHT, WIDTH, charts, named
 from plainloop.report.run.objects import ABOUT, KEY, has_objects
 from plainloop.report.run.read import Run, read_run
 from plainloop.report.run.results import MOST_IN_MATRIX, classes_of, drawings_of, tables_of, worst_of
 from plainloop.report.run.spent import parts_of, verdict
 from plainloop.run_dir.status import command_to_continue
 from plainloop.system import storage
+from plainloop.tasks.details import BOX
 
 log = logging.getLogger("plainloop")
 
@@ -90,7 +91,7 @@ def page(run: Run) -> str:
         state=run.status.state,
         state_text=STATES[run.status.state],
         status=run.status,
-        metric=run.monitor,
+        metric=named(run.monitor, run.rows),
         best={"step": best[0], "value": score(best[1]), "epoch": epochs_text(run.clock.epochs(best[0]))}
         if best
         else None,
@@ -134,7 +135,11 @@ def facts_of(run: Run) -> list[tuple[str, str]]:
     facts, data = run.config["facts"], run.config["data"]
     steps = int(run.rows[-1]["step"]) if run.rows else run.status.step
     total = run.clock.total_steps
-    found = [("steps", f"{steps:,}" if steps == total else f"{steps:,} of {total:,}")]
+    best, metric = run.best(), run.monitor.rpartition("/")[2]
+    best_rows = [row for row in run.rows if best and row["step"] == best[0]]
+    of_boxes = [row[key] for row in best_rows if (key := f"val/{BOX}{metric}") in row]
+    found = [(f"{metric} of boxes", score(value)) for value in of_boxes[-1:]]
+    found += [("steps", f"{steps:,}" if steps == total else f"{steps:,} of {total:,}")]
     found += [("epochs", epochs_text(run.clock.epochs(steps)))]
     if (seconds := _seconds(run)) is not None:
         found.append(("duration", duration(seconds)))

@@ -38,6 +38,10 @@ WHY = {
     NOTHING_THERE: "are where nothing is",
 }
 MOST_PAIRS = 10
+OF_MASKS = (
+    " What is found, missed and invented is counted by the boxes around the objects, as is the overlap of each image; "
+    "average precision (AP) and the curves are of the masks."
+)
 COLUMNS = ("objects", "found", "missed", "invented", "overlap")
 
 
@@ -47,10 +51,12 @@ def details_of(
     *,
     average_precision: Mapping[str, Sequence[float]],
     curves: Sequence[Curves] = (),
+    of_masks: bool = False,
 ) -> Details:
     """Of pairs of detections and objects; everything is counted at the score where precision and recall are best.
 
-    `average_precision` has a number for each class, under what a person calls it. Waits for the device. Collective.
+    `average_precision` has a number for each class, under what a person calls it; `of_masks` says that these and the
+    curves are of masks. Waits for the device. Collective.
     """
     own = [rows_of(found, real) for found, real in seen]
     parts = [torch.cat(tables) for tables in zip(*own, strict=True)]
@@ -68,6 +74,7 @@ def details_of(
         if len(sure)
         else f"Nothing was detected with a score of {score:g} or more."
     )
+    about += OF_MASKS if of_masks else ""
     tables = [
         of_classes(objects, sure, score, class_names, average_precision),
         of_sizes(objects, sure, score),
@@ -192,7 +199,12 @@ def known(value: float) -> float | None:
 
 
 def precision_curves(
-    lines: Mapping[str, Sequence[float]], recalls: Sequence[float], *, overlap: float, most: int = 12
+    lines: Mapping[str, Sequence[float]],
+    recalls: Sequence[float],
+    *,
+    overlap: float,
+    of_masks: bool = False,
+    most: int = 12,
 ) -> Curves:
     """Precision at each recall, of at most so many classes: those with the highest and the lowest means; and the mean
     over all classes.
@@ -202,7 +214,7 @@ def precision_curves(
     shown = order if len(order) <= most else order[: most // 2] + order[-(most // 2) :]
     every = {"mean of the classes": np.mean(list(lines.values()), axis=0).tolist()} if len(lines) > 1 else {}
     every |= {name: lines[name] for name in shown}
-    title = f"Precision over recall, at an overlap of {overlap:g}"
+    title = f"Precision over recall{' of masks' if of_masks else ''}, at an overlap of {overlap:g}"
     return Curves(title, "recall", "precision", {name: list(reached(recalls, line)) for name, line in every.items()})
 
 
