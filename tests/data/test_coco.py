@@ -14,7 +14,8 @@ import pytest
 
 from plainloop.contracts import Facts
 from plainloop.data.boxes.coco import CocoBoxes
-from plainloop.data.boxes.files.coco_file import compressed, read_coco
+from plainloop.data.boxes.files.coco_file import read_coco
+from plainloop.data.boxes.files.shapes import compressed
 from tests.harness.annotated import SCENES, SIZE, as_coco, write_coco, write_images
 from tests.harness.commands import ROOT
 

@@ -117,10 +117,12 @@ def settled(
         found = [*part.notes, *of_classes, *of_boxes]
         if gone := missing.get(split):
             found.append(f"{counted(len(gone), 'image')} not there, which training will skip: {quoted(gone, 3)}")
+        if crowds := int(splits[split].crowd.sum()):
+            found.append(f"{counted(crowds, 'crowd')}, found or not counts neither way")
         if empty := int((np.diff(splits[split].first) == 0).sum()):
             found.append(f"{counted(empty, 'image')} without objects, used as background")
         notes += [f"{split}: {text}" for text in found]
-    if not len(splits["train"].label):
+    if splits["train"].crowd.all():
         raise BadData(
             f"{parts['train'].where}: no object of {quoted(class_names, 5) or 'any class'} is left to learn from, in "
             f"{counted(len(splits['train']), 'image')}",

@@ -58,11 +58,8 @@ class BoxedImages(Images):
         image = super().decoded(index)
         (height, width), (rows, columns) = self.objects.sizes[index].tolist(), image.shape[-2:]
         if height and width and not self._fits(rows, columns, height, width):
-            path, turned, hint = (
-                self.folder / os.fsdecode(self.paths[index]),
-                "",
-                "its boxes would be in wrong places: ",
-            )
+            path = self.folder / os.fsdecode(self.paths[index])
+            turned, hint = "", "its boxes would be in wrong places: "
             if self._fits(columns, rows, height, width) and is_turned_on_its_side(path):
                 turned = ", which its EXIF turns on the side"
                 hint += f"turn the file itself, as the person who annotated it saw it: mogrify -auto-orient '{path}'"

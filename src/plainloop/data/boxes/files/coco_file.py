@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plainloop.data.boxes.annotations import Annotated, Outlines, offsets
+from plainloop.data.boxes.annotations import Annotated, offsets
 from plainloop.data.boxes.files.clean import Part
 from plainloop.data.boxes.files.json_lists import FORM, LISTS, entries_of, short
+from plainloop.data.boxes.files.shapes import Shapes, with_pixels
 from plainloop.data.loading.layout import quoted
 from plainloop.errors import BadData, counted
 
@@ -27,7 +27,7 @@ def read_coco(path: Path, where: str, *, with_masks: bool) -> Part:
     seen = set()
     for key, entry in entries_of(path, where, with_masks=with_masks):
         seen.add(key)
-        if entry is not None:
+        if entry != ():
             if not isinstance(entry, dict):
                 raise BadData(f"{where}: {key} has {short(entry)} where an object in braces is expected", hint=FORM)
             takers[key](entry)
@@ -58,6 +58,8 @@ class Images:
                 f"{self.where}: the images {other} and {name} have the same id, {key}",
                 hint="give each image an id of its own: it is not clear whose objects these are",
             )
+        if why := no_file_name(name):
+            raise BadData(f"{self.where}: the file_name of image {short(key)} {why}: {short(name)}", hint="rename it")
         sizes = [entry.get(side) or 0 for side in ("height", "width")]
         if not all(isinstance(side, int | float) and 0 <= side < 2**31 for side in sizes):
             raise BadData(f"{self.where}: {name} has no height and width in pixels: {short(sizes)}")
@@ -78,14 +80,20 @@ class Categories:
         name, key = entry.get("name"), entry.get("id")
         if not isinstance(name, str) or not name.strip() or not isinstance(key, int | str):
             raise BadData(f"{self.where}: a category needs an id and a name, got {short(entry)}", hint=FORM)
-        if key in self.name_of or name in self.name_of.values():
-            raise BadData(
-                f"{self.where}: two categories have the id {key} or the name {name}",
-                hint="each category has an id and a name of its own",
-            )
+        for other, its_name in self.name_of.items():
+            if key == other or name == its_name:
+                same = f"id, {short(key)}" if key == other else f"name, {name}"
+                raise BadData(
+                    f"{self.where}: two categories have the same {same}: {short(other)} ({its_name}) and "
+                    f"{short(key)} ({name})",
+                    hint="each category has an id and a name of its own",
+                )
         self.name_of[key] = name
-        if entry.get("supercategory") not in (None, name):
-            self.parents.add(entry["supercategory"])
+        parent = entry.get("supercategory")
+        if not isinstance(parent, str | int | None):
+            raise BadData(f"{self.where}: the supercategory of {name} is {short(parent)}", hint="it is a name, or none")
+        if parent not in (None, name):
+            self.parents.add(str(parent))
 
 
 class Objects:
@@ -105,19 +113,31 @@ class Objects:
             area = entry.get("area")
             self.boxes.extend((x, y, width, height))
             self.areas.append(width * height if area is None else area)
-            self.crowds.append(bool(entry.get("iscrowd", 0)))
-            self.image_ids.append(entry["image_id"])
-            self.category_ids.append(entry["category_id"])
+            if (crowd := entry.get("iscrowd")) not in (0, 1, None):
+                raise ValueError(f"iscrowd is {short(crowd)}, and 0 or 1 is expected")
+            self.crowds.append(bool(crowd))
+            for name, numbers in (("image_id", self.image_ids), ("category_id", self.category_ids)):
+                if not isinstance(entry[name], int | float | str):
+                    raise TypeError(f"{name} is {short(entry[name])}")
+                numbers.append(entry[name])
             self.ids.append(entry.get("id"))
-            if self.shapes is not None:
-                self.shapes.take(entry.get("segmentation"))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             wrong = f"has no {error.args[0]}" if isinstance(error, KeyError) else f"cannot be read ({error})"
             about = {key: entry[key] for key in ("bbox", "image_id", "category_id", "area") if key in entry}
             raise BadData(
                 f"{self.where}: annotation {short(entry.get('id'))} {wrong}: {short(about)}",
                 hint="it needs image_id, category_id and bbox: [x, y, width, height] in pixels",
             ) from error
+        if self.shapes is not None:
+            shape = entry.get("segmentation")
+            try:
+                self.shapes.take(shape)
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise BadData(
+                    f"{self.where}: segmentation of annotation {short(entry.get('id'))} cannot be read: {short(shape)}",
+                    hint="it is a list of polygons, [[x, y, x, y, x, y, ...], ...], or run lengths: "
+                    '{"size": [height, width], "counts": [...]}',
+                ) from error
 
     def part(self, images: Images, categories: Categories) -> Part:
         """Raises BadData for objects of no category, for numbers that are none, and for missing outlines."""
@@ -126,12 +146,12 @@ class Objects:
         image = np.array([images.number_of.get(key, -1) for key in self.image_ids], np.int64)
         label = np.array([label_of.get(key, -1) for key in self.category_ids], np.int64)
         if len(unknown := np.flatnonzero(label < 0)):
-            wrong = sorted({str(self.category_ids[i]) for i in unknown})
-            there = [f"{key} ({name})" for key, name in categories.name_of.items()]
+            wrong = sorted({short(self.category_ids[i]) for i in unknown})
+            there = [f"{short(key)} ({name})" for key, name in categories.name_of.items()]
             raise BadData(
                 f"{self.where}: {counted(len(unknown), 'annotation')} with a category_id that categories does not "
                 f"list: {quoted(wrong, 5)}; it lists {quoted(there, 5) or 'none'}",
-                hint="add it to categories, with its id and name",
+                hint="add it to categories, with its id and name; a number in quotes is another id than the number",
             )
         boxes, areas = np.array(self.boxes).reshape(-1, 4), np.array(self.areas)
         if len(wrong_rows := np.flatnonzero(~(np.isfinite(boxes).all(1) & np.isfinite(areas)))):
@@ -156,88 +176,31 @@ class Objects:
             outlines=self.shapes.outlines(self.where, self.ids).rows(order) if self.shapes else None,
         )
         parents = frozenset(categories.parents)
+        if self.shapes:
+            annotated, more = with_pixels(annotated, [self.ids[row] for row in order], self.where)
+            notes += more
         return Part(self.where, tuple(categories.name_of[key] for key in ids), annotated, notes, parents)
 
     def notes(self, image: NDArray[np.int64]) -> tuple[str, ...]:
         notes = []
         if alone := int((image < 0).sum()):
-            notes.append(f"not used: {counted(alone, 'annotation')} of images that it does not list")
+            first = short(self.image_ids[int(np.flatnonzero(image < 0)[0])])
+            notes.append(
+                f"not used: {counted(alone, 'annotation')} of images that it does not list, such as image_id {first}"
+            )
+        if below := int((np.array(self.areas) < 0).sum()):
+            notes.append(f"{counted(below, 'annotation')} with an area below 0: the measures by size leave them out")
         if twice := len(self.ids) - len(set(map(str, self.ids))):
             notes.append(f"{counted(twice, 'annotation')} with the id of another: all are used")
         return tuple(notes)
 
 
-class Shapes:
-    """`segmentation` of each object: polygons, or run lengths."""
-
-    def __init__(self) -> None:
-        self.points = array("f")
-        self.corners, self.polygons, self.num_bytes = array("q"), array("q"), array("q")
-        self.runs, self.sizes = bytearray(), array("i")
-        self.too_short = 0  # polygons
-
-    def take(self, segmentation: Any) -> None:
-        """Raises TypeError, ValueError and KeyError."""
-        runs, size, polygons = b"", (0, 0), 0
-        if isinstance(segmentation, dict):
-            size, counts = tuple(segmentation["size"]), segmentation["counts"]
-            runs = counts.encode() if isinstance(counts, str) else compressed(counts)
-        else:
-            if segmentation and not isinstance(segmentation[0], list):
-                segmentation = [segmentation]  # some tools write one polygon without the outer list
-            for polygon in segmentation or ():
-                if len(polygon) % 2:
-                    raise ValueError(f"a polygon has {len(polygon)} numbers, x and y in turn")
-                if len(polygon) >= 6:
-                    self.points.extend(polygon)
-                    self.corners.append(len(polygon) // 2)
-                    polygons += 1
-                else:
-                    self.too_short += 1
-        self.polygons.append(polygons)
-        self.runs += runs
-        self.num_bytes.append(len(runs))
-        self.sizes.extend(size)
-
-    def outlines(self, where: str, ids: Sequence[Any]) -> Outlines:
-        """Raises BadData where an object has no outline."""
-        polygons, num_bytes = np.array(self.polygons, np.int64), np.array(self.num_bytes, np.int64)
-        if len(without := np.flatnonzero((polygons == 0) & (num_bytes == 0))):
-            told = "annotations have boxes only, no segmentation"
-            if len(without) < len(ids) or self.too_short:
-                told = f"{len(without):,} of {counted(len(ids), 'annotation')} have no outline of three points or more"
-                told += f" (id {ids[without[0]]})"
-            raise BadData(
-                f"{where}: {told}",
-                hint="instance masks need polygons or run lengths of every object: mend or remove these; for boxes "
-                "type data.instance_masks=false and task=detection",
-            )
-        points = np.array(self.points, np.float32).reshape(-1, 2)
-        if not np.isfinite(points).all():
-            polygon = np.searchsorted(np.cumsum(self.corners), np.flatnonzero(~np.isfinite(points).all(1))[0], "right")
-            wrong = ids[int(np.searchsorted(np.cumsum(polygons), polygon, "right"))]
-            raise BadData(f"{where}: segmentation of id {wrong} has numbers that are none", hint="mend or remove it")
-        return Outlines(
-            points=points,
-            first_point=offsets(np.array(self.corners, np.int64)),
-            first_polygon=offsets(polygons),
-            runs=np.frombuffer(bytes(self.runs), np.uint8),
-            first_byte=offsets(num_bytes),
-            runs_size=np.array(self.sizes, np.int32).reshape(-1, 2),
-        )
-
-
-def compressed(counts: Sequence[int]) -> bytes:
-    """COCO's string of run lengths: differences to the one before the last, five bits in each character.
-
-    >>> compressed([10, 5, 300, 7])
-    b':5d83'
-    """
-    text = bytearray()
-    for number, count in enumerate(counts):
-        left, more = count - (counts[number - 2] if number > 2 else 0), True
-        while more:
-            five, left = left & 31, left >> 5
-            more = left != (-1 if five & 16 else 0)
-            text.append(48 + five + 32 * more)
-    return bytes(text)
+def no_file_name(name: str) -> str:
+    """Why no file can have this path; "" if one can."""
+    try:
+        content = name.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return "has half a character"
+    if b"\0" in content:
+        return "has a character that no file has"
+    return "is too long" if len(content) > 4000 or max(map(len, content.split(b"/"))) > 255 else ""

@@ -18,7 +18,7 @@ POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[-+.,\seE\d\[\]]*\](?=\s*(?:,\s*
 
 
 def entries_of(path: Path, where: str, *, with_masks: bool) -> Iterator[tuple[str, Any]]:
-    """(name of the list, entry) of each entry of LISTS, and (name, None) for an empty list. Raises BadData."""
+    """(name of the list, entry) of each entry of LISTS, and (name, ()) for an empty list. Raises BadData."""
     text = text_of(path, where, with_polygons=with_masks)
     if text[after_space(text, 0) : after_space(text, 0) + 1] == "[":
         what = "detections, the results of a model" if '"score"' in text[:2000] else "a list"
@@ -64,7 +64,7 @@ def lists_in(text: str, where: str) -> Iterator[tuple[str, Any]]:
         else:
             at = after_space(text, at + 1)
             if text[at : at + 1] == "]":
-                yield key, None
+                yield key, ()
             while text[at : at + 1] != "]":
                 entry, at = decode(text, at)
                 yield key, entry
