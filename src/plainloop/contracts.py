@@ -26,7 +26,9 @@ Sample = dict[str, "Tensor"]
 # Entries that belong to places in the image, where a task has them: mask (B, H, W) int64; boxes (B, N, 4), x0 y0 x1 y1
 # in pixels, with box_label (B, N) and box_valid (B, N) bool; instance_mask (B, N, H, W); polygons (B, N, V, 2), x and
 # y, with box_valid. Pixels of a mask that have no class are IGNORE. What else has a row for each object is named
-# box_...: augmentations that put images together take its rows along.
+# box_...: augmentations that put images together take its rows along. In evaluation, where images of files stand in the
+# top left of a square: image_scale (B,) float32, pixels of the square for each of the file, and image_size (B, 2)
+# int64, height and width of the file. Detections are cut off where the photograph ends.
 IGNORE = 255
 
 # 0-d, detached, still on the device: means over the batch. Reading one is a wait for the device.

@@ -132,13 +132,14 @@ def test_evaluation_brings_its_boxes_back_to_the_files(root):
             here = objects.objects(index)
             torch.testing.assert_close(row["boxes"] / row["image_scale"], torch.tensor(objects.boxes[here]))
             assert row["box_area"].tolist() == objects.area[here].tolist()
+            assert row["image_size"].tolist() == objects.sizes[index].tolist()
             assert row["box_label"].tolist() == objects.label[here].tolist()
 
 
 def test_training_has_no_entries_that_transforms_make_wrong(root):
     data = source(root)
     training, evaluated = next(data.train_batches(0, 1, seed=1)), next(data.eval_batches("val"))
-    assert evaluated.keys() - training.keys() == {"image_scale", "box_area"}
+    assert evaluated.keys() - training.keys() == {"image_scale", "image_size", "box_area"}
 
 
 def one_picture(folder: Path, boxes: list, **settings: object) -> BoxedImages:

@@ -142,7 +142,7 @@ def objects_of(batch: Batch) -> dict[int, dict[str, Tensor]]:
     for row, index in enumerate(batch["index"].tolist()):
         valid = batch["box_valid"][row]
         rows[index] = {
-            name: values[row] if name in ("image", "image_scale") else values[row][valid]
+            name: values[row] if name.startswith("image") else values[row][valid]
             for name, values in batch.items()
             if name != "index"
         }

@@ -12,16 +12,23 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch import Tensor, nn
 
 from plainloop.contracts import Batch
 from plainloop.data.boxes.coco import CocoBoxes
+from plainloop.data.boxes.found import as_coco
+from plainloop.data.boxes.found import found_in as brought_back
+from plainloop.data.boxes.letterbox import letterbox
 from plainloop.data.loading.decode import decode
 from plainloop.models.detection.torchvision_models import TorchvisionDetector
 from plainloop.models.detection.yolov3 import YOLOv3
 from plainloop.tasks.average_precision import AveragePrecision
+from plainloop.tasks.boxes.inside import inside
+from plainloop.tasks.details import Details
 from plainloop.tasks.detection import Detection
 from tests.harness.boxed import source as rectangles
 from tests.harness.boxed import write_set
+from tests.tasks.test_voc_precision import slow_voc
 
 NAMES = {"map": 0, "map50": 1, "map75": 2, "map_small": 3, "map_medium": 4, "map_large": 5, "mar": 8}
 CLASSES = 3
@@ -39,6 +46,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(root / split / f"{i}.png")
             images.append({"id": i, "file_name": f"{i}.png", "width": width, "height": height})
             for x, y, w, h in boxes_in(width, height, 0 if i % 5 == 4 else int(draw.integers(1, 7)), draw):
+                if draw.random() < 0.3:  # it ends where the image ends
+                    w, h = width - x, height - y
                 place, kind = {"bbox": [x, y, w, h], "area": w * h * draw.uniform(0.4, 1)}, int(draw.integers(CLASSES))
                 about = {
                     "id": len(objects) + 1,
@@ -94,6 +103,17 @@ def predictions(found: list[dict[str, Any]], batch: Batch) -> Batch:
     return made
 
 
+class Gives(nn.Module):
+    """Stands for a model that finds these."""
+
+    def __init__(self, found: Batch) -> None:
+        super().__init__()
+        self.found = found
+
+    def forward(self, image: Tensor) -> Batch:
+        return self.found
+
+
 def measured(root: Path, *without: str, **settings: Any) -> dict[str, float]:
     metrics, found = AveragePrecision(CLASSES), found_in(root)
     for batch in coco_boxes(root, **settings).eval_batches("val"):
@@ -102,10 +122,10 @@ def measured(root: Path, *without: str, **settings: Any) -> dict[str, float]:
     return metrics.compute()
 
 
-def reference(root: Path) -> dict[str, float]:
+def reference(root: Path, found: list[dict[str, Any]] | None = None) -> dict[str, float]:
     with contextlib.redirect_stdout(io.StringIO()):
         real = COCO(str(root / "val.json"))
-        evaluation = COCOeval(real, real.loadRes(found_in(root)), "bbox")
+        evaluation = COCOeval(real, real.loadRes(found or found_in(root)), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -121,6 +141,82 @@ def test_ap_of_resized_images_is_pycocotools_on_the_files(root: Path, settings: 
 def test_ap_without_what_the_files_say_would_be_another(root: Path, entry: str) -> None:
     """The control."""
     assert measured(root, entry) != pytest.approx(reference(root), abs=1e-3)
+
+
+def reaching_out(root: Path) -> list[dict[str, Any]]:
+    """Detections at the edges of their image reach beyond it; and each image has some that lie beside it."""
+    sizes = {one["id"]: (one["width"], one["height"]) for one in json.loads((root / "val.json").read_text())["images"]}
+    found = found_in(root)
+    for one in found:
+        (x, y, w, h), (width, height) = one["bbox"], sizes[one["image_id"]]
+        one["bbox"] = [x, y, w * (1 + (x + w > 0.9 * width)), h * (1 + (y + h > 0.9 * height))]
+    beside = [
+        {"image_id": i, "category_id": i % CLASSES, "score": 0.9 + i / 1000, "bbox": [width, height, 20, 20]}
+        for i, (width, height) in sizes.items()
+    ]
+    return found + beside
+
+
+def said(root: Path) -> list[dict[str, Any]]:
+    """The rows of predictions_coco.json for these detections."""
+    task, found, rows = Detection(num_classes=CLASSES), reaching_out(root), list[dict[str, Any]]()
+    for batch in coco_boxes(root).eval_batches("val"):
+        alone = {"image": batch["image"]}
+        results = task.results(task.predict(Gives(predictions(found, batch)), alone), alone)
+        for row, index in enumerate(batch["index"].tolist()):
+            with Image.open(root / "val" / f"{index}.png") as picture:
+                width, height = picture.size
+            result = {name: values[row] for name, values in results.items()}
+            objects = brought_back(result, batch["image"].shape[-2:], (height, width), letterboxed=True)
+            rows += as_coco(objects, index, f"{index}.png", "abc")
+    return [one | {"category_id": one["category_id"] - 1} for one in rows]
+
+
+def evaluated(root: Path, measure: str, *, is_cut: bool = True) -> tuple[dict[str, float], Details]:
+    task, found = Detection(num_classes=CLASSES, measure=measure), reaching_out(root)
+    metrics = task.metrics()
+    for batch in coco_boxes(root).eval_batches("val"):
+        batch["box_difficult"] = batch["box_crowd"]
+        raw = predictions(found, batch)
+        metrics.update(task.predict(Gives(raw), batch) if is_cut else raw, batch)
+    return metrics.compute(), metrics.details()
+
+
+def test_ap_of_an_evaluation_is_pycocotools_on_what_predict_writes(root: Path) -> None:
+    """Both cut detections off where the photograph ends."""
+    rows = said(root)
+    assert len(rows) < len(reaching_out(root))
+    assert evaluated(root, "coco")[0] == pytest.approx(reference(root, rows), abs=1e-6)
+    uncut, _ = evaluated(root, "coco", is_cut=False)
+    assert abs(uncut["map"] - reference(root, rows)["map"]) > 1e-2  # the control
+
+
+def test_ap_of_voc_and_what_is_found_are_those_of_what_predict_writes(root: Path) -> None:
+    rows, pairs, metrics = (
+        said(root),
+        list[tuple[Batch, Batch]](),
+        Detection(num_classes=CLASSES, measure="voc").metrics(),
+    )
+    for batch in coco_boxes(root).eval_batches("val"):
+        in_files = batch | {"image_scale": torch.ones(len(batch["index"])), "box_difficult": batch["box_crowd"]}
+        in_files["boxes"] = batch["boxes"] / batch["image_scale"][:, None, None]
+        pairs.append((predictions(rows, in_files), in_files))
+        metrics.update(*pairs[-1])
+    (values, details), (uncut, others) = evaluated(root, "voc"), evaluated(root, "voc", is_cut=False)
+    assert values["map"] == pytest.approx(slow_voc(pairs)["map"], abs=1e-6)
+    metrics.compute()
+    np.testing.assert_allclose(details.samples, metrics.details().samples, atol=1e-4)
+    assert abs(uncut["map"] - values["map"]) > 1e-2 and np.sum(others.samples, 0)[4] > np.sum(details.samples, 0)[4]
+
+
+@pytest.mark.parametrize("size", [(30, 60), (60, 20), (61, 64), (1, 300), (40, 40)])
+def test_masks_end_where_the_photograph_ends(size: tuple[int, int]) -> None:
+    square, factor = letterbox(torch.full((3, *size), 200, dtype=torch.uint8), 40)
+    found = {"boxes": torch.tensor([[[0.0, 0, 40, 40]]]), "instance_mask": torch.ones(1, 1, 40, 40, dtype=torch.bool)}
+    found |= {"box_valid": torch.ones(1, 1, dtype=torch.bool)}
+    batch = {"image": square[None], "image_size": torch.tensor([size]), "image_scale": torch.tensor([factor])}
+    assert torch.equal(inside(found, batch)["instance_mask"][0, 0], square[0] == 200)
+    assert inside(found, {"image": square[None]})["instance_mask"].all()
 
 
 @pytest.mark.parametrize("settings", [{}, {"cache": "ram", "cache_size": 170}])

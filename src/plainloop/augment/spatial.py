@@ -40,7 +40,7 @@ def moved(
     """The batch with every spatial entry moved as its image.
 
     Boxes are cut off at the edges of the image; what lies outside is not valid any more (`box_valid`), nor is an object
-    whose instance mask has become empty. Polygons keep all their points. `box_area` and `image_scale` stay those of the
+    whose instance mask has become empty. Polygons keep all their points. `box_area` and `image_...` stay those of the
     file: only evaluation reads them, and its images are not augmented.
 
     Args:

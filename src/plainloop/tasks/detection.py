@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from plainloop.contracts import Batch, Scalars
 from plainloop.errors import BadConfig, BadData
 from plainloop.tasks.average_precision import AveragePrecision, Kind
+from plainloop.tasks.boxes.inside import inside
 from plainloop.tasks.voc_precision import VocPrecision
 
 OBJECTS = ("boxes", "box_label", "box_valid", "instance_mask")  # what a detector learns from, beside the image
@@ -82,11 +83,11 @@ class Detection:
         return batch["boxes"].new_full((), len(batch["boxes"]), dtype=torch.float32)
 
     def predict(self, model: nn.Module, batch: Batch) -> Batch:
-        """Detections, the best first, in pixels of the images."""
+        """Detections, the best first, in pixels of the images; cut off at the edges of the photographs."""
         found: Batch = model(batch["image"])
         if problem := self.output_problem(found, batch):
             raise ValueError(problem)
-        return found
+        return inside(found, batch)
 
     def results(self, prediction: Batch, batch: Batch) -> Batch:
         return prediction

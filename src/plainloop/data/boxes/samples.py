@@ -32,9 +32,9 @@ OF_OBJECTS = ("boxes", "box_label", "box_valid", "box_crowd", "box_difficult", "
 class BoxedImages(Images):
     """All images end in a square of `image_size`, resized by one factor.
 
-    Transforms of training see the image and its objects at full size. Evaluation has image_scale and box_area, too,
-    which have no meaning after transforms. Boxes are for pixels as stored, as in pycocotools and torchvision: EXIF
-    turns nothing.
+    Transforms of training see the image and its objects at full size. Evaluation has image_scale, image_size and
+    box_area, too, which have no meaning after transforms. Boxes are for pixels as stored, as in pycocotools and
+    torchvision: EXIF turns nothing.
     """
 
     objects: Annotated
@@ -86,7 +86,8 @@ class BoxedImages(Images):
             if self.training:
                 return sample
             area = torch.tensor(self.objects.area[self.objects.objects(index)])
-            return sample | {"image_scale": torch.tensor(factor), "box_area": area}
+            file = {"image_scale": torch.tensor(factor), "image_size": torch.tensor(size)}
+            return sample | file | {"box_area": area}
         sample = {"image": image, "index": torch.tensor(index)}
         sample |= self._placed(index, (width / size[1], height / size[0]), (height, width))
         try:
