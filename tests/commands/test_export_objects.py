@@ -91,3 +91,16 @@ def test_detections_of_equal_scores_may_change_places_and_nothing_else_may_chang
     assert differences(ours, other)["box_label"].most == 0.25
     with pytest.raises(RunError, match=r"gives boxes \(1, 3, 4\) where the model gives \(1, 4, 4\)"):
         differences(ours, detections([0, 1, 2]))
+
+
+def test_a_detection_at_the_threshold_may_be_in_or_out_and_one_above_it_may_not() -> None:
+    ours, theirs = detections([0, 1, 2, 3]), detections([0, 1, 2, 3])
+    for found in (ours, theirs):
+        found["boxes"][0, 3] = 0
+    ours["box_score"][0, 2] = 0.0050001
+    for values in theirs.values():
+        values[0, 2] = 0  # theirs dropped it
+    assert all(one.most == 0 for one in differences(ours, theirs, threshold=0.005).values())
+    assert differences(ours, theirs)["boxes"].most == 7
+    ours["box_score"][0, 2] = 0.006
+    assert differences(ours, theirs, threshold=0.005)["boxes"].most == 7

@@ -128,10 +128,11 @@ def compare(trained: Trained, graph: Graph, shape: Sequence[int], tolerance: flo
     """Prints the differences. Raises RunError where they are too large."""
     from plainloop.run.trained import export as exporting
 
+    threshold = getattr(trained.model, "score_threshold", -1.0)
     worst: dict[str, exporting.Difference] = {}
     for number in exporting.BATCHES:
         images = exporting.examples(trained, shape, number)
-        found = exporting.differences(exporting.outputs_of(graph, images), run(images))
+        found = exporting.differences(exporting.outputs_of(graph, images), run(images), threshold=threshold)
         worst = {name: max(found[name], worst.get(name, found[name])) for name in found}
     batches = " and ".join(map(str, exporting.BATCHES))
     width = max(7, *map(len, worst))

@@ -28,6 +28,7 @@ from plainloop.system import storage
 
 Arrays = dict[str, NDArray[Any]]  # outputs by name
 LOGITS = "logits"
+EDGE = 1e-4  # of a score: so near to where detections are dropped, it may fall on either side
 BATCHES = (1, 3)  # what is tried; neither is the size that the graph is made with
 EXAMPLES = 2
 MEANING = {
@@ -173,9 +174,12 @@ class Difference:
         return f"{self.most:.2g} is the largest difference, of values up to {self.largest:.3g}"
 
 
-def differences(ours: Arrays, theirs: Arrays) -> dict[str, Difference]:
-    """By output. Raises RunError for outputs of another shape."""
-    found, theirs = {}, in_the_same_order(ours, theirs)
+def differences(ours: Arrays, theirs: Arrays, *, threshold: float = -1.0) -> dict[str, Difference]:
+    """By output. Raises RunError for outputs of another shape.
+
+    `threshold` is the score below which the model drops detections; those at it are not compared.
+    """
+    found, theirs = {}, without_the_edge(ours, in_the_same_order(ours, theirs), threshold)
     for name, own in ours.items():
         other = theirs[name]
         if own.shape != other.shape:
@@ -208,6 +212,22 @@ def in_the_same_order(ours: Arrays, theirs: Arrays) -> Arrays:
         other = number + int(np.argmin(unlike))
         for name in names:
             found[name][image, [number, other]] = found[name][image, [other, number]]
+    return theirs | found
+
+
+def without_the_edge(ours: Arrays, theirs: Arrays, threshold: float) -> Arrays:
+    """The second detections, as the first ones in the rows that the last bit of a score lets in or leaves out.
+
+    They are at the threshold, or the lowest ones of an image with as many detections as there are rows.
+    """
+    if "boxes" not in ours or ours["boxes"].shape != theirs["boxes"].shape:
+        return theirs
+    is_full = (ours["box_valid"] & theirs["box_valid"]).all(1)
+    cut = np.where(is_full, ours["box_score"].min(1, initial=1.0), threshold)[:, None]
+    at_it = np.abs(np.maximum(ours["box_score"], theirs["box_score"]) - cut) <= EDGE
+    found = {name: theirs[name].copy() for name in ours if name.startswith("box")}
+    for name, values in found.items():
+        values[at_it] = ours[name][at_it]
     return theirs | found
 
 
