@@ -55,7 +55,7 @@ def test_torch_alone_computes_the_mask_of_the_model_in_another_size(place: Path,
     typed = [f"run={place / 'masks'}", "format=torch_export", "size=48x64", "--out", str(tmp_path)]
     assert main(typed) == 0
     said = capsys.readouterr().out
-    assert "0.00% of the values differ" in said and "image (any, 3, 48, 64) -> logits, mask" in said
+    assert "0.00% of the values differ" in said and "\n        image (any, 3, 48, 64) -> logits, mask\n" in said
     extra = {"classes": "", "task": ""}
     torch.export.load(tmp_path / "model.pt2", extra_files=extra)
     assert json.loads(extra["classes"]) == ["background", *"01234"]

@@ -118,7 +118,8 @@ def export_graph(
     run = exporting.run_onnx if kind == "onnx" else functools.partial(exporting.run_torch_export, needs=needs)
     with working("comparing"):
         compare(trained, graph, shape, tolerance, lambda images: run(path, images, names), path)
-    say(f"written {path}: {size_of(path)}; image (any, {', '.join(map(str, shape))}) -> {', '.join(names)}")
+    say(f"written {path}: {size_of(path)}")
+    say(f"        image (any, {', '.join(map(str, shape))}) -> {', '.join(names)}")
     if quantize:
         quantized(trained, names, path, root)
     return 0

@@ -21,11 +21,13 @@ def digits(value: float, *, num: int = 3) -> str:
 
 
 def score(value: float) -> str:
-    """A metric; accuracies show every image of 10,000.
+    """A metric; accuracies show every image of 10,000, and what is less has two digits.
 
-    >>> score(0.98125), score(1.0), score(37.42)
-    ('0.9812', '1.0000', '37.4')
+    >>> score(0.98125), score(1.0), score(37.42), score(0.0), score(2.1e-5)
+    ('0.9812', '1.0000', '37.4', '0.0000', '2.1e-5')
     """
+    if 0 < abs(value) < 1e-4:
+        return digits(value, num=2)
     return f"{value:.4f}" if abs(value) <= 1 else digits(value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from textwrap import wrap
 
 from plainloop.errors import printable
 from plainloop.report.advice import fit, rate, speed
@@ -31,7 +32,7 @@ RULES: tuple[Rule, ...] = (
     speed.gpu_idle,
     speed.small_batch,
 )
-SHOWN = 3  # at the end of a run
+SHOWN, WIDTH = 3, 80  # at the end of a run; columns
 
 
 def advice(folder: Path) -> list[Advice]:
@@ -56,8 +57,10 @@ def key_of(override: str) -> str:
 
 
 def lines(folder: Path) -> Iterator[str]:
-    """For the end of a run."""
+    """For the end of a run; the command to try stays whole."""
     for one in advice(folder)[:SHOWN]:
-        yield printable(f"{one.title}: {one.evidence}")
+        yield from wrap(
+            printable(f"{one.title}: {one.evidence}"), WIDTH, subsequent_indent="  ", break_on_hyphens=False
+        )
         instead = f"   instead of {one.instead}" if one.instead else ""
         yield printable(f"  try: {one.line}{instead}")

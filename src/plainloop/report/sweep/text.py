@@ -38,7 +38,7 @@ def row(group: Group) -> list[str]:
 def spread(group: Group) -> str:
     """The standard deviation, with the decimals of the mean."""
     assert group.mean is not None and group.sd is not None
-    return score(group.sd) if abs(group.mean) <= 1 else digits(group.sd, num=2)
+    return f"{group.sd:.4f}" if abs(group.mean) <= 1 else digits(group.sd, num=2)
 
 
 def as_text(table: Table, *, width: int = WIDTH) -> str:
