@@ -92,7 +92,8 @@ class CocoBoxes(BoxedFiles):
             val_fraction=self.val_fraction,
             missing=missing,
         )
-        return replace(found, watched=watched, notes=(*found.notes, *remarks(parts, names, listed, chosen is not None)))
+        notes = (*found.notes, *remarks(parts, names, listed, chosen is not None), *unused(base, files))
+        return replace(found, watched=watched, notes=notes)
 
 
 def nearest_names(names: Sequence[str], known: set[str]) -> str:
@@ -106,6 +107,20 @@ def nearest_names(names: Sequence[str], known: set[str]) -> str:
         return ""
     plain = all(re.fullmatch(r"[\w.-]+", name) for name in near)
     return f"data.class_names=[{','.join(near)}]" if plain else f'"data.class_names={near}"'
+
+
+def unused(base: Path, files: dict[Split, Path]) -> Iterator[str]:
+    """A file for val that nobody has named, beside the one that is named for train."""
+    if "val" not in files:
+        for path in sorted(set(json_files(base)) - set(files.values())):
+            if split_of_file(base, path) == "val" and not path.name.startswith((*OTHER_TASKS, ".")):
+                name = path.relative_to(base)
+                yield f"{name} is not used: type data.val.annotations={name}"
+
+
+def split_of_file(base: Path, path: Path) -> Split | None:
+    words = [path.parent.name] * (path.parent != base) + re.split(r"[^a-zA-Z]+", path.stem)
+    return next((split for split in map(layout.split_of, words) if split), None)
 
 
 def classes_of(parts: dict[Split, Part]) -> tuple[str, ...]:
@@ -160,9 +175,7 @@ def search(base: Path, named: Mapping[Split, Path]) -> dict[Split, Path]:
     there = [path for path in there if path not in named.values()]
     found: dict[Split, list[Path]] = {}
     for path in there:
-        words = [path.parent.name] * (path.parent != base) + re.split(r"[^a-zA-Z]+", path.stem)
-        split = next((split for split in map(layout.split_of, words) if split), None)
-        if split and split not in named:
+        if (split := split_of_file(base, path)) and split not in named:
             found.setdefault(split, []).append(path)
     if not found and len(there) == 1:
         found = {"train": there}

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 
 from plainloop.contracts import Split
 from plainloop.data.boxes.annotations import Annotated, offsets
 from plainloop.data.boxes.files.clean import Part
+from plainloop.data.boxes.files.voc_xml import read_xml
 from plainloop.data.loading import layout
 from plainloop.data.loading.layout import quoted
 from plainloop.data.masks.pairs import IMAGES, SPLITS
 from plainloop.errors import BadData, counted
 
 Pair = tuple[str, str]  # image and XML file, from data.root
-Object = tuple[str, tuple[float, ...], bool]  # name, x0 y0 x1 y1, difficult
 FOLDERS = (*IMAGES, "annotations", "Annotations", "annotation", "labels", "label", "xml", "xmls")
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
 LAYOUTS = (
     "one of these layouts: VOC2007/ with ImageSets/Main/train.txt, JPEGImages/ and Annotations/ (Pascal VOC, one "
     "year or several); train_list.txt and val_list.txt with a line 'JPEGImages/1.jpg Annotations/1.xml' for each image "
@@ -45,17 +42,52 @@ class Pairs:
 
 def find_pairs(base: Path, of_split: Mapping[Split, Mapping[str, str | None]]) -> Pairs:
     """Raises BadData for a folder in which nothing is found, with what is expected."""
+    given = {split: own["list"] for split, own in of_split.items() if own["list"]}
     lists = {split: base / (of_split[split]["list"] or f"{split}_list.txt") for split in SPLITS}
     years = [base / name for name in ("", *layout.subfolders(base)) if (base / name / "ImageSets" / "Main").is_dir()]
     years = years or sorted(path.parent.parent for path in base.glob("VOCdevkit/*/ImageSets/Main"))
     if any(own["annotations"] for own in of_split.values()):
         return named_folders(base, of_split)
-    if lists["train"].is_file():
+    if lists["train"].is_file() or (given and not years):
+        require_lists(given, [base], sorted(path.name for path in base.glob("*.txt")), "")
         return listed_pairs(base, {split: path for split, path in lists.items() if path.is_file()})
     if years:
+        folders = [year / "ImageSets" / "Main" for year in years]
+        require_lists(given, folders, plain_lists(years), ".txt")
         return voc_pairs(base, years, {split: own["list"] or split for split, own in of_split.items()})
     images, annotations = (found_files(base, base, is_wanted) for is_wanted in (layout.is_image, is_xml))
     return by_names(base, images, annotations)
+
+
+def require_lists(given: Mapping[Split, str], folders: Sequence[Path], there: Sequence[str], ending: str) -> None:
+    """Raises BadData for a list that is in none of the folders."""
+    for split, name in given.items():
+        if not any((folder / f"{name}{ending}").is_file() for folder in folders):
+            raise BadData(
+                f"data.{split}.list={name}: there is no such list in {folders[0]}; it has {quoted(there, 6) or 'none'}",
+                hint=f"choose one of these, or leave data.{split}.list out" if there else LAYOUTS,
+            )
+
+
+def plain_lists(years: Sequence[Path]) -> list[str]:
+    """The lists of ImageSets/Main, without those of single classes where there are others."""
+    there = sorted({path.stem for year in years for path in (year / "ImageSets" / "Main").glob("*.txt")})
+    return [name for name in there if "_" not in name] or there
+
+
+def lines_of(path: Path) -> list[str]:
+    """Raises BadData."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadData(f"{path} cannot be read ({type(error).__name__}: {error})", hint="save it as UTF-8") from error
+
+
+def once(pairs: Sequence[Pair], where: str) -> None:
+    """Raises BadData for an image that a list has twice."""
+    for image, times in Counter(image for image, _ in pairs).most_common(1):
+        if times > 1:
+            raise BadData(f"{where} lists the image {image} {times} times", hint="take the other lines out")
 
 
 def is_xml(name: str) -> bool:
@@ -106,7 +138,7 @@ def listed_pairs(base: Path, lists: Mapping[Split, Path]) -> Pairs:
     pairs: dict[Split, list[Pair]] = {}
     for split, path in lists.items():
         pairs[split] = []
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        for number, line in enumerate(lines_of(path), 1):
             found = re.fullmatch(r"\s*(.+?\.\w+)\s+(.+\.xml)\s*", line.replace("\\", "/"), re.IGNORECASE)
             if found:
                 pairs[split].append((os.path.normpath(found[1]), os.path.normpath(found[2])))
@@ -115,6 +147,7 @@ def listed_pairs(base: Path, lists: Mapping[Split, Path]) -> Pairs:
                     f"{path}, line {number}: expected an image and its XML file, got {line.strip()!r}",
                     hint="write such a line: JPEGImages/1.jpg Annotations/1.xml",
                 )
+        once(pairs[split], path.name)
     return Pairs(pairs, {split: path.name for split, path in lists.items()})
 
 
@@ -127,18 +160,19 @@ def voc_pairs(base: Path, years: Sequence[Path], names: Mapping[Split, str]) -> 
         for year, file in zip(years, files, strict=True):
             if not file.is_file():
                 continue
-            lines = [re.sub(r"\s+-?[01]$", "", line.strip()) for line in file.read_text().splitlines()]
+            lines = [re.sub(r"\s+-?[01]$", "", line.strip()) for line in lines_of(file)]
             found = pairs_of_year(base, year, [line for line in lines if line])
+            once(found, str(file.relative_to(base)))
             if split == "test" and not any((base / annotation).is_file() for _, annotation in found):
                 notes.append(f"not used: {file.relative_to(base)}, whose images have no annotations")
             else:
                 pairs.setdefault(split, []).extend(found)
     if "train" not in pairs:
-        there = sorted({path.stem for year in years for path in (year / "ImageSets" / "Main").glob("*.txt")})
-        plain = [name for name in there if "_" not in name] or there
+        plain = plain_lists(years)
+        chosen = "trainval" if "trainval" in plain else plain[0] if plain else None
         raise BadData(
             f"{base} has no list {names['train']}.txt in ImageSets/Main; it has {quoted(plain, 6) or 'no lists'}",
-            hint="choose lists: data.train.list=trainval data.val.list=test",
+            hint=f"choose lists, such as data.train.list={chosen}" if chosen else LAYOUTS,
         )
     whole = [os.path.relpath(year, base) for year in years]
     where = ", ".join("data.root" if year == "." else year for year in whole)
@@ -246,49 +280,3 @@ def read_split(base: Path, pairs: Sequence[Pair], where: str) -> Part:
         area=(corners[:, 2:] - corners[:, :2]).clip(0).prod(1),
     )
     return Part(where, tuple(names), annotated)
-
-
-def read_xml(path: Path, where: str) -> tuple[tuple[int, int], list[Object]]:
-    """Height and width, 0 if not said; and of each object its name, x0 y0 x1 y1, and whether it is difficult."""
-    try:
-        root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        line, column = error.position
-        raise BadData(
-            f"{where} is no whole XML file: {str(error).partition(':')[0]} in line {line}, column {column + 1}",
-            hint="it may be half copied: copy or export it again",
-        ) from error
-    except OSError as error:
-        raise BadData(f"{where} cannot be read ({error.strerror})", hint="copy it again, or take it out") from error
-    if root.tag != "annotation":
-        raise BadData(
-            f"{where} begins with <{root.tag}>, and Pascal VOC's files begin with <annotation>",
-            hint="export the annotations as Pascal VOC, or move this file out of the folder",
-        )
-    size = (int(number(root, "size/height", where, 0)), int(number(root, "size/width", where, 0)))
-    objects: list[Object] = []
-    for count, entry in enumerate(root.iter("object"), 1):
-        name, place = (entry.findtext("name") or "").strip(), f"{where}, object {count}"
-        if not name:
-            raise BadData(f"{place} has no <name>", hint="write the name of its class into it")
-        x0, y0, x1, y1 = (number(entry, f"bndbox/{corner}", f"{place} ({name})") for corner in CORNERS)
-        objects.append((name, (x0 - 1, y0 - 1, x1, y1), number(entry, "difficult", place, 0) != 0))
-    return size, objects
-
-
-def number(entry: ElementTree.Element, tag: str, where: str, missing: float | None = None) -> float:
-    text = entry.findtext(tag)
-    if text is None or not text.strip():
-        if missing is not None:
-            return missing
-        raise BadData(f"{where} has no <{tag.rpartition('/')[2]}>", hint=f"a box has {', '.join(CORNERS)} in <bndbox>")
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise BadData(
-            f"{where}: <{tag.rpartition('/')[2]}> is {text.strip()!r}, and a number is expected",
-            hint="mend this object, or take it out",
-        )
-    return value
