@@ -174,6 +174,7 @@ LATER_OPEN_KEYS: dict[str, Any] = {
     "data.cache_size": "auto",
     "data.max_train_samples": None,
     "data.only_classes": None,
+    "data.instance_masks": False,
     "data.folds": None,
     "data.fold": 0,
     "data.group_column": None,
