@@ -114,19 +114,21 @@ class Objects:
             self.boxes.extend((x, y, width, height))
             self.areas.append(width * height if area is None else area)
             if (crowd := entry.get("iscrowd")) not in (0, 1, None):
-                raise ValueError(f"iscrowd is {short(crowd)}, and 0 or 1 is expected")
+                raise ValueError
             self.crowds.append(bool(crowd))
             for name, numbers in (("image_id", self.image_ids), ("category_id", self.category_ids)):
                 if not isinstance(entry[name], int | float | str):
-                    raise TypeError(f"{name} is {short(entry[name])}")
+                    raise TypeError
                 numbers.append(entry[name])
             self.ids.append(entry.get("id"))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            wrong = f"has no {error.args[0]}" if isinstance(error, KeyError) else f"cannot be read ({error})"
-            about = {key: entry[key] for key in ("bbox", "image_id", "category_id", "area") if key in entry}
+            wrong = f"has no {error.args[0]}" if isinstance(error, KeyError) else "cannot be read"
+            keys = ("bbox", "image_id", "category_id", "area", "iscrowd")
+            about = ", ".join(f"{key} {short(entry[key])}" for key in keys if key in entry)
             raise BadData(
-                f"{self.where}: annotation {short(entry.get('id'))} {wrong}: {short(about)}",
-                hint="it needs image_id, category_id and bbox: [x, y, width, height] in pixels",
+                f"{self.where}: annotation {short(entry.get('id'))} {wrong}: {about}",
+                hint="it needs image_id, category_id and bbox: [x, y, width, height] in pixels; area is a number, and "
+                "iscrowd 0 or 1",
             ) from error
         if self.shapes is not None:
             shape = entry.get("segmentation")
@@ -164,6 +166,7 @@ class Objects:
         notes = self.notes(image)
         order = np.argsort(image, kind="stable")[int((image < 0).sum()) :]
         boxes[:, 2:] += boxes[:, :2]
+        boxes = np.clip(boxes, -1e30, 1e30)  # float32 has no larger ones
         annotated = Annotated(
             images=np.array([name.encode(errors="surrogateescape") for name in images.names], np.bytes_),
             sizes=np.array(images.sizes, np.int32).reshape(-1, 2),

@@ -33,7 +33,7 @@ def read_xml(path: Path, where: str) -> tuple[tuple[int, int], list[Object]]:
             hint="export the annotations as Pascal VOC, or move this file out of the folder",
         )
     size = (int(number(root, "size/height", where, 0)), int(number(root, "size/width", where, 0)))
-    if max(size) >= 2**31:
+    if min(size) < 0 or max(size) >= 2**31:
         raise BadData(f"{where} has the size {size[1]} x {size[0]}", hint="mend <size>, or take it out")
     objects: list[Object] = []
     for count, entry in enumerate(root.iter("object"), 1):
