@@ -258,6 +258,16 @@ def test_an_empty_value_in_a_list_is_left_out_in_what_is_to_be_typed(typed: str,
     assert problems(instead) == {}
 
 
+def test_a_wrong_entry_of_a_long_list_is_told_by_its_place() -> None:
+    found = problems("experiment=detection_quick", "model.anchors=[[10,13],[16,a],[33,23]]")["model.anchors"]
+    assert found.what == "wrong type or value in entry 2"
+
+
+def test_a_student_is_told_at_once_that_its_images_have_a_label_each() -> None:
+    found = problems("task=distillation", "data=digit_boxes")["task.teacher"]
+    assert found.expected.endswith("distillation is for images with one label each")
+
+
 # Warnings
 
 
@@ -265,6 +275,7 @@ def test_an_empty_value_in_a_list_is_left_out_in_what_is_to_be_typed(typed: str,
     ("typed", "warning"),
     [
         ("scheduler=multistep scheduler.milestones=[5ep,500ep]", "11000"),
+        ("data.batch_size=2 trainer.accumulate=2 augment=mixup", "mixup takes each image with itself"),
         ("trainer.eval_every=never", "best is the last"),
         ("trainer.devices=[0,3] device=cpu", "trainer.devices=[0, 3] names GPUs, and none is used: 2 processes"),
         ("trainer.early_stop.patience=99", "never stops a run of 30 evaluations"),

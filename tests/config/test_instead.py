@@ -149,6 +149,9 @@ TOLD = {
     "data=digit_boxes model=yolov3 model.backbone=tiny": "task=detection",
     "data=digit_scenes model=tiny_seg": "task=segmentation",
     "data=digit_boxes task=detection": "model=yolov3",
+    "data=digit_boxes task=detection model=resnet18 model.backbone=tiny": "model=yolov3 model.backbone=tiny",
+    "experiment=detection_quick task.class_weights=balanced": "leave task.class_weights out",
+    "task.temperature=2": "task=distillation task.temperature=2",
     "data=digit_boxes task=instance_segmentation model=yolov3 model.backbone=tiny": "model=mask_rcnn",
 }  # fmt: skip
 

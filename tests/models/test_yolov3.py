@@ -210,6 +210,10 @@ def test_images_of_any_size_are_taken_and_boxes_stay_inside() -> None:
     ("settings", "message"),
     [
         ({"anchors": [[10, 10]]}, "model.anchors has 1 entries"),
+        (
+            {"anchors": [[10, 10], [16, 0], [9, 9]]},
+            "model.anchors: entry 2 is [16, 0], and no width and height above 0",
+        ),
         ({"ignore_iou": 1.5}, "model.ignore_iou=1.5 must lie between 0 and 1"),
         ({"max_detections": 0}, "model.max_detections=0 must be 1 or more"),
         ({"backbone": "darknet54"}, "model.backbone='darknet54' is no timm model"),

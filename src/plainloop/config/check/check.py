@@ -22,6 +22,7 @@ from plainloop.config.check.constructor_errors import finding_from_error
 from plainloop.config.check.dry_run import Refusal, dry_run
 from plainloop.config.check.findings import CheckContext, Finding, run_rules
 from plainloop.config.check.meta_model import ModelSummary
+from plainloop.config.check.teacher import EXPECTED as TEACHER
 from plainloop.config.check.teacher import teacher_facts
 from plainloop.config.compose.origin import Origin
 from plainloop.config.durations import clock_of
@@ -183,7 +184,8 @@ def _context(config: dict[str, Any], origin: Origin, folder: Path | None) -> Che
 def _without_torch(resolved: Resolved, config: DictConfig, context: CheckContext) -> Iterator[Finding]:
     now = resolved.config
     for key in resolved.missing:
-        yield Finding(key, "must be given", "???", "a value", f"{key}=...")
+        wanted = f"{TEACHER}; distillation is for images with one label each" if key == "task.teacher" else "a value"
+        yield Finding(key, "must be given", "???", wanted, f"{key}=...")
     for key, message in resolved.broken.items():
         wanted = message.partition("':")[0].strip("'${}")
         yield Finding(key, message, unknown=wanted, keys=[name for name, _ in leaves(now)])

@@ -22,6 +22,7 @@ _AT_LEAST_ONE_STEP = (
     *(f"trainer.{key}" for key in ("duration", "log_every", "eval_every", "save_every", "freeze_until")),
     *(f"scheduler.{key}" for key in ("every", "step_size", "step_size_up", "step_size_down")),
 )
+_MIXING = ("mosaic", "mixup", "mixup_boxes", "cutmix", "mixup_or_cutmix")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,79}")
 
 
@@ -243,6 +244,15 @@ def classes_are_balanced_once(context: CheckContext) -> Findings:
         )
 
 
+def what_mixes_images_has_several(context: CheckContext) -> Findings:
+    """Partners are drawn from the images of one forward pass: from one image, the image itself."""
+    at_once = train_batch_size(context.config) // (context.ranks * context.get("trainer.accumulate"))
+    nodes = (context.get("augment") or {}).items()
+    mixing = [name for name, node in nodes if str(node.get("_target_")).rpartition(".")[2] in _MIXING]
+    if mixing and at_once < 2:
+        yield Caution(f"{', '.join(mixing)} takes each image with itself: a batch is {at_once} image on a device")
+
+
 def early_stop_can_happen(context: CheckContext) -> Findings:
     patience, every = context.get("trainer.early_stop.patience"), context.get("trainer.eval_every")
     if patience is not None and every != "never":
@@ -283,5 +293,6 @@ LATE: tuple[Rule, ...] = (
     parts_agree_with_the_facts,
     what_is_frozen_thaws_within_the_run,
     classes_are_balanced_once,
+    what_mixes_images_has_several,
     early_stop_can_happen,
 )

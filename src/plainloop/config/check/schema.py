@@ -123,7 +123,10 @@ def value_fits(parameter: Parameter, value: Any, key: str) -> Iterator[Finding]:
         return
     expected = misfit(value, parameter.annotation, bare_steps=takes_bare_steps(parameter.name))
     if expected is not None:
-        words = "wrong type or value", type_name(value), expected
+        each = enumerate(value, 1) if isinstance(value, list) else ()
+        wrong = [number for number, item in each if misfit([item], parameter.annotation) is not None]
+        where = f" in entry {wrong[0]}" if 0 < len(wrong) < len(value) else ""
+        words = f"wrong type or value{where}", type_name(value), expected
         yield Finding(key, *words, value=value, annotation=parameter.annotation)
 
 

@@ -14,6 +14,7 @@ from plainloop.run_dir.weights_file import weights_file
 from plainloop.system import storage
 
 KEY = "task.teacher"
+EXPECTED = "the folder of a run on the same classes and image size"
 
 
 def teacher_facts(context: CheckContext, facts: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
@@ -21,14 +22,13 @@ def teacher_facts(context: CheckContext, facts: Mapping[str, Any]) -> tuple[dict
     folder = context.get(KEY)
     if not isinstance(folder, str):
         return {}, []
-    expected = "the folder of a run on the same classes and image size"
     try:
         path = weights_file(Path(folder))
         theirs = read_config(Path(folder))["facts"]
         digest = hashlib.sha256(storage.read_whole(path)).hexdigest()[:16]
     except (RunError, ValueError, KeyError, OSError) as error:
         what = f"is no finished run: {str(error).replace('init_from=', '')}".partition("; type")[0]
-        return {}, [Finding(KEY, what.replace("init_from", KEY), folder, expected, f"{KEY}=<run directory>")]
+        return {}, [Finding(KEY, what.replace("init_from", KEY), folder, EXPECTED, f"{KEY}=<run directory>")]
     wrong = []
     if list(theirs["class_names"]) != list(facts["class_names"]):
         counts = [
@@ -39,5 +39,5 @@ def teacher_facts(context: CheckContext, facts: Mapping[str, Any]) -> tuple[dict
         there, here = ("x".join(map(str, shape)) for shape in (theirs["image_shape"], facts["image_shape"]))
         wrong.append(f"other images ({there}; here {here})")
     if wrong:
-        return {}, [Finding(KEY, f"was trained with {' and '.join(wrong)}", folder, expected, f"{KEY}=<another run>")]
+        return {}, [Finding(KEY, f"was trained with {' and '.join(wrong)}", folder, EXPECTED, f"{KEY}=<another run>")]
     return {"teacher": digest}, []

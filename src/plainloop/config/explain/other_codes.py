@@ -124,7 +124,8 @@ ann_file anno_file anno_path annotation_file | data=coco data.train.annotations=
 ignore_label | data=mask_folder data.ignore_index={}
 detection object_detection | task=detection; false 0: | with data=coco or voc_boxes and model=yolov3, for example
 instance_segmentation | task=instance_segmentation; false 0: | with data=coco and model=mask_rcnn, for example
-anchor anchors | model.anchors={} | of model=yolov3; torchvision's models have model.anchor_sizes
+anchor anchors | model.anchors={} | of model=yolov3: 9 pairs, 3 for each of its maps; \
+torchvision's models have model.anchor_sizes
 ignore_threshold ignore_thresh | model.ignore_iou={} | of model=yolov3
 nms_iou_threshold nms_threshold nms_thresh iou_thres | model.nms_iou={} | of model=yolov3; torchvision's: \
 +model.box_nms_thresh=0.5

@@ -22,7 +22,7 @@ from plainloop.config.types import UNKNOWN, misfit
 from plainloop.system.secrets import looks_secret
 
 # Where several options have a key: the one that most people mean.
-USUAL = ("multistep", "cosine_warmup", "sgd", "adamw", "image_folder", "timm", "crop_flip", "submitit_slurm")
+USUAL = ("multistep", "cosine_warmup", "sgd", "adamw", "image_folder", "timm", "yolov3", "crop_flip", "submitit_slurm")
 
 
 class UnknownKey:
@@ -95,7 +95,12 @@ class UnknownKey:
         chosen = typed[-1] if typed else str(self.config.hydra.runtime.choices.get(group) or "none")
         have = "has" if len(having) == 1 else "have"
         what = f"{group}={chosen} has no {named}; {listing(having)} {have} it"
-        if not self.has_value or (group == "data" and inner != "root"):  # nobody changes the data for the sake of a key
+        if (
+            group == "task"
+        ):  # nobody learns something else for the sake of a key: one that has all keys of this is meant
+            own = self.library.read(group, chosen).keys() if chosen in self.library.options[group] else set()
+            having = [option for option in having if own <= self.library.read(group, option).keys()]
+        if not having or not self.has_value or (group == "data" and inner != "root"):  # nor are other data meant
             return self._problem(what, instead=self._left_out())
         options = having[0]
         if group in SEVERAL and typed and chosen != "none" and not self._share_names(group, chosen, having[0]):

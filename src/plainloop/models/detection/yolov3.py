@@ -54,10 +54,13 @@ class YOLOv3(nn.Module):
         max_detections: int = 100,
     ) -> None:
         super().__init__()
-        if len(anchors) % len(STRIDES) or any(len(pair) != 2 or min(pair) <= 0 for pair in anchors):
+        for number, pair in enumerate(anchors, 1):
+            if len(pair) != 2 or min(pair) <= 0:
+                raise ValueError(f"model.anchors: entry {number} is {list(pair)}, and no width and height above 0")
+        if len(anchors) % len(STRIDES) or not anchors:
             raise ValueError(
-                f"model.anchors has {len(anchors)} entries; expected widths and heights above 0, as many for each of "
-                f"the {len(STRIDES)} maps, such as [[10,13],[16,30],[33,23],...]"
+                f"model.anchors has {len(anchors)} entries; expected widths and heights, as many for each of the "
+                f"{len(STRIDES)} maps, such as [[10,13],[16,30],[33,23],...]"
             )
         for key, value in (("ignore_iou", ignore_iou), ("score_threshold", score_threshold), ("nms_iou", nms_iou)):
             if not 0 <= value <= 1:
