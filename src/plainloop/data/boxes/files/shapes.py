@@ -82,7 +82,7 @@ def compressed(counts: Sequence[int]) -> bytes:
     """COCO's string of run lengths: differences to the one before the last, five bits in each character.
 
     >>> compressed([10, 5, 300, 7])
-    b':5d83'
+    b':5\\\\92'
     """
     text = bytearray()
     for number, count in enumerate(counts):
