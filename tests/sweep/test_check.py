@@ -96,7 +96,7 @@ def test_whatever_is_wrong_with_one_job_is_found_and_named(kind: str, photos: An
     lines = str(caught.value).splitlines()
     assert lines[0] == f"config error in job 1 of 3   ({' '.join([f'{key}={wrong}', *given])})"
     assert lines[-1] == "nothing was submitted (1 of 3 jobs invalid)"
-    assert any(label in str(caught.value) for label in ("type instead: ", "did you mean: ", "expected: "))
+    assert any(label in str(caught.value) for label in ("type instead: ", "next: ", "did you mean: ", "expected: "))
     assert f"given by: command line override {key}={wrong}" in str(caught.value) or kind == "data"
 
 
