@@ -100,9 +100,14 @@ def test_interrupting_the_terminal_leaves_the_jobs_alone_and_says_how_to_come_ba
     driver = subprocess.Popen(
         words, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    wait_until("the submission", lambda: submitted.read(folder))
+    assert driver.stdout is not None
+    text = ""
+    for line in driver.stdout:  # until it says how the job stands, as a person would wait
+        text += line
+        if "is PENDING" in line:
+            break
     driver.send_signal(signal.SIGINT)
-    text = driver.communicate(timeout=60)[0]
+    text += driver.communicate(timeout=60)[0]
     (job,) = jobs_of(folder)
     assert job.state == "PENDING"
     assert "the jobs continue without this terminal" in text
