@@ -111,7 +111,7 @@ def trainings(world_size: int) -> list[tuple[int, int, int, dict[str, float]]]:
             state = TrainState(model, torch.optim.SGD(model.parameters(), lr=0.0), GradScaler("cpu", enabled=False))
             trainer = toy_trainer(data=data, base_lr=0.0, log_every=steps, eval_every=steps, **told)
             trainer.fit(state, wrap(model))
-            rows = trainer.recorder.rows  # type: ignore[attr-defined]
+            rows = trainer.recorder.rows
             seen = {
                 key: value for key, value in rows[steps].items() if key in ("val/top1", "val/top5", "train_eval/top1")
             }
@@ -212,12 +212,12 @@ def reductions(accumulate: int) -> int:
     def counting(group: None, bucket: Any) -> Any:
         nonlocal sent
         sent += 1
-        return allreduce_hook(group, bucket)  # type: ignore[arg-type]
+        return allreduce_hook(group, bucket)
 
     counting.__annotations__.clear()  # DDP wants classes there, not their names
     state, trainer = toy_state(), toy_trainer(accumulate=accumulate)
     model = wrap(state.model)
-    model.register_comm_hook(None, counting)  # type: ignore[operator]
+    model.register_comm_hook(None, counting)
     batch = next(trainer.data.train_batches(0, 1, seed=0))
     trainer.update(model, state, trainer.normalize(trainer.prepare(batch)))
     return sent

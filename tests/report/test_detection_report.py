@@ -57,7 +57,7 @@ def detected(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
                 for one in (said, batch)
             )
             found.append(tuple(sides))
-    return found  # type: ignore[return-value]
+    return found
 
 
 def test_the_rows_and_tables_are_what_counting_one_by_one_gives(folder: Path) -> None:

@@ -150,9 +150,9 @@ def test_what_a_person_is_told_adds_up() -> None:
         right,
         objects - right,
         said - right,
-    ]  # type: ignore[misc]
-    assert [sum(row[i] for row in sizes.rows) for i in (1, 2, 5)] == [objects, right, said - right]  # type: ignore[misc]
-    assert sum(row[1] for row in why.rows) == said - right  # type: ignore[misc]
+    ]
+    assert [sum(row[i] for row in sizes.rows) for i in (1, 2, 5)] == [objects, right, said - right]
+    assert sum(row[1] for row in why.rows) == said - right
     assert {row[0] for row in classes.rows} == set(NAMES)
 
 
