@@ -22,6 +22,7 @@ from plainloop.data.digits import Digits
 from plainloop.data.image_folder import ImageFolder
 from plainloop.data.masks.mask_folder import MaskFolder
 from plainloop.errors import BadData, RunError
+from plainloop.run.backend import errors_explained
 from plainloop.system import rng
 from plainloop.system.processes import num_cpus
 from tests.harness.children import Child
@@ -214,7 +215,9 @@ def test_a_worker_that_dies_is_explained(root):
     next(stream)
     (worker,) = set(multiprocessing.active_children()) - before
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(RunError, match="a data worker died") as caught:
+    # What surrounds the steps of a run, because torch's signal handler raises wherever the main thread is.
+    explained = errors_explained(accumulate=1, rank_batch=4, command=str)
+    with pytest.raises(RunError, match="a data worker died") as caught, explained:
         list(stream)
     assert "data.num_workers=" in caught.value.hint
 

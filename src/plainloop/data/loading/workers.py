@@ -176,9 +176,13 @@ def limit_reached(text: str) -> RunError | None:
 def has_ended(workers: Set[BaseProcess]) -> bool:
     """Whether a worker has ended. Its connection breaks shortly before the end of its process can be seen."""
     try:
-        return bool(connection.wait([worker.sentinel for worker in workers], timeout=1))
-    except RuntimeError:  # torch's SIGCHLD handler raises it when a worker has ended
+        ended = connection.wait([worker.sentinel for worker in workers], timeout=1)
+        for worker in workers:
+            if worker.sentinel in ended:
+                worker.join()  # else torch's SIGCHLD handler would raise its error later, in place of ours
+    except RuntimeError:  # that handler's, once for all workers of a loader
         return True
+    return bool(ended)
 
 
 def collate(
