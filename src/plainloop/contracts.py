@@ -28,7 +28,8 @@ Sample = dict[str, "Tensor"]
 # y, with box_valid. Pixels of a mask that have no class are IGNORE. What else has a row for each object is named
 # box_...: augmentations that put images together take its rows along. In evaluation, where images of files stand in the
 # top left of a square: image_scale (B,) float32, pixels of the square for each of the file, and image_size (B, 2)
-# int64, height and width of the file. Detections are cut off where the photograph ends.
+# int64, height and width of the file. Detections are cut off where the photograph ends. Where objects have outlines,
+# also instance_runs (B, L) uint8: COCO's run lengths in pixels of the file, of each object with a line feed at its end.
 IGNORE = 255
 
 # 0-d, detached, still on the device: means over the batch. Reading one is a wait for the device.

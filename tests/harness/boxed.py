@@ -144,6 +144,6 @@ def objects_of(batch: Batch) -> dict[int, dict[str, Tensor]]:
         rows[index] = {
             name: values[row] if name.startswith("image") else values[row][valid]
             for name, values in batch.items()
-            if name != "index"
+            if name not in ("index", "instance_runs")
         }
     return rows

@@ -15,10 +15,10 @@ from plainloop import load
 from plainloop.config.durations import clock_of
 from plainloop.config.parts import make_part
 from plainloop.contracts import Batch
-from plainloop.data.boxes.found import found_in
 from plainloop.errors import BadConfig, BadData
 from plainloop.run.trained.files import find_images
 from plainloop.run.trained.predictor import Prediction, Predictor, of_size
+from plainloop.tasks.boxes.found import found_in
 from tests.harness.photos import photograph
 from tests.harness.trained import train_runs
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from plainloop.contracts import Batch
 from plainloop.data.boxes.coco import CocoBoxes
-from plainloop.data.boxes.found import as_coco
-from plainloop.data.boxes.found import found_in as brought_back
 from plainloop.data.boxes.letterbox import letterbox
 from plainloop.data.loading.decode import decode
 from plainloop.models.detection.torchvision_models import TorchvisionDetector
 from plainloop.models.detection.yolov3 import YOLOv3
 from plainloop.tasks.average_precision import AveragePrecision
+from plainloop.tasks.boxes.found import as_coco
+from plainloop.tasks.boxes.found import found_in as brought_back
 from plainloop.tasks.boxes.inside import inside
 from plainloop.tasks.details import Details
 from plainloop.tasks.detection import Detection
@@ -209,11 +209,15 @@ def test_ap_of_voc_and_what_is_found_are_those_of_what_predict_writes(root: Path
     assert abs(uncut["map"] - values["map"]) > 1e-2 and np.sum(others.samples, 0)[4] > np.sum(details.samples, 0)[4]
 
 
-@pytest.mark.parametrize("size", [(30, 60), (60, 20), (61, 64), (1, 300), (40, 40)])
-def test_masks_end_where_the_photograph_ends(size: tuple[int, int]) -> None:
-    square, factor = letterbox(torch.full((3, *size), 200, dtype=torch.uint8), 40)
-    found = {"boxes": torch.tensor([[[0.0, 0, 40, 40]]]), "instance_mask": torch.ones(1, 1, 40, 40, dtype=torch.bool)}
-    found |= {"box_valid": torch.ones(1, 1, dtype=torch.bool)}
+@pytest.mark.parametrize(
+    ("size", "side"),
+    [((30, 60), 40), ((60, 20), 40), ((61, 64), 40), ((1, 300), 40), ((40, 40), 40), ((190, 640), 416)],
+)
+def test_masks_end_where_the_photograph_ends(size: tuple[int, int], side: int) -> None:
+    """Of the last it has 123.5 rows, in float32 123.49999."""
+    square, factor = letterbox(torch.full((3, *size), 200, dtype=torch.uint8), side)
+    found = {"boxes": torch.tensor([[[0.0, 0, side, side]]]), "box_valid": torch.ones(1, 1, dtype=torch.bool)}
+    found["instance_mask"] = torch.ones(1, 1, side, side, dtype=torch.bool)
     batch = {"image": square[None], "image_size": torch.tensor([size]), "image_scale": torch.tensor([factor])}
     assert torch.equal(inside(found, batch)["instance_mask"][0, 0], square[0] == 200)
     assert inside(found, {"image": square[None]})["instance_mask"].all()

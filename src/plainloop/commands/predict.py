@@ -30,9 +30,9 @@ from plainloop.loggers.screen import counting
 
 if TYPE_CHECKING:
     from plainloop.contracts import Batch
-    from plainloop.data.boxes.found import Found
     from plainloop.report.predictions import Drawings
     from plainloop.run.trained.predictor import Predictor
+    from plainloop.tasks.boxes.found import Found
 
 EXAMPLES = (
     "run=outputs/train/2026-01-31_12-00-00-000000 images=cat.jpg",
@@ -155,8 +155,8 @@ def rows_of(
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """What is written of each image: its file, those that were made of it, and its first classes, or its objects."""
-    from plainloop.data.boxes.found import as_coco
     from plainloop.run.trained.predictor import LEAST_SCORE, of_size, ranked, shares
+    from plainloop.tasks.boxes.found import as_coco
 
     names, rows = predictor.class_names, []
     best = ranked(results["label"], names, options.top_k) if "label" in results else None
@@ -242,7 +242,7 @@ def classes_of(row: dict[str, Any]) -> dict[str, float]:
 
 
 def tell(rows: dict[int, dict[str, Any]], out: Path, seconds: float, predictor: Predictor) -> None:
-    from plainloop.data.boxes.found import told
+    from plainloop.tasks.boxes.found import told
 
     bad = [row for row in rows.values() if "problem" in row]
     say(f"run     {predictor.trained.folder}: {predictor.trained.weights}")

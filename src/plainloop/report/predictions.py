@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from plainloop.contracts import Sample
-from plainloop.data.boxes.found import Found, told
 from plainloop.data.loading.decode import decode
 from plainloop.report.pictures import (
     INK,
@@ -32,6 +31,7 @@ from plainloop.report.pictures import (
 )
 from plainloop.report.sheet import caption, page
 from plainloop.system import storage
+from plainloop.tasks.boxes.found import Found, told
 
 MOST_DRAWN = 64  # images of the page
 WAITING = 32  # images whose files are still to be written

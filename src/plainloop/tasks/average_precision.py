@@ -15,6 +15,7 @@ from plainloop.contracts import Batch
 from plainloop.distributed import collectives
 from plainloop.tasks.boxes.details import class_precisions, details_of, precision_curves
 from plainloop.tasks.boxes.resampled import coco_resampled
+from plainloop.tasks.boxes.runs import Code, codes_of
 from plainloop.tasks.details import BOX, Details
 
 # The names of COCO's twelve numbers, in its order (https://cocodataset.org/#detection-eval); None is left out.
@@ -23,8 +24,8 @@ NO_SIZE = {"height": 0, "width": 0}  # of an image: only polygons need it, and c
 
 Kind = Literal["boxes", "masks"]
 Rows = NDArray[np.float64]  # (objects, COLUMNS)
-COLUMNS = ("index", "label", "x", "y", "width", "height", "area", "crowd", "score", "scale")  # area: NaN if not given
-Codes = list[dict[str, Any]]  # masks in COCO's compressed form, one for each row; empty where only boxes are measured
+COLUMNS = ("index", "label", "x", "y", "width", "height", "area", "crowd", "score")  # area: NaN if not given
+Codes = list[Code]  # of masks, one for each row; empty where only boxes are measured
 
 
 class AveragePrecision:
@@ -34,11 +35,12 @@ class AveragePrecision:
 
     The batch gives boxes (B, N, 4), box_label and box_valid (B, N), and `index`; if it has them, box_crowd (B, N), for
     groups that count neither as found nor as missed; box_area (B, N), pixels of the object itself; and image_scale
-    (B,), pixels of this image for each of the image file: areas are those of the file.
+    (B,), pixels of this image for each of the image file: all is measured in pixels of the file.
 
     Args:
-        kinds: "masks" measures `instance_mask` (B, N, H, W), and each batch waits for the device; with both, box_map,
-            box_map50 and so on are those of the boxes.
+        kinds: "masks" measures `instance_mask` (B, N, H, W), and each image waits for the device; with both, box_map,
+            box_map50 and so on are those of the boxes. Masks are brought to the file's `image_size`, if the batch has
+            it, as `predict` does; and `instance_runs`, if it has them, are the objects' own outlines there.
         class_names: for `details`; numbers without them.
     """
 
@@ -63,7 +65,7 @@ class AveragePrecision:
         found, real = ({name: one[name].detach() for name in wanted if name in one} for one in (prediction, batch))
         self._seen.append((found, real))
         if "masks" in self.kinds:
-            self._codes.append((packed(prediction), packed(batch)))
+            self._codes.append((codes_of(prediction, batch), codes_of(batch, batch)))
 
     def compute(self) -> dict[str, float]:
         """Collective: every rank gets the detections of all. Waits for the device."""
@@ -125,7 +127,6 @@ def rows_of(objects: Mapping[str, Tensor], real: Mapping[str, Tensor]) -> Tensor
         objects.get("box_area", none + math.nan),
         objects.get("box_crowd", none),
         objects.get("box_score", none),
-        scale.view(-1, 1) + none,
     )
     return torch.stack([column.double() for column in columns], dim=-1)[objects["box_valid"]]
 
@@ -168,7 +169,7 @@ def entries(rows: Rows, codes: Codes, *, kind: Kind) -> list[dict[str, Any]]:
     """COCO's form: one dict for each object."""
     from faster_coco_eval import mask
 
-    sizes = mask.area(codes) / rows[:, 9] ** 2 if kind == "masks" and codes else rows[:, 4] * rows[:, 5]
+    sizes = mask.area(codes) if kind == "masks" and codes else rows[:, 4] * rows[:, 5]
     areas = np.where(np.isnan(rows[:, 6]), sizes, rows[:, 6]).tolist()
     objects = [
         {"image_id": int(row[0]), "category_id": int(row[1]), "bbox": row[2:6], "area": area}
@@ -201,16 +202,3 @@ def known(value: float) -> float:
 
 def silent(*_: Any) -> None:
     """In place of the table that COCO's code prints after each evaluation."""
-
-
-def packed(batch: Batch) -> Codes:
-    """The valid instance masks, image by image, in COCO's compressed form. Waits for the device."""
-    from faster_coco_eval import mask
-
-    shapes = batch["instance_mask"][batch["box_valid"]].to(torch.uint8).cpu()
-    codes = mask.encode(np.asfortranarray(shapes.permute(1, 2, 0).numpy())) if len(shapes) else []
-    return [{"size": code["size"], "counts": _text(code["counts"])} for code in codes]
-
-
-def _text(counts: Any) -> str:
-    return counts.decode() if isinstance(counts, bytes) else counts

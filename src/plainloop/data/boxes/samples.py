@@ -17,7 +17,7 @@ from torch import Tensor
 
 from plainloop.contracts import Sample, SampleTransform
 from plainloop.data.boxes.annotations import Annotated
-from plainloop.data.boxes.instance_masks import instance_masks, nearest
+from plainloop.data.boxes.instance_masks import instance_masks, instance_runs, nearest
 from plainloop.data.boxes.letterbox import letterbox, scaled
 from plainloop.data.loading.jpeg import ORIENTATION
 from plainloop.data.loading.sampler import Key
@@ -32,9 +32,9 @@ OF_OBJECTS = ("boxes", "box_label", "box_valid", "box_crowd", "box_difficult", "
 class BoxedImages(Images):
     """All images end in a square of `image_size`, resized by one factor.
 
-    Transforms of training see the image and its objects at full size. Evaluation has image_scale, image_size and
-    box_area, too, which have no meaning after transforms. Boxes are for pixels as stored, as in pycocotools and
-    torchvision: EXIF turns nothing.
+    Transforms of training see the image and its objects at full size. Evaluation has image_scale, image_size, box_area
+    and instance_runs, too, which have no meaning after transforms. Boxes are for pixels as stored, as in pycocotools
+    and torchvision: EXIF turns nothing.
     """
 
     objects: Annotated
@@ -87,6 +87,8 @@ class BoxedImages(Images):
                 return sample
             area = torch.tensor(self.objects.area[self.objects.objects(index)])
             file = {"image_scale": torch.tensor(factor), "image_size": torch.tensor(size)}
+            if self.objects.outlines is not None:
+                file["instance_runs"] = instance_runs(self.objects, index, size=size)
             return sample | file | {"box_area": area}
         sample = {"image": image, "index": torch.tensor(index)}
         sample |= self._placed(index, (width / size[1], height / size[0]), (height, width))

@@ -17,12 +17,12 @@ from torch.nn import functional as F
 
 from plainloop.config.parts import preprocessing_of
 from plainloop.contracts import Batch, Sample
-from plainloop.data.boxes.found import Found, found_in, told
 from plainloop.data.loading.decode import decode
 from plainloop.data.loading.outside import of_picture
 from plainloop.errors import BadConfig
 from plainloop.run.trained.folder import run_of_file
 from plainloop.run.trained.open import Trained, open_run, require_plugins
+from plainloop.tasks.boxes.found import Found, found_in, told
 
 Picture = Image.Image | NDArray[Any] | str | Path
 # Images of one size that go through the model together. On a CPU, larger batches leave its caches: they take longer.

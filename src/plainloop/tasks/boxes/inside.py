@@ -19,7 +19,7 @@ def inside(found: Batch, batch: Batch) -> Batch:
     boxes = found["boxes"].clamp(min=0).minimum(limits.flip(1).repeat(1, 2)[:, None])
     found = found | {"boxes": boxes, "box_valid": found["box_valid"] & (boxes[..., 2:] > boxes[..., :2]).all(-1)}
     if "instance_mask" in found and "image_size" in batch:
-        lengths = limits.round().clamp(min=1)  # whole pixels, as the images are resized
+        lengths = whole_pixels(limits)
         masks = found["instance_mask"]
         rows, columns = (
             torch.arange(side, device=masks.device) < length[:, None]
@@ -27,6 +27,11 @@ def inside(found: Batch, batch: Batch) -> Batch:
         )
         found["instance_mask"] = masks & rows[:, None, :, None] & columns[:, None, None]
     return found
+
+
+def whole_pixels(limits: Tensor) -> Tensor:
+    """As the images were resized. A factor in float32 makes 123.49999 of 123.5, so that some digits are left out."""
+    return limits.round(decimals=4).round().clamp(min=1).long()
 
 
 def limits_of(batch: Batch, boxes: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from pycocotools.coco import COCO
 from plainloop.contracts import Sample
 from plainloop.data.boxes.coco import CocoBoxes
 from plainloop.data.boxes.digit_boxes import DigitBoxes
-from plainloop.data.boxes.found import as_coco, found_in
 from plainloop.data.boxes.voc import VocBoxes
+from plainloop.tasks.boxes.found import as_coco, found_in
 
 
 def result(*boxes: tuple[float, ...], valid: int | None = None, masks: torch.Tensor | None = None) -> Sample:

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from plainloop.contracts import Sample
+from plainloop.tasks.boxes.runs import Masks, codes_from, regions_of
 
-Masks = NDArray[np.bool_]
 MOST_TOLD = 5  # objects in a line
 
 
@@ -34,13 +33,11 @@ class Found:
     def mask(self, number: int) -> Masks:
         """(H, W): the pixels of one object."""
         assert self.prepared is not None
-        mask = self.prepared[number]
-        if tuple(mask.shape) == self.size:
-            whole: Masks = mask.numpy()
-            return whole
-        smooth = F.interpolate(mask[None, None].float(), self.size, mode="bilinear", align_corners=False)
-        found: Masks = (smooth[0, 0] >= 0.5).numpy()
-        return found
+        whole = np.zeros(self.size, np.bool_)
+        for part in regions_of(self.prepared[number : number + 1].numpy(), self.size):
+            width, height = part.columns.shape
+            whole[part.top : part.top + height, part.left : part.left + width] = part.columns.T
+        return whole
 
     def chosen(self, which: NDArray[Any]) -> Found:
         """Those for which (N,) is true; or those with these numbers, in their order."""
@@ -102,21 +99,14 @@ def as_coco(found: Found, image_id: int, file_name: str, class_names: Sequence[s
     `bbox` is x, y, width and height in pixels; `category_id` counts the classes from 1; `segmentation` is a mask in
     COCO's compressed run lengths.
     """
-    rows = []
+    masks, rows = found.prepared, []
+    codes = [] if masks is None else codes_from(regions_of(masks.numpy(), found.size), found.size)
     for number, (label, score) in enumerate(zip(found.labels.tolist(), found.scores.tolist(), strict=True)):
         x0, y0, x1, y1 = found.boxes[number].tolist()
         row: dict[str, Any] = {"image_id": image_id, "file_name": file_name}
         row |= {"category_id": label + 1, "category": class_names[label]}
         row |= {"bbox": [round(value, 3) for value in (x0, y0, x1 - x0, y1 - y0)], "score": round(score, 6)}
-        if found.prepared is not None:
-            row["segmentation"] = run_lengths(found.mask(number))
+        if codes:
+            row["segmentation"] = codes[number]
         rows.append(row)
     return rows
-
-
-def run_lengths(mask: Masks) -> dict[str, Any]:
-    """(H, W) -> COCO's compressed RLE, as JSON takes it."""
-    from faster_coco_eval import mask as coco
-
-    code = coco.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [*mask.shape], "counts": code["counts"].decode()}
