@@ -139,7 +139,7 @@ def test_evaluation_brings_its_boxes_back_to_the_files(root):
 def test_training_has_no_entries_that_transforms_make_wrong(root):
     data = source(root)
     training, evaluated = next(data.train_batches(0, 1, seed=1)), next(data.eval_batches("val"))
-    assert evaluated.keys() - training.keys() == {"image_scale", "image_size", "box_area"}
+    assert evaluated.keys() - training.keys() == {"image_scale", "image_size", "box_area", "instance_runs"}
 
 
 def one_picture(folder: Path, boxes: list, **settings: object) -> BoxedImages:
