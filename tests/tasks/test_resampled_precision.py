@@ -10,7 +10,9 @@ import torch
 
 from plainloop.contracts import Batch
 from plainloop.tasks.average_precision import AveragePrecision
+from plainloop.tasks.voc_precision import VocPrecision
 from tests.tasks.test_detection import as_coco_says, batches_of, coco, measured, with_masks
+from tests.tasks.test_voc_precision import slow_voc
 
 PAIRS = batches_of([0, 5, 10, 15])
 
@@ -25,10 +27,21 @@ def repeated(pairs: list[tuple[Batch, Batch]], times: list[int]) -> list[tuple[B
     return every
 
 
-@pytest.mark.parametrize("masks", [False, True], ids=["boxes", "masks"])
-def test_a_choice_measures_what_its_images_measure(masks: bool) -> None:
-    pairs = with_masks(PAIRS[:3]) if masks else PAIRS
-    make = (lambda: AveragePrecision(4, kinds=("masks", "boxes"))) if masks else coco
+def voc(points: str = "area") -> VocPrecision:
+    return VocPrecision(4, names="0123", points=points)
+
+
+KINDS = {
+    "boxes": (coco, PAIRS),
+    "masks": (lambda: AveragePrecision(4, kinds=("masks", "boxes")), with_masks(PAIRS[:3])),
+    "voc": (voc, [(found, real | {"box_difficult": real["box_crowd"]}) for found, real in PAIRS]),
+    "voc_11": (lambda: voc("11"), [(found, real | {"box_difficult": real["box_crowd"]}) for found, real in PAIRS]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_choice_measures_what_its_images_measure(kind: str) -> None:
+    make, pairs = KINDS[kind]
     metrics = make()
     for found, real in pairs:
         metrics.update(found, real)
@@ -45,6 +58,8 @@ def test_a_choice_measures_what_its_images_measure(masks: bool) -> None:
     assert as_coco_says(of_choice(0)) == pytest.approx(as_coco_says(whole), abs=1e-12)
     for choice, how_often in enumerate(times.tolist(), start=1):
         expected = measured(make, repeated(pairs, how_often))
+        if kind == "voc":
+            assert expected == slow_voc(repeated(pairs, how_often))
         assert as_coco_says(of_choice(choice)) == pytest.approx(as_coco_says(expected), abs=1e-12)
         assert expected["map"] != pytest.approx(whole["map"], abs=1e-6)  # control: a choice changes it
     assert all(math.isnan(value) for value in of_choice(-1).values())

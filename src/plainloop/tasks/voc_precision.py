@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
@@ -14,10 +16,12 @@ from torchvision.ops import box_iou
 from plainloop.contracts import Batch
 from plainloop.distributed import collectives
 from plainloop.tasks.boxes.details import details_of, precision_curves
+from plainloop.tasks.boxes.resampled import Judged, area_under, at_recalls, mean_of_numbers, precision_and_recall
 from plainloop.tasks.details import Details
 from plainloop.tasks.totals import share
 
 RECALLS = [number / 100 for number in range(101)]  # of a drawn curve
+TENTHS = np.arange(11) / 10
 Right = tuple[list[bool], int]  # whether each detection of a class is right, the surest first; its objects
 Found = tuple[float, int, int, float]  # score, number of the image, nearest object of its class, overlap with it
 
@@ -47,7 +51,8 @@ class VocPrecision:
     ) -> None:
         self.num_classes, self.names, self.points, self.overlap = num_classes, names, points, overlap
         self.class_names = tuple(class_names) or tuple(map(str, range(num_classes)))
-        self._right: list[Right] = []  # of each class, after `compute`
+        self._judged: list[Judged] = []  # of each class, after `compute`
+        self._indices: list[int] = []  # of the images, then
         self._seen: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
 
     def update(self, prediction: Batch, batch: Batch) -> None:
@@ -61,24 +66,35 @@ class VocPrecision:
         own = [image for seen in self._seen for image in plain(*seen)]
         everywhere = [image for part in collectives.gather(own) for image in part]
         images = {image["index"]: image for image in everywhere}
-        in_order = [images[index] for index in sorted(images)]
-        self._right = [self._of_class(in_order, number) for number in range(self.num_classes)]
-        precisions = [precision_of(*one, self.points) if one[1] else math.nan for one in self._right]
+        self._indices = sorted(images)
+        in_order = [images[index] for index in self._indices]
+        self._judged = [self._of_class(in_order, number) for number in range(self.num_classes)]
+        precisions = [precision_of(*one, self.points) if one[1] else math.nan for one in self._right()]
         met = [value for value in precisions if not math.isnan(value)]
         values = {"map": share(math.fsum(met), len(met))}
         return values | {f"ap/{name}": precisions[number] for number, name in enumerate(self.names)}
 
     def details(self) -> Details:
         """Collective."""
-        lines = {name: at_recalls(*one) for name, one in zip(self.class_names, self._right, strict=True) if one[1]}
-        found = [precision_of(*one, self.points) if one[1] else math.nan for one in self._right]
+        lines = {name: line_of(*one) for name, one in zip(self.class_names, self._right(), strict=True) if one[1]}
+        found = [precision_of(*one, self.points) if one[1] else math.nan for one in self._right()]
         curves = [precision_curves(lines, RECALLS, overlap=self.overlap)] if lines else []
         return details_of(
             self._seen, self.class_names, average_precision={f"AP {self.overlap:g}": found}, curves=curves
         )
 
-    def _of_class(self, images: Sequence[dict[str, Any]], label: int) -> Right:
-        num_objects = sum(one["label"] == label and not one["difficult"] for image in images for one in image["real"])
+    def resampled(self, times: Callable[[Any], Any]) -> dict[str, Any]:
+        how_often = times(np.array(self._indices, dtype=np.int64))
+        mean = area_under if self.points == "area" else functools.partial(at_recalls, recalls=TENTHS)
+        values = np.stack([precision_and_recall(one, how_often, mean)[0][0] for one in self._judged])
+        of_classes = {f"ap/{name}": values[number] for number, name in enumerate(self.names)}
+        return {"map": mean_of_numbers(values)} | of_classes
+
+    def _right(self) -> list[Right]:
+        return [(one.right[~one.left_out].tolist(), int(one.num_objects.sum())) for one in self._judged]
+
+    def _of_class(self, images: Sequence[dict[str, Any]], label: int) -> Judged:
+        num_objects = [sum(one["label"] == label and not one["difficult"] for one in image["real"]) for image in images]
         found: list[Found] = [
             (one["score"], number, one["nearest"], one["overlap"])
             for number, image in enumerate(images)
@@ -87,14 +103,17 @@ class VocPrecision:
         ]
         found.sort(key=lambda one: -one[0])  # stable: equal scores stay in the order of the images
         taken: set[tuple[int, int]] = set()
-        right = []  # of each detection that counts
-        for _, number, best, overlap in found:
+        right, left_out = np.zeros((2, 1, len(found)), np.bool_)
+        for place, (_, number, best, overlap) in enumerate(found):
             if overlap < self.overlap:
-                right.append(False)
-            elif not images[number]["real"][best]["difficult"]:
-                right.append((number, best) not in taken)
+                continue
+            if images[number]["real"][best]["difficult"]:
+                left_out[0, place] = True
+            else:
+                right[0, place] = (number, best) not in taken
                 taken.add((number, best))
-        return right, num_objects
+        numbers = np.array([number for _, number, _, _ in found], dtype=np.int64)
+        return Judged(numbers, right, left_out, np.array(num_objects, dtype=np.float64))
 
 
 def precision_of(right: Sequence[bool], num_objects: int, points: Literal["11", "area"]) -> float:
@@ -122,7 +141,7 @@ def curve_of(right: Sequence[bool], num_objects: int) -> list[tuple[float, float
     return curve
 
 
-def at_recalls(right: Sequence[bool], num_objects: int) -> list[float]:
+def line_of(right: Sequence[bool], num_objects: int) -> list[float]:
     """The best precision at each of RECALLS or a larger one."""
     recalls, precisions = zip(*curve_of(right, num_objects), strict=True) if right else ((), ())
     places = [bisect.bisect_left(recalls, recall) for recall in RECALLS]

@@ -5,8 +5,9 @@ What a detection is, right or wrong, does not depend on the choice; only how oft
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Mean = Callable[[Floats, Floats], float]  # of a curve: recalls that rise, and the best precision at each
 
 MOST_NUMBERS = 2**24  # of one array: choices times detections
 AREAS = ("map", "map_small", "map_medium", "map_large")  # in the order of COCO's ranges
@@ -33,10 +35,10 @@ class Judged:
 
 def coco_resampled(evaluation: Any, indices: Sequence[int], times: Floats, names: Sequence[str]) -> dict[str, Floats]:
     """COCO's numbers for each choice: times (S, images) says how often it has each of the images `indices`."""
-    recalls = np.array(evaluation.params.recThrs)
+    mean = functools.partial(at_recalls, recalls=np.array(evaluation.params.recThrs))
     of_class = []  # for each class: of each area the average precision, (areas, S); map50, map75 and mar, (S,)
     for judged in judged_classes(evaluation, {index: number for number, index in enumerate(indices)}):
-        measured = [precision_and_recall(one, times, recalls) for one in judged]
+        measured = [precision_and_recall(one, times, mean) for one in judged]
         every = measured[0][0]  # (T, S)
         of_class.append([*(precision.mean(0) for precision, _ in measured), every[0], every[5], measured[0][1].mean(0)])
     values = np.array(of_class).transpose(1, 0, 2)  # (numbers, classes, S)
@@ -51,8 +53,8 @@ def mean_of_numbers(values: Floats) -> Floats:
     return np.where(known.any(0), total / np.maximum(1, known.sum(0)), np.nan)
 
 
-def precision_and_recall(one: Judged, times: Floats, recalls: Floats) -> tuple[Floats, Floats]:
-    """(T, S) each: the mean of the best precisions at these recalls, and the recall with all detections."""
+def precision_and_recall(one: Judged, times: Floats, mean: Mean) -> tuple[Floats, Floats]:
+    """(T, S) each: the mean of the best precisions, and the recall with all detections."""
     precision, recall = np.empty((2, len(one.right), len(times)))
     rows = max(1, MOST_NUMBERS // max(1, len(one.image)))
     for first in range(0, len(times), rows):
@@ -61,7 +63,7 @@ def precision_and_recall(one: Judged, times: Floats, recalls: Floats) -> tuple[F
         objects = times[part] @ one.num_objects
         for overlap, (right, left_out) in enumerate(zip(one.right, one.left_out, strict=True)):
             curve = curve_of(weights, objects, right, left_out)
-            precision[overlap, part] = [at_recalls(*line, recalls) for line in zip(*curve, strict=True)]
+            precision[overlap, part] = [mean(*line) for line in zip(*curve, strict=True)]
             recall[overlap, part] = curve[0][:, -1] if curve[0].shape[1] else np.where(objects > 0, 0.0, np.nan)
             precision[overlap, part][objects == 0] = np.nan
             recall[overlap, part][objects == 0] = np.nan
@@ -77,9 +79,14 @@ def curve_of(weights: Floats, objects: Floats, right: Flags, left_out: Flags) ->
     return hits / np.maximum(objects, np.spacing(1))[:, None], best
 
 
-def at_recalls(recall: Floats, precision: Floats, recalls: Floats) -> float:
+def at_recalls(recall: Floats, precision: Floats, *, recalls: Floats) -> float:
+    """The mean of the best precisions at these recalls."""
     places = np.searchsorted(recall, recalls, side="left")
     return float(np.append(precision, 0.0)[places].mean())
+
+
+def area_under(recall: Floats, precision: Floats) -> float:
+    return float(np.diff(recall, prepend=0.0) @ precision)
 
 
 def judged_classes(evaluation: Any, numbers: Mapping[int, int]) -> list[list[Judged]]:
