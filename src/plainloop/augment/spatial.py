@@ -146,10 +146,24 @@ def resampled(
         return nearest.to(values.dtype)
 
     def points(places: Tensor) -> Tensor:
-        back = torch.linalg.inv_ex(matrix[:, :, :2]).inverse.to(places.dtype)  # `inv` would wait for the device
-        before = constant((width, height), places.dtype, places.device)
-        after = constant((size[1], size[0]), places.dtype, places.device)
-        centred = places * 2 / before - 1 - matrix[:, None, :, 2]
-        return ((back[:, None] @ centred[..., None])[..., 0] + 1) * after / 2
+        return points_seen(places, matrix, (height, width), size)
 
     return moved(batch, pixels, points, classes=classes, bounds=bounds, min_visible=min_visible)
+
+
+def points_seen(places: Tensor, matrix: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
+    """Where `resampled` brings places (B, P, 2); `before` and `after` are heights and widths of the images."""
+    back = torch.linalg.inv_ex(matrix[:, :, :2]).inverse.to(places.dtype)  # `inv` would wait for the device
+    of_image = constant((before[1], before[0]), places.dtype, places.device)
+    of_result = constant((after[1], after[0]), places.dtype, places.device)
+    centred = places * 2 / of_image - 1 - matrix[:, None, :, 2]
+    return ((back[:, None] @ centred[..., None])[..., 0] + 1) * of_result / 2
+
+
+def lines_seen(matrix: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """x (B, W) and y (B, H) of the grid of a `window`: to the last bit those of affine_grid, in a tenth of the time."""
+    lines = []
+    for axis, length in enumerate((size[1], size[0])):
+        centres = torch.linspace(-1, 1, length, dtype=matrix.dtype, device=matrix.device) * (length - 1) / length
+        lines.append(centres * matrix[:, axis, axis, None] + matrix[:, axis, 2:])
+    return lines[0], lines[1]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from plainloop.augment import draws, erasing, spatial
 from plainloop.augment.objects import rows
-from plainloop.augment.settings import check_probability, check_range, constant, filling, has_ended
-from plainloop.contracts import Batch, Steps
+from plainloop.augment.settings import check_probability, check_range, constant, filling, has_ended, is_large_on_cpu
+from plainloop.contracts import IGNORE, Batch, Steps
 
 
 def mosaic(
@@ -56,27 +59,54 @@ def mosaic(
     point = torch.where(chosen, point, sides)  # in the last corner, so that the first image fills all
     factors = torch.where(chosen, draws.uniform(batch, 4, low=scale[0], high=scale[1]), 1.0)
     others = [torch.arange(len(image), device=image.device), *(draws.partners(batch) for _ in range(3))]
-    moving = {"image", "mask", *rows.names(batch)} & batch.keys()
-    joined, parts = dict(batch), []
+    colour = filling(image, fill)
+    sources = {"image": image - colour}  # outside of an image there are zeros
+    if "mask" in batch:
+        sources["mask"] = (batch["mask"][:, None] - IGNORE).to(image.dtype)
+    joined = {name: torch.empty_like(values, dtype=batch[name].dtype) for name, values in sources.items()}
+    instances = batch["instance_mask"].to(image.dtype) if "instance_mask" in batch else None
+    parts = []
     for number, (partners, factor) in enumerate(zip(others, factors.split(1, dim=1), strict=True)):
         after = constant((number % 2, number // 2), torch.float32, image.device)  # 1: right of the point, below it
         first, last = after * point, torch.where(after > 0, sides, point)
         start = point / sides - (1 - after) * factor  # of the image, in shares of the result
         matrix = spatial.window((1 / factor).expand(-1, 2), (1 - 2 * start) / factor - 1).to(image.dtype)
-        part = spatial.resampled(
-            {name: batch[name][partners] for name in moving},
-            matrix,
-            size=size,
-            fill=filling(image, fill),
-            bounds=torch.cat([first, last], dim=1)[:, None],
-            min_visible=min_visible,
-        )
-        here = erasing.box(batch, first.flip(1), (last - first).flip(1))  # it takes y first
-        joined["image"] = torch.where(here, part["image"], joined["image"])
-        if "mask" in batch:
-            joined["mask"] = torch.where(here[:, 0], part["mask"], joined["mask"])
-        if "instance_mask" in batch:
-            part["instance_mask"] = part["instance_mask"] & here
-        parts.append(spatial.without_unseen(part))
-    result = joined | {name: tensor for name, tensor in rows.joined(parts).items() if name in rows.names(batch)}
+        put = functools.partial(with_part, partners=partners, matrix=matrix, first=first, last=last)
+        joined = {name: put(values, sources[name]) for name, values in joined.items()}
+        part = {"image": image} | {name: batch[name][partners] for name in rows.names(batch) if name != "instance_mask"}
+        if instances is not None:
+            part["instance_mask"] = put(torch.zeros_like(batch["instance_mask"]), instances)
+        points = functools.partial(spatial.points_seen, matrix=matrix, before=size, after=size)
+        corners = {name: spatial.points_of(part[name], points) for name in spatial.OUTLINES if name in part}
+        bounds = torch.cat([first, last], dim=1)[:, None]
+        parts.append(spatial.with_outlines(part, corners, bounds=bounds, min_visible=min_visible))
+    result = batch | rows.joined(parts) | {"image": joined["image"].add_(colour)}
+    if "mask" in joined:
+        result["mask"] = joined["mask"][:, 0] + IGNORE
     return result if max_objects is None else rows.largest(result, max_objects)
+
+
+def with_part(
+    result: Tensor, values: Tensor, *, partners: Tensor, matrix: Tensor, first: Tensor, last: Tensor
+) -> Tensor:
+    """`result` (B, C, H, W) with what is seen of its partners' `values` through `matrix`; may overwrite `result`.
+
+    From pixel `first` (B, 2), x and y, up to `last`. On a CPU the rest is not sampled. A GPU would have to wait to know
+    where these lie. What are no floats, masks, gets the nearest value.
+    """
+    size = result.shape[-2:]
+    across, down = spatial.lines_seen(matrix, size)
+    mode = "bilinear" if result.is_floating_point() else "nearest"
+    if not is_large_on_cpu(result):
+        grid = torch.stack([across[:, None].expand(-1, *size), down[..., None].expand(-1, *size)], dim=-1)
+        here = erasing.box({"image": result}, first.flip(1), (last - first).flip(1))  # it takes y first
+        part = F.grid_sample(values[partners], grid, mode=mode, align_corners=False)
+        return torch.where(here, part.to(result.dtype), result)
+    places = torch.cat([partners[:, None], first.long(), last.long()], dim=1)
+    for row, (partner, left, top, right, bottom) in enumerate(places.tolist()):
+        x, y, length = slice(left, right), slice(top, bottom), (bottom - top, right - left)
+        if min(length):
+            grid = torch.stack([across[row, x].expand(length), down[row, y, None].expand(length)], dim=-1)
+            part = F.grid_sample(values[partner : partner + 1], grid[None], mode=mode, align_corners=False)
+            result[row, :, y, x] = part[0]
+    return result
