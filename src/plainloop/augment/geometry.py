@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from plainloop.augment import draws, spatial
 from plainloop.augment.settings import check_probability, filling, is_large_on_cpu
@@ -92,4 +93,5 @@ def random_rotation(
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     # From places of the result to places of the image; both have edges at -1 and 1, whatever their length in pixels.
     turned = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], dim=1).view(-1, 2, 3)
-    return spatial.resampled(batch, turned, size=(height, width), fill=filling(image, fill))
+    grid = F.affine_grid(turned, list(image.shape), align_corners=False)
+    return spatial.resampled(batch, turned, size=(height, width), grid=grid, fill=filling(image, fill))

@@ -117,6 +117,7 @@ def resampled(
     matrix: Tensor,
     *,
     size: Sequence[int],
+    grid: Tensor | None = None,
     fill: Tensor | None = None,
     border: bool = False,
     bounds: Tensor | None = None,
@@ -127,13 +128,14 @@ def resampled(
     Args:
         matrix: (B, 2, 3), from places of the result to places of the image; both have edges at -1 and 1, whatever their
             length in pixels.
+        grid: (B, H, W, 2), what affine_grid makes of `matrix`; None: it is a `window`, for which there is a faster way.
         fill: (1, C, 1, 1), what comes in from outside; None: 0.
         border: repeats the pixels of the image's edge outside of it instead.
         bounds, min_visible: as in `moved`.
     """
     image = batch["image"]
     height, width = image.shape[-2:]
-    grid = F.affine_grid(matrix, [len(image), image.shape[1], *size], align_corners=False)
+    grid = grid_of(*lines_seen(matrix, size)) if grid is None else grid
     padding = "border" if border else "zeros"
 
     def pixels(values: Tensor) -> Tensor:
@@ -167,3 +169,9 @@ def lines_seen(matrix: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
         centres = torch.linspace(-1, 1, length, dtype=matrix.dtype, device=matrix.device) * (length - 1) / length
         lines.append(centres * matrix[:, axis, axis, None] + matrix[:, axis, 2:])
     return lines[0], lines[1]
+
+
+def grid_of(x: Tensor, y: Tensor) -> Tensor:
+    """(..., H, W, 2), for grid_sample, of x (..., W) and y (..., H)."""
+    size = (*x.shape[:-1], y.shape[-1], x.shape[-1])
+    return torch.stack([x[..., None, :].expand(size), y[..., None].expand(size)], dim=-1)

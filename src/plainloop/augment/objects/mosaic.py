@@ -94,19 +94,18 @@ def with_part(
     From pixel `first` (B, 2), x and y, up to `last`. On a CPU the rest is not sampled. A GPU would have to wait to know
     where these lie. What are no floats, masks, gets the nearest value.
     """
-    size = result.shape[-2:]
-    across, down = spatial.lines_seen(matrix, size)
+    across, down = spatial.lines_seen(matrix, result.shape[-2:])
     mode = "bilinear" if result.is_floating_point() else "nearest"
     if not is_large_on_cpu(result):
-        grid = torch.stack([across[:, None].expand(-1, *size), down[..., None].expand(-1, *size)], dim=-1)
+        grid = spatial.grid_of(across, down)
         here = erasing.box({"image": result}, first.flip(1), (last - first).flip(1))  # it takes y first
         part = F.grid_sample(values[partners], grid, mode=mode, align_corners=False)
         return torch.where(here, part.to(result.dtype), result)
     places = torch.cat([partners[:, None], first.long(), last.long()], dim=1)
     for row, (partner, left, top, right, bottom) in enumerate(places.tolist()):
-        x, y, length = slice(left, right), slice(top, bottom), (bottom - top, right - left)
-        if min(length):
-            grid = torch.stack([across[row, x].expand(length), down[row, y, None].expand(length)], dim=-1)
-            part = F.grid_sample(values[partner : partner + 1], grid[None], mode=mode, align_corners=False)
-            result[row, :, y, x] = part[0]
+        one, y, x = slice(row, row + 1), slice(top, bottom), slice(left, right)
+        if left < right and top < bottom:
+            grid = spatial.grid_of(across[one, x], down[one, y])
+            part = F.grid_sample(values[partner : partner + 1], grid, mode=mode, align_corners=False)
+            result[one, :, y, x] = part
     return result
