@@ -22,7 +22,6 @@ from plainloop.data.digits import Digits
 from plainloop.data.image_folder import ImageFolder
 from plainloop.data.masks.mask_folder import MaskFolder
 from plainloop.errors import BadData, RunError
-from plainloop.run.backend import errors_explained
 from plainloop.system import rng
 from plainloop.system.processes import num_cpus
 from tests.harness.children import Child
@@ -209,16 +208,21 @@ def test_too_many_workers_are_warned_of_once_and_only_where_it_is_true(root, cap
     assert not recwarn.list
 
 
-def test_a_worker_that_dies_is_explained(root):
+@pytest.mark.parametrize("meanwhile", ["it reads on", "it computes"])
+def test_a_worker_that_dies_is_explained(root, meanwhile):
     before = set(multiprocessing.active_children())
     stream = source(root, num_workers=1).train_batches(0, 500, seed=0)
     next(stream)
     (worker,) = set(multiprocessing.active_children()) - before
-    os.kill(worker.pid, signal.SIGKILL)
-    # What surrounds the steps of a run, because torch's signal handler raises wherever the main thread is.
-    explained = errors_explained(accumulate=1, rank_batch=4, command=str)
-    with pytest.raises(RunError, match="a data worker died") as caught, explained:
+
+    def kill_it_and_go_on():
+        os.kill(worker.pid, signal.SIGKILL)
+        if meanwhile == "it computes":
+            time.sleep(60)  # torch's handler of SIGCHLD raises wherever the main thread is
         list(stream)
+
+    with pytest.raises(RunError, match="a data worker died") as caught:
+        kill_it_and_go_on()
     assert "data.num_workers=" in caught.value.hint
 
 

@@ -93,8 +93,9 @@ class Drawings:
             sample |= as_sample(objects, objects.factors)
             sample |= {} if objects.prepared is None else {"instance_mask": objects.prepared}
         sample["image"] = image.float() / 255
-        self.samples.append(sample)
-        self.texts.append([file.name, *(words or caption(sample, self.class_names))])
+        text = [file.name, *(words or caption(sample, self.class_names))]
+        self.samples.append(sample)  # only now: an interrupted command draws its page too
+        self.texts.append(text)
 
     def _write(
         self, files: dict[str, Path], file: Path, pixels: Tensor | None, mask: Tensor | None, objects: Found | None

@@ -96,7 +96,4 @@ def errors_explained(*, accumulate: int, rank_batch: int, command: Callable[[str
             raise RunError(
                 first_line, hint="often a label out of range: the same command with device=cpu says where"
             ) from error
-        if "DataLoader worker" in first_line:  # torch raises it from a signal handler, wherever the main thread is
-            hint = "memory is the usual reason: type data.num_workers=1, or data.num_workers=0 to see the error"
-            raise RunError(f"a data worker died: {first_line}", hint=hint) from error
         raise

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -106,6 +107,8 @@ def batches(
                 generator=torch.Generator(),  # without it the start would draw from the global generator
             )
         )
+    if processes:
+        explain_deaths()
     workers = set(multiprocessing.active_children()) - before
     try:
         while (collated := next_of(source, workers, timeout)) is not None:
@@ -145,14 +148,31 @@ def next_of(source: Iterator[Any], workers: Set[BaseProcess], timeout: float) ->
                 f"no batch arrived within data.timeout={timeout} seconds",
                 hint="the storage hangs or is slow: check it, or raise data.timeout",
             ) from error
-        if short := limit_reached(str(error)):
-            raise short from error
-        if has_ended(workers):
-            raise RunError(
-                f"a data worker died: {error or type(error).__name__}",
-                hint="memory is the usual reason: type data.num_workers=1, or data.num_workers=0 to see the error",
-            ) from error
+        if (short := limit_reached(str(error))) or has_ended(workers):
+            raise short or worker_died(error) from error
         raise
+
+
+@functools.cache  # once in a process, as torch does it
+def explain_deaths() -> None:
+    """When a worker ends, torch's handler of SIGCHLD raises RuntimeError wherever the main thread is, also in a forward
+    pass; from now on it raises ours."""
+    of_torch = signal.getsignal(signal.SIGCHLD)
+    if not callable(of_torch):  # the first loader was made in another thread
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        try:
+            of_torch(number, frame)
+        except RuntimeError as error:
+            raise limit_reached(str(error)) or worker_died(error) from error
+
+    signal.signal(signal.SIGCHLD, on_signal)
+
+
+def worker_died(error: Exception) -> RunError:
+    hint = "memory is the usual reason: type data.num_workers=1, or data.num_workers=0 to see the error"
+    return RunError(f"a data worker died: {error or type(error).__name__}", hint=hint)
 
 
 def limit_reached(text: str) -> RunError | None:
@@ -175,13 +195,10 @@ def limit_reached(text: str) -> RunError | None:
 
 def has_ended(workers: Set[BaseProcess]) -> bool:
     """Whether a worker has ended. Its connection breaks shortly before the end of its process can be seen."""
-    try:
-        ended = connection.wait([worker.sentinel for worker in workers], timeout=1)
-        for worker in workers:
-            if worker.sentinel in ended:
-                worker.join()  # else torch's SIGCHLD handler would raise its error later, in place of ours
-    except RuntimeError:  # that handler's, once for all workers of a loader
-        return True
+    ended = connection.wait([worker.sentinel for worker in workers], timeout=1)
+    for worker in workers:
+        if worker.sentinel in ended:
+            worker.join()  # else SIGCHLD's handler would raise the same error once more
     return bool(ended)
 
 
