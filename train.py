@@ -19,6 +19,8 @@ except ModuleNotFoundError as error:
     if str(error.name).startswith("plainloop"):
         raise
     sys.exit(f"{sys.executable} has no {error.name}: type `make setup` once, and `. .venv/bin/activate` in each shell")
+except KeyboardInterrupt:
+    sys.exit(130)  # Ctrl-C while Python loads; as shells count it: 128 + SIGINT
 
 if __name__ == "__main__":
     main(ROOT / "conf")

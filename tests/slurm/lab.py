@@ -162,11 +162,11 @@ def jobs_of(folder: Path) -> list[Job]:
     return [Job(folder, number, job) for number, job in sorted(submitted.read(folder).items())]
 
 
-def wait_until(what: str, true: Callable[[], object], *, timeout: float = PATIENCE_S) -> None:
+def wait_until(what: str, true: Callable[[], object], *, timeout: float = PATIENCE_S, every: float = 0.2) -> None:
     until = time.monotonic() + timeout
     while not true():
         assert time.monotonic() < until, f"{what} did not happen within {timeout:.0f} s"
-        time.sleep(0.2)
+        time.sleep(every)
 
 
 def reached(job: Job, step: int) -> bool:

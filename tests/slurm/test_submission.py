@@ -94,26 +94,26 @@ def test_jobs_are_taken_up_again_not_submitted_twice_and_cancelled_for_good(lab:
     assert [row.state for row in outcome.rows(folder)] == ["CANCELLED"] * 3
 
 
-def test_interrupting_the_terminal_leaves_the_jobs_alone_and_says_how_to_come_back(lab: Lab, tmp_path: Path) -> None:
+# Files of the sweep's folder: before the submission, just before sbatch, and just after it.
+@pytest.mark.parametrize("moment", ["jobs.jsonl", ".submitit", ".submitit/*.sh", "slurm.jsonl"])
+def test_interrupting_the_terminal_at_any_moment_leaves_no_job_that_nobody_is_told_of(
+    lab: Lab, tmp_path: Path, moment: str
+) -> None:
     folder = tmp_path / "sweep"
     words = command(*RUN, *TWO_NODES, HELD, f"hydra.sweep.dir={folder}")
     driver = subprocess.Popen(
         words, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    assert driver.stdout is not None
-    text = ""
-    for line in driver.stdout:  # until it says how the job stands, as a person would wait
-        text += line
-        if "is PENDING" in line:
-            break
+    wait_until(moment, lambda: next(folder.glob(moment), None) or driver.poll() is not None, every=0.001)
     driver.send_signal(signal.SIGINT)
-    text += driver.communicate(timeout=60)[0]
-    (job,) = jobs_of(folder)
-    assert job.state == "PENDING"
-    assert "the jobs continue without this terminal" in text
-    assert f"sweep.py cancel {folder}" in text
-    assert f"hydra.sweep.dir={folder}" in text
-    client.cancel([job.slurm])
+    text = driver.communicate(timeout=60)[0]
+    jobs, in_queue = jobs_of(folder), submitted.in_queue(folder)
+    client.cancel(in_queue.values())
+    assert {job.number: job.slurm for job in jobs} == in_queue
+    for said in ("the jobs continue without this terminal", f"sweep.py cancel {folder}", f"hydra.sweep.dir={folder}"):
+        assert (said in text) == bool(jobs), text
+    if moment == "slurm.jsonl":
+        assert len(jobs) == 1
 
 
 def test_what_would_pend_for_ever_is_cancelled_with_the_reason(lab: Lab, tmp_path: Path) -> None:

@@ -78,16 +78,11 @@ class SlurmLauncher(BaseSubmititLauncher):
 
     def launch_jobs(self, jobs: Sequence[Any]) -> Any:
         """Submits checked jobs, and waits for them unless wait=false; see plainloop.sweep.slurm.launching.launch."""
-        from plainloop.sweep.job import Launched
         from plainloop.sweep.slurm.job import slurm_jobs
         from plainloop.sweep.slurm.launching import launch
 
         root = self.sweep.root.absolute()
-        try:
-            codes = launch(self.params, root=root, jobs=slurm_jobs(jobs, root))
-        except KeyboardInterrupt:
-            return Launched({}, stopped_by="SIGINT")
-        return Launched(codes or {}, waited=codes is not None)
+        return launch(self.params, root=root, jobs=slurm_jobs(jobs, root))
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """For sweepers that propose jobs one after the other; each is checked when it comes."""

@@ -117,11 +117,11 @@ def run_unfinished(launcher: Any, task: SweepTask) -> Launched:
 
 
 def launch(launcher: Any, jobs: Sequence[Job]) -> Launched:
-    if hasattr(launcher, "launch_jobs"):
-        launched: Launched = launcher.launch_jobs(jobs)
-        return launched
-    try:  # not one of ours: it counts its jobs from the number that it is given
-        for some in _consecutive(jobs):
+    try:
+        if hasattr(launcher, "launch_jobs"):
+            launched: Launched = launcher.launch_jobs(jobs)
+            return launched
+        for some in _consecutive(jobs):  # not one of ours: it counts its jobs from the number that it is given
             launcher.launch([list(job.overrides) for job in some], initial_job_idx=some[0].number)
     except Preempted as stop:
         return Launched({}, stopped_by=stop.reason)

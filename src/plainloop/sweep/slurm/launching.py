@@ -14,10 +14,12 @@ from plainloop.config.compose.resume import is_finished
 from plainloop.config.explain.problems import Problem, invalid_run
 from plainloop.errors import Preempted, counted
 from plainloop.run_dir.status import command_to_continue, read_status, write_end
+from plainloop.sweep.job import Launched
 from plainloop.sweep.slurm import client, outcome, site, submitted
 from plainloop.sweep.slurm.job import SlurmJob
-from plainloop.sweep.slurm.submission import Submission, known_keys, log_folder, own_folder
+from plainloop.sweep.slurm.submission import Submission, chunks, known_keys, log_folder, longest_array, own_folder
 from plainloop.sweep.slurm.watch import Watch
+from plainloop.system.signals import signals_collected
 
 log = logging.getLogger("plainloop")
 
@@ -42,15 +44,15 @@ def check(parameters: Mapping[str, Any], *, configs: Sequence[Mapping[str, Any]]
         raise invalid_run(problems, [])
 
 
-def launch(parameters: Mapping[str, Any], *, root: Path, jobs: Mapping[int, SlurmJob]) -> dict[int, int] | None:
-    """Submits what is neither finished nor in Slurm's queue, and waits; exit codes by number. None without waiting.
+def launch(parameters: Mapping[str, Any], *, root: Path, jobs: Mapping[int, SlurmJob]) -> Launched:
+    """Submits what is neither finished nor in Slurm's queue, and waits for it where `wait` says so.
+
+    A signal ends the submission after the array that is being submitted, or the waiting; what is submitted continues.
 
     Args:
         parameters: the launcher's keys.
         root: the sweep's folder, absolute.
         jobs: by number.
-
-    Raises KeyboardInterrupt, after printing how to come back; the jobs continue.
     """
     runs = {number: job.folder for number, job in jobs.items()}
     unfinished = {number: job for number, job in jobs.items() if not is_finished(job.folder, job.config)}
@@ -58,33 +60,40 @@ def launch(parameters: Mapping[str, Any], *, root: Path, jobs: Mapping[int, Slur
     if ids:
         log.info("submitted before: %s, %s", counted(len(ids), "job"), spans(ids.values()))
     new = {number: job for number, job in unfinished.items() if number not in ids}
-    if new:
-        ids |= submit(parameters, root, new)
-    watch = Watch(ids, runs=runs, logs=submitted.logs(root))
-    if not parameters["wait"]:
-        watch.until_accepted()
-        log_how_to_come_back(root, ids)
-        return None
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt as Ctrl-C does
-    try:
-        seen = watch.until_all_ended()
-    except KeyboardInterrupt:
+    with signals_collected() as received:  # KeyboardInterrupt after sbatch would leave jobs that nobody was told of
+        if new:
+            ids |= submit(parameters, root, new, stop=received)
+        watch = Watch(ids, runs=runs, logs=submitted.logs(root), stop=received)
+        if parameters["wait"]:
+            watch.until_all_ended()
+        else:
+            watch.until_accepted()
+    if received and ids:
         log.info("interrupted; the jobs continue without this terminal")
+    if ids and (received or not parameters["wait"]):
         log_how_to_come_back(root, ids)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    ended = {n: outcome.merged_status(read_status(runs[n]), seen[n], job=ids[n]) for n in ids}
-    return {number: outcome.exit_code(ended[number]) if number in ended else 0 for number in jobs}
+    if received:
+        return Launched({}, stopped_by=received[0].name)
+    if not parameters["wait"]:
+        return Launched({}, waited=False)
+    ended = {n: outcome.merged_status(read_status(runs[n]), watch.seen[n], job=ids[n]) for n in ids}
+    return Launched({number: outcome.exit_code(ended[number]) if number in ended else 0 for number in jobs})
 
 
-def submit(parameters: Mapping[str, Any], root: Path, jobs: Mapping[int, SlurmJob]) -> dict[int, str]:
-    """The Slurm job of each; writes slurm.jsonl."""
+def submit(
+    parameters: Mapping[str, Any], root: Path, jobs: Mapping[int, SlurmJob], *, stop: Sequence[signal.Signals]
+) -> dict[int, str]:
+    """The Slurm job of each; writes slurm.jsonl. No further array is submitted once `stop` has a signal."""
     submission, ids = Submission(parameters, folder=own_folder(parameters)), dict[int, str]()
-    for some in submission.submit(jobs, root):
+    for numbers in chunks(list(jobs), longest_array()):
+        if stop:
+            break
+        some = submission.submit({number: jobs[number] for number in numbers}, root)
         submitted.write(root, some, logs=submission.folder)
         ids |= some
-    log.info("submitted %s: Slurm %s, logs in %s", counted(len(ids), "job"), spans(ids.values()), submission.folder)
+    if ids:
+        text = "submitted %s: Slurm %s, logs in %s"
+        log.info(text, counted(len(ids), "job"), spans(ids.values()), submission.folder)
     return ids
 
 

@@ -18,6 +18,7 @@ from plainloop.sweep.slurm import client
 from plainloop.sweep.slurm.job import SlurmJob
 from plainloop.sweep.slurm.place import PORT
 from plainloop.sweep.slurm.submitted import mark
+from plainloop.system.signals import signals_blocked
 
 MAX_ARRAY = 1000  # jobs of one array where the site does not say; Slurm's default MaxArraySize is 1001
 SUBMITITS_NAMES = {"name": "job_name", "timeout_min": "time", "tasks_per_node": "ntasks_per_node"}
@@ -56,28 +57,27 @@ class Submission:
             script.write_text(executor._make_submission_file_text(executor._submitit_command_str, "test"))
             return client.refused(script)
 
-    def submit(self, jobs: Mapping[int, SlurmJob], sweep: Path) -> Iterator[dict[int, str]]:
-        """Submits one array, or several where the site limits its length; the Slurm jobs of each array by number.
+    def submit(self, jobs: Mapping[int, SlurmJob], sweep: Path) -> dict[int, str]:
+        """Submits an array, which is no longer than `longest_array`; its Slurm jobs by number.
 
         Raises SlurmError when sbatch refuses an array that its test accepted.
         """
         from submitit.core.utils import FailedJobError
 
-        setup = self._settings["setup"]
-        for numbers in chunks(list(jobs), longest_array()):
-            executor = self._executor(self.folder)
-            executor.update_parameters(setup=[mark(sweep, numbers), *setup])
-            try:
-                with no_umask_of_zero(), outside_of_a_job(), executor.batch():
-                    submitted = [executor.submit(jobs[number]) for number in numbers]
-            except FailedJobError as error:
-                said = re.sub(r"^(sbatch: )?(error: )?", "", str(error).strip(), flags=re.MULTILINE)
-                raise client.SlurmError(
-                    f"sbatch refused an array of {len(numbers)} jobs: {said.replace(chr(10), ': ')}",
-                    hint="if the number of jobs is limited: submit fewer at a time, then type the same command again "
-                    "for the rest; your limits are listed by: sacctmgr show associations user=$USER",
-                ) from error
-            yield {number: job.job_id for number, job in zip(numbers, submitted, strict=True)}
+        executor = self._executor(self.folder)
+        executor.update_parameters(setup=[mark(sweep, jobs), *self._settings["setup"]])
+        try:
+            # The terminal's Ctrl-C reaches sbatch too, which would end without saying whether it has submitted.
+            with signals_blocked(), no_umask_of_zero(), outside_of_a_job(), executor.batch():
+                submitted = [executor.submit(job) for job in jobs.values()]
+        except FailedJobError as error:
+            said = re.sub(r"^(sbatch: )?(error: )?", "", str(error).strip(), flags=re.MULTILINE)
+            raise client.SlurmError(
+                f"sbatch refused an array of {len(jobs)} jobs: {said.replace(chr(10), ': ')}",
+                hint="if the number of jobs is limited: submit fewer at a time, then type the same command again "
+                "for the rest; your limits are listed by: sacctmgr show associations user=$USER",
+            ) from error
+        return {number: job.job_id for number, job in zip(jobs, submitted, strict=True)}
 
     def _executor(self, folder: Path) -> Any:
         import submitit

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from signal import Signals
 
 from plainloop.run_dir.status import write_end
 from plainloop.sweep.slurm import client
@@ -14,6 +15,7 @@ from plainloop.sweep.slurm.client import SlurmState
 log = logging.getLogger("plainloop")
 
 POLLS = 3  # in a row that must say so before a job is given up
+LOOK_S = 0.1  # between two looks for a signal
 SHORTEST_S, LONGEST_S = 1.0, 15.0  # between two polls, which become rarer to spare the controller
 SILENCE_S = 600.0  # how long a controller may not answer
 FORGOTTEN_S = 10.0  # without accounting Slurm forgets a job minutes after its end; unknown for this long is over
@@ -26,10 +28,13 @@ class Watch:
         ids: Slurm's jobs.
         runs: the run directories.
         logs: rank 0's log files.
+        stop: ends the waiting once it holds a signal; the jobs are left alone.
     """
 
-    def __init__(self, ids: Mapping[int, str], *, runs: Mapping[int, Path], logs: Mapping[int, Path]) -> None:
-        self.ids, self.runs, self.logs = dict(ids), runs, logs
+    def __init__(
+        self, ids: Mapping[int, str], *, runs: Mapping[int, Path], logs: Mapping[int, Path], stop: Sequence[Signals]
+    ) -> None:
+        self.ids, self.runs, self.logs, self.stop = dict(ids), runs, logs, stop
         self.seen: dict[int, SlurmState] = {}
         self._num_stuck: dict[int, int] = {}
         self._last_answer = time.monotonic()
@@ -52,23 +57,32 @@ class Watch:
         for number in asked:
             self._update(number, states[self.ids[number]])
 
-    def until_all_ended(self) -> dict[int, SlurmState]:
-        """Polls until every job has ended. KeyboardInterrupt leaves the jobs alone."""
+    def until_all_ended(self) -> None:
+        """Polls until every job has ended."""
         pause = SHORTEST_S
-        while True:
+        while not self.stop:
             self.poll()
             if not self.left:
-                return self.seen
-            time.sleep(pause)
+                return
+            self._sleep(pause)
             pause = min(LONGEST_S, pause * 1.2)
 
     def until_accepted(self) -> None:
         """Polls a few times, so that jobs which can never start are found also without waiting."""
         for _ in range(POLLS):
-            self.poll()
-            if all(self.seen[number].state != "PENDING" for number in self.left):
+            if self.stop:
                 return
-            time.sleep(SHORTEST_S)
+            self.poll()
+            seen = [self.seen.get(number) for number in self.left]
+            if all(one and one.state != "PENDING" for one in seen):
+                return
+            self._sleep(SHORTEST_S)
+
+    def _sleep(self, seconds: float) -> None:
+        """In short parts: a handler that only notes its signal does not end `time.sleep`."""
+        until = time.monotonic() + seconds
+        while not self.stop and time.monotonic() < until:
+            time.sleep(LOOK_S)
 
     def _update(self, number: int, seen: SlurmState) -> None:
         if seen.state == "UNKNOWN":
