@@ -78,7 +78,7 @@ class Boxed(DecodedFiles):
         return Facts(len(self.objects), 0, ("object",) * 80, (3, SIZE, SIZE), IMAGENET_MEAN, IMAGENET_STD)
 
     def all_images(self) -> dict[Split, Images]:
-        return {"train": BoxedImages.of(self.root, self.objects, self.image_size)}
+        return {"train": BoxedImages.of(self.root, self.objects, (self.image_size, self.image_size))}
 
 
 def ours_on(root: Path, objects: Annotated, *, masks: bool = False, **settings: Any) -> Batches:

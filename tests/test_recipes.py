@@ -231,7 +231,7 @@ def test_a_warm_up_that_does_not_end_before_the_first_decay_is_refused_in_paddle
 def test_the_two_stage_recipes_rise_over_500_steps_and_fall_at_8_and_11(
     recipe: str, batch_size: int, rate: float, first: float
 ) -> None:
-    typed = (f"experiment={recipe}", *PADDLEX)
+    typed = (f"experiment={recipe}", *PADDLEX, "data.image_size=96")
     assert checked(*typed)["data"]["batch_size"] == batch_size
     marks = [(0, 0), (0, 250), (0, 500), (8, -1), (8, 0), (11, -1), (11, 0), (12, -1)]
     expected = [first, (first + rate) / 2, rate, rate, rate / 10, rate / 10, rate / 100, rate / 100]

@@ -27,7 +27,7 @@ Sample = dict[str, "Tensor"]
 # in pixels, with box_label (B, N) and box_valid (B, N) bool; instance_mask (B, N, H, W); polygons (B, N, V, 2), x and
 # y, with box_valid. Pixels of a mask that have no class are IGNORE. What else has a row for each object is named
 # box_...: augmentations that put images together take its rows along. In evaluation, where images of files stand in the
-# top left of a square: image_scale (B,) float32, pixels of the square for each of the file, and image_size (B, 2)
+# top left of a frame: image_scale (B,) float32, pixels of the frame for each of the file, and image_size (B, 2)
 # int64, height and width of the file. Detections are cut off where the photograph ends. Where objects have outlines,
 # also instance_runs (B, L) uint8: COCO's run lengths in pixels of the file, of each object with a line feed at its end.
 IGNORE = 255
@@ -77,7 +77,7 @@ class Preprocessing:
     """What evaluation does to an image before it is part of a batch."""
 
     prepare: Callable[[Tensor], Tensor]  # (3, H, W) uint8, RGB -> (C, H', W') uint8; a function that workers can get
-    one_size: bool = True  # false: images keep their own sizes
+    one_size: bool = True  # false: images differ in size, because they keep their own or some are wide and some tall
     crop_fraction: float | None = None  # the shorter side becomes size / crop_fraction, then the centre is cut out
     interpolation: str = "bilinear"  # of torchvision, with antialiasing
     # One factor for both sides, the largest with which the image fits; it stands in the top left, grey beside it. So

@@ -90,7 +90,7 @@ def test_boxes_that_are_somewhere_else_would_be_noticed(root, monkeypatch):
 
     def centred(image, size, **settings):
         square, factor = letterbox(image, size, **settings)
-        rest = size - round(image.shape[-2] * factor)
+        rest = size[0] - round(image.shape[-2] * factor)
         return square.roll(rest // 2, dims=-2), factor
 
     monkeypatch.setattr("plainloop.data.boxes.samples.letterbox", centred)
@@ -112,14 +112,14 @@ def test_instance_masks_are_where_the_boxes_are(root):
 
 
 def test_the_letterbox_has_one_factor_and_grey_to_the_right_and_below():
-    wide, factor = letterbox(torch.full((3, 30, 60), 200, dtype=torch.uint8), 40)
+    wide, factor = letterbox(torch.full((3, 30, 60), 200, dtype=torch.uint8), (40, 40))
     assert factor == 40 / 60 and (wide[:, :20] == 200).all() and (wide[:, 20:] == GREY).all()
-    high, factor = letterbox(torch.full((3, 60, 20), 200, dtype=torch.uint8), 30)
+    high, factor = letterbox(torch.full((3, 60, 20), 200, dtype=torch.uint8), (30, 30))
     assert factor == 0.5 and (high[:, :, :10] == 200).all() and (high[:, :, 10:] == GREY).all()
-    line, factor = letterbox(torch.full((3, 1, 1000), 200, dtype=torch.uint8), 40)
+    line, factor = letterbox(torch.full((3, 1, 1000), 200, dtype=torch.uint8), (40, 40))
     assert line.shape == (3, 40, 40) and (line == 200).any()
     square = torch.randint(0, 256, (3, 40, 40), dtype=torch.uint8)
-    assert torch.equal(letterbox(square, 40)[0], square)
+    assert torch.equal(letterbox(square, (40, 40))[0], square)
 
 
 def test_evaluation_brings_its_boxes_back_to_the_files(root):
@@ -147,7 +147,7 @@ def one_picture(folder: Path, boxes: list, **settings: object) -> BoxedImages:
     for number in range(2):
         Image.fromarray(np.zeros((50, 60, 3), np.uint8)).save(folder / f"{number}.png")
     objects = annotated([len(boxes), 0], boxes, [0] * len(boxes), [(50, 60)] * 2)
-    return BoxedImages.of(folder, replace(objects, **settings), 60)
+    return BoxedImages.of(folder, replace(objects, **settings), (60, 60))
 
 
 def batch_of(images: BoxedImages, *indices: int):

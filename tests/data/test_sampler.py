@@ -1,5 +1,6 @@
 """The order of the data is a function of (seed, step)."""
 
+import hashlib
 import itertools
 import time
 
@@ -24,12 +25,17 @@ ALONE = Shard(0, 1)
 
 
 LABELS = np.repeat([0, 1, 3], [40, 10, 3])  # class 2 has no samples
+TALL = np.arange(53) % 3 == 0
 ORDERS = {
     "shuffled": Order(53),
     "balanced": Order(53, LABELS),
     "repeated": Order(53, repeats=3),
     "both": Order(53, LABELS, repeats=4),
+    "by shape": Order(53, tall=TALL),
+    "by shape, repeated": Order(53, repeats=3, tall=TALL),
 }
+# Of keys that runs have drawn before batches could be of like shapes: they resume with the same ones.
+DIGESTS = {"shuffled": "8e3367ee", "balanced": "ee441d54", "repeated": "17275872", "both": "b00801b4"}
 every_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 
 
@@ -134,6 +140,43 @@ def test_copies_are_spread_over_the_ranks():
 
 def test_keys_without_repeats_are_those_of_the_runs_before_there_were_any():
     assert stream(5, 6) == [[(1, i) for i in permutation(53, seed=3, epoch=1)[12:24].tolist()]]
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_an_order_without_shapes_never_changes(name):
+    keys = repr(stream(0, 9, order=ORDERS[name]))
+    assert hashlib.sha256(keys.encode()).hexdigest()[:8] == DIGESTS[name]
+
+
+def kinds(order, *, batch_size):
+    """How many batches of an epoch are wide, tall and mixed."""
+    steps = steps_per_epoch(len(TALL), batch_size)
+    shares = [TALL[[key[1] for key in keys]].mean() for keys in stream(0, steps, order=order, batch_size=batch_size)]
+    return [shares.count(0), shares.count(1), sum(0 < share < 1 for share in shares)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 5, 12, 53])
+@pytest.mark.parametrize("name", ["by shape", "by shape, repeated"])
+def test_all_batches_but_one_are_wide_or_tall_and_their_keys_say_it(name, batch_size):
+    wide, tall, mixed = kinds(ORDERS[name], batch_size=batch_size)
+    assert mixed <= 1
+    assert (wide and tall) or batch_size > TALL.sum()
+    for keys in stream(0, wide + tall + mixed, order=ORDERS[name], batch_size=batch_size):
+        share = TALL[[key[1] for key in keys]].mean()
+        assert {key[2] for key in keys} == {int(share > 0.5)}
+
+
+def test_a_shuffled_order_mixes_shapes():
+    assert kinds(ORDERS["shuffled"], batch_size=4)[2] > 1
+
+
+@pytest.mark.parametrize("tall", [TALL, np.zeros(53, bool), np.ones(53, bool), np.arange(53) == 7])
+def test_an_epoch_by_shape_has_the_samples_that_it_has_otherwise(tall):
+    """So that a few tall images among wide ones are learned from as often as those."""
+    order = Order(53, tall=tall)
+    for epoch in range(4):
+        by_shape, shuffled = (samples_of(one, epoch, batch_size=6).ravel() for one in (order, Order(53)))
+        assert sorted(by_shape) == sorted(shuffled) and by_shape.tolist() != shuffled.tolist()
 
 
 def test_seeking_to_step_a_million_reads_nothing_and_takes_no_time():

@@ -16,6 +16,7 @@ from torch import Tensor
 from plainloop.contracts import Batch, Facts, Split
 from plainloop.data.boxes.annotations import Annotated, Outlines
 from plainloop.data.boxes.samples import BoxedImages
+from plainloop.data.boxes.sides import sides_of
 from plainloop.data.decoded import IMAGENET_MEAN, IMAGENET_STD, DecodedFiles
 from plainloop.data.loading.samples import Images
 
@@ -85,8 +86,12 @@ class Rectangles(DecodedFiles):
 
     root: Path
 
+    @property
+    def shorter_side(self) -> int:
+        return sides_of(self.image_size)[0]
+
     def known(self) -> Facts:
-        images, shape = self.all_images(), (3, self.image_size, self.image_size)
+        images, shape = self.all_images(), (3, *sides_of(self.image_size))
         names = tuple(map(str, range(len(COLOURS))))
         return Facts(len(images["train"]), len(images["val"]), names, shape, IMAGENET_MEAN, IMAGENET_STD)
 
@@ -94,7 +99,9 @@ class Rectangles(DecodedFiles):
         splits: tuple[Split, ...] = ("train", "val")
         return {
             split: BoxedImages.of(
-                self.root / split, pickle.loads((self.root / f"{split}.objects").read_bytes()), self.image_size
+                self.root / split,
+                pickle.loads((self.root / f"{split}.objects").read_bytes()),
+                sides_of(self.image_size),
             )
             for split in splits
         }

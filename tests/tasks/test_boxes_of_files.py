@@ -215,7 +215,7 @@ def test_ap_of_voc_and_what_is_found_are_those_of_what_predict_writes(root: Path
 )
 def test_masks_end_where_the_photograph_ends(size: tuple[int, int], side: int) -> None:
     """Of the last it has 123.5 rows, in float32 123.49999."""
-    square, factor = letterbox(torch.full((3, *size), 200, dtype=torch.uint8), side)
+    square, factor = letterbox(torch.full((3, *size), 200, dtype=torch.uint8), (side, side))
     found = {"boxes": torch.tensor([[[0.0, 0, side, side]]]), "box_valid": torch.ones(1, 1, dtype=torch.bool)}
     found["instance_mask"] = torch.ones(1, 1, side, side, dtype=torch.bool)
     batch = {"image": square[None], "image_size": torch.tensor([size]), "image_scale": torch.tensor([factor])}

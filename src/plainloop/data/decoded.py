@@ -65,15 +65,15 @@ class DecodedFiles(LabelledImages):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.image_size < 1:
+        if self.shorter_side < 1:
             raise ValueError(f"data.image_size={self.image_size} must be at least 1 pixel")
         if self.timeout <= 0:
             raise ValueError(f"data.timeout={self.timeout} must be above 0 seconds")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"data.max_bad_fraction={self.max_bad_fraction} must lie between 0 and 1, such as 0.01")
-        if self.cache_size != "auto" and self.cache_size < self.image_size:
+        if self.cache_size != "auto" and self.cache_size < self.shorter_side:
             raise ValueError(
-                f"data.cache_size={self.cache_size} must be at least data.image_size={self.image_size}, or auto"
+                f"data.cache_size={self.cache_size} must be at least data.image_size={self.shorter_side}, or auto"
             )
         if self.cache_gb <= 0:
             raise ValueError(f"data.cache_gb={self.cache_gb} must be above 0")
@@ -81,6 +81,11 @@ class DecodedFiles(LabelledImages):
         self._caches: dict[Split, CachedImages] = {}
         self._skipped: list[dict[str, Any]] = []
         self._bad: dict[Split, set[int]] = {}
+
+    @property
+    def shorter_side(self) -> int:
+        """Of the images that the model sees, in pixels."""
+        return self.image_size
 
     @abstractmethod
     def all_images(self) -> "dict[Split, Images]":
@@ -141,7 +146,7 @@ class DecodedFiles(LabelledImages):
         images = self.readable("train", training=True).augmented(self.sample_transforms, seed)
         if self.on_bad_image == "skip":
             images = images.without_bad_images("replace")
-        order = order_of(images.labels, sampler=self.sampler, repeats=self.repeats)
+        order = order_of(images.labels, sampler=self.sampler, repeats=self.repeats, tall=images.tall)
         keys = TrainKeys(start, stop, order=order, batch_size=self.batch_size, seed=seed, shard=Shard.here())
         return self._batches(images, keys, "train")
 

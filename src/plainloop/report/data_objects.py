@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from plainloop.data.boxes.sides import factor_of, frame_of, sides_of, typed
 from plainloop.errors import counted
 from plainloop.report.sheet import page
 
@@ -19,8 +20,8 @@ MOST_BOXES, STARTS, ROUNDS = 4_000, 8, 30  # of k-means
 SHOWN = 12  # pictures
 
 
-def object_lines(looked: Sequence[Any], splits: Sequence[str], image_size: int | None) -> Iterator[str]:
-    """`looked` are images with objects, or with none in them; `image_size` that of the square they are resized to."""
+def object_lines(looked: Sequence[Any], splits: Sequence[str], image_size: Any) -> Iterator[str]:
+    """`looked` are images with objects, or with none in them; `image_size` is that of `Found`."""
     for number, split in enumerate(splits):
         counts = [len(one.objects.label) for one in looked if one.split == split]
         if counts:
@@ -39,7 +40,7 @@ def object_lines(looked: Sequence[Any], splits: Sequence[str], image_size: int |
         return
     areas, sides = scaled(train, image_size)
     shares = [float(np.mean(kind)) for kind in (areas < SMALL, (areas >= SMALL) & (areas < LARGE), areas >= LARGE)]
-    how = f"resized to {image_size}" if image_size else "as they are"
+    how = f"resized to {typed(image_size)}" if image_size else "as they are"
     yield f"  areas       of {splits[0]}, {how}: {shares[0]:.0%} small, {shares[1]:.0%} medium, {shares[2]:.0%} large"
     yield "              (below 32 x 32 pixels, below 96 x 96, and above, as COCO measures)"
     if (tiny := int((sides.min(1) < 2).sum())) > 0:
@@ -50,11 +51,16 @@ def object_lines(looked: Sequence[Any], splits: Sequence[str], image_size: int |
         yield f"  model.anchors=[{','.join(f'[{w:.0f},{h:.0f}]' for w, h in anchors)}]"
 
 
-def scaled(looked: Sequence[Any], image_size: int | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def resized_by(one: Any, image_size: Any) -> float:
+    """The factor with which an image fits into what the model sees."""
+    return factor_of(one.height, one.width, frame_of(sides_of(image_size), tall=one.height > one.width))
+
+
+def scaled(looked: Sequence[Any], image_size: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Areas (M,), and widths and heights (M, 2), of all objects that are not crowds, in pixels that the model sees."""
     areas, sides = [], []
     for one in looked:
-        factor = image_size / max(one.width, one.height) if image_size else 1.0
+        factor = resized_by(one, image_size) if image_size else 1.0
         kept, boxes = ~one.objects.crowd, one.objects.boxes.astype(np.float64)
         areas.append(one.objects.area[kept] * factor**2)
         sides.append((boxes[kept, 2:] - boxes[kept, :2]) * factor)

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from plainloop.contracts import IGNORE
+from plainloop.data.boxes.sides import typed
 from plainloop.errors import counted, printable
-from plainloop.report.data_objects import object_lines, object_picture
+from plainloop.report.data_objects import object_lines, object_picture, resized_by
 
 WIDTH = 80
 SHOWN = 10  # files of each kind in the text
@@ -43,7 +44,9 @@ class Found:
     title: str
     class_names: Sequence[str]
     looked: Sequence[Any]
-    image_size: int | None  # of the square that the model sees; None: the images' own size
+    image_size: (
+        Any  # what the model sees: a number, of a square, or shorter and longer side; None: the images' own size
+    )
     changed: Sequence[str] = ()  # what differs from an earlier survey
     said: Sequence[str] = ()  # what the source says of its files
 
@@ -183,9 +186,14 @@ def _sizes(found: Found) -> Iterator[str]:
     yield f"  sizes       shorter side {min(low)} to {max(low)}, in the middle {median(low):.0f} pixels"
     yield f"              longer side {min(high)} to {max(high)}, in the middle {median(high):.0f} pixels"
     yield f"              most often {width} x {height}: {most / len(sides):.0%} of {len(shapes):,} sizes"
-    if found.image_size and (below := sum(side < found.image_size for side in low)):
+    if found.image_size:
+        if found.boxed:
+            below = sum(resized_by(one, found.image_size) > 1 for one in found.readable)
+        else:
+            below = sum(side < found.image_size for side in low)
         how = "will be padded" if found.masked else "will be enlarged"
-        yield f"              {below:,} are smaller than data.image_size={found.image_size} and {how}"
+        if below:
+            yield f"              {below:,} are smaller than data.image_size={typed(found.image_size)} and {how}"
 
 
 def _classes(found: Found, counts: Mapping[int, Counter[str]], splits: Sequence[str]) -> Iterator[str]:

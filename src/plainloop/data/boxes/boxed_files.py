@@ -19,6 +19,7 @@ from plainloop.contracts import Batch, Facts, Preprocessing, Split
 from plainloop.data.boxes.annotations import Annotated
 from plainloop.data.boxes.example import box_batch, refuse_labels
 from plainloop.data.boxes.files.clean import Part, cleaned, of_classes_in, with_sizes
+from plainloop.data.boxes.sides import plan_line, refuse_sized, sides_of
 from plainloop.data.cache.place import estimate_of
 from plainloop.data.decoded import IMAGENET_MEAN, IMAGENET_STD, DecodedFiles
 from plainloop.data.loading.layout import quoted
@@ -162,6 +163,8 @@ class BoxedFiles(DecodedFiles):
     """A subclass adds `found`.
 
     Args:
+        image_size: pixels, of the square that the model sees; or the shorter and the longer side of a rectangle, which
+            is wide or tall as the images of its batch.
         class_names: the classes to learn, in this order; objects of others are not used. Or a file in `root` with one
             name a line. None: all.
         val_fraction: the share of the images to validate on if there is no val; the same images for every seed.
@@ -169,6 +172,7 @@ class BoxedFiles(DecodedFiles):
     """
 
     root: str
+    image_size: int | Sequence[int] = 416  # type: ignore[assignment]  # no other source takes two numbers
     class_names: Sequence[str] | str | None = None
     val_fraction: float = 0.2
     allow_changed: bool = False
@@ -178,12 +182,23 @@ class BoxedFiles(DecodedFiles):
     how_to_get_a_test_split: ClassVar = "name its annotations: data.test.annotations=<file>, and those of train and val"
 
     def __post_init__(self) -> None:
+        self.sides = sides_of(self.image_size)
         super().__post_init__()
         refuse_labels(self.sampler, None)
+        if not self.is_square:
+            refuse_sized(self.sample_transforms, self.sides)
         if self.class_names is not None and not isinstance(self.class_names, str):
             names = list(self.class_names)
             if not names or len(set(names)) < len(names):
                 raise ValueError(f"data.class_names={names} must name at least one class, and each of them once")
+
+    @property
+    def shorter_side(self) -> int:
+        return self.sides[0]
+
+    @property
+    def is_square(self) -> bool:
+        return self.sides[0] == self.sides[1]
 
     @abstractmethod
     def found(self) -> Splits:
@@ -211,7 +226,7 @@ class BoxedFiles(DecodedFiles):
         # No class_counts: they are of images with one class each, for sampling and class weights.
         return Facts(
             *(len(found.splits["train"]), len(found.splits["val"]), found.class_names),
-            *((3, self.image_size, self.image_size), mean, std),
+            *((3, *self.sides), mean, std),
             files_hash=found.files_hash(),
         )
 
@@ -225,12 +240,16 @@ class BoxedFiles(DecodedFiles):
 
         source = cls(**arguments)
         kept = None if source.cache == "none" else source.cached_side
-        return Preprocessing(partial(letterboxed, size=source.image_size, shorter_side=kept), letterboxed=True)
+        prepare = partial(letterboxed, sides=source.sides, shorter_side=kept)
+        return Preprocessing(prepare, one_size=source.is_square, letterboxed=True)
 
     @classmethod
     def plan_lines(cls, **arguments: Any) -> list[str]:
         source = cls(**arguments)
-        return [*source.found().notes, *super().plan_lines(**arguments), *source.cache_lines(source.estimate)]
+        found, lines = source.found(), super().plan_lines(**arguments)
+        if not source.is_square:
+            lines.append(plan_line(source.sides, found.splits["train"].sizes))
+        return [*found.notes, *lines, *source.cache_lines(source.estimate)]
 
     @classmethod
     def file_names(cls, **arguments: Any) -> Iterator[str]:
@@ -246,7 +265,7 @@ class BoxedFiles(DecodedFiles):
         from plainloop.data.boxes.samples import BoxedImages
 
         found = self.found()
-        return {split: BoxedImages.of(found.root, part, self.image_size) for split, part in found.splits.items()}
+        return {split: BoxedImages.of(found.root, part, self.sides) for split, part in found.splits.items()}
 
 
 def names_in(file: Path) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from plainloop.contracts import Sample, SampleTransform
 from plainloop.data.boxes.annotations import Annotated
 from plainloop.data.boxes.instance_masks import instance_masks, instance_runs, nearest
 from plainloop.data.boxes.letterbox import letterbox, scaled
+from plainloop.data.boxes.sides import Size, frame_of
 from plainloop.data.loading.jpeg import ORIENTATION
 from plainloop.data.loading.sampler import Key
 from plainloop.data.loading.samples import Images, transformed
@@ -30,22 +31,28 @@ OF_OBJECTS = ("boxes", "box_label", "box_valid", "box_crowd", "box_difficult", "
 
 @dataclass(frozen=True, kw_only=True)
 class BoxedImages(Images):
-    """All images end in a square of `image_size`, resized by one factor.
+    """All images end in a frame of one size, resized by one factor: wide ones in `sides`, tall ones in `sides` turned.
 
+    In a training batch all have the frame that most of them need: its key says which.
     Transforms of training see the image and its objects at full size. Evaluation has image_scale, image_size, box_area
     and instance_runs, too, which have no meaning after transforms. Boxes are for pixels as stored, as in pycocotools
     and torchvision: EXIF turns nothing.
     """
 
     objects: Annotated
+    sides: Size  # the shorter one first
     training: bool = False
 
     turned: ClassVar = False
 
     @classmethod
-    def of(cls, folder: Path, objects: Annotated, image_size: int) -> BoxedImages:
+    def of(cls, folder: Path, objects: Annotated, sides: Size) -> BoxedImages:
         labels = np.zeros(len(objects), np.int64)  # an image with boxes has no class of its own
-        return cls(folder, objects.images, labels, image_size, 1.0, objects=objects)
+        return cls(folder, objects.images, labels, sides[0], 1.0, objects=objects, sides=sides)
+
+    @property
+    def tall(self) -> NDArray[np.bool_] | None:
+        return None if self.sides[0] == self.sides[1] else self.objects.sizes[:, 0] > self.objects.sizes[:, 1]
 
     def rows(self, positions: NDArray[np.int64]) -> BoxedImages:
         objects = self.objects.rows(positions)
@@ -79,10 +86,11 @@ class BoxedImages(Images):
         height, width = image.shape[-2:]
         known = self.objects.sizes[index].tolist()
         size = (known[0], known[1]) if all(known) else (height, width)  # of the file; what a cache keeps may be smaller
+        frame = frame_of(self.sides, tall=bool(key[2]) if len(key) > 2 else size[0] > size[1])
         if not self.sample_transforms:
-            square, factor = letterbox(image, self.image_size, of=size)
-            boxed = self._placed(index, (factor, factor), (self.image_size, self.image_size))
-            sample = {"image": square, "index": torch.tensor(index)} | boxed
+            placed, factor = letterbox(image, frame, of=size)
+            boxed = self._placed(index, (factor, factor), frame)
+            sample = {"image": placed, "index": torch.tensor(index)} | boxed
             if self.training:
                 return sample
             area = torch.tensor(self.objects.area[self.objects.objects(index)])
@@ -93,11 +101,11 @@ class BoxedImages(Images):
         sample = {"image": image, "index": torch.tensor(index)}
         sample |= self._placed(index, (width / size[1], height / size[0]), (height, width))
         try:
-            with rng.drawing_from(rng.fold(rng.SAMPLE, self.seed, *key)):
+            with rng.drawing_from(rng.fold(rng.SAMPLE, self.seed, *key[:2])):
                 sample = transformed(sample, self.sample_transforms)
         except BadData as error:
             return error
-        return fitted(without_invalid(sample), self.image_size)
+        return fitted(without_invalid(sample), frame)
 
     @cached_property
     def _marked(self) -> dict[str, NDArray[np.bool_]]:
@@ -135,17 +143,17 @@ def without_invalid(sample: Sample) -> Sample:
     return sample | {name: sample[name][valid] for name in OF_OBJECTS if name in sample}
 
 
-def fitted(sample: Sample, size: int) -> Sample:
-    """The image in a square, if the transforms have not given it that size, and its objects with it."""
+def fitted(sample: Sample, frame: Size) -> Sample:
+    """The image in a frame, if the transforms have not given it that size, and its objects with it."""
     height, width = sample["image"].shape[-2:]
-    if (height, width) == (size, size):
+    if (height, width) == frame:
         return sample
-    image, factor = letterbox(sample["image"], size)
+    image, factor = letterbox(sample["image"], frame)
     sample = sample | {"image": image, "boxes": sample["boxes"] * factor}
     if "instance_mask" in sample:
         masks = sample["instance_mask"]
         rows, columns = (torch.from_numpy(nearest(side, scaled(side, factor))) for side in (height, width))
-        square = masks.new_zeros(len(masks), size, size)
-        square[:, : len(rows), : len(columns)] = masks[:, rows[:, None], columns]
-        sample["instance_mask"] = square
+        whole = masks.new_zeros(len(masks), *frame)
+        whole[:, : len(rows), : len(columns)] = masks[:, rows[:, None], columns]
+        sample["instance_mask"] = whole
     return sample

@@ -114,7 +114,7 @@ class _Build:
         begun = f", of which {writer.done} are there" if writer.done else ""
         log.info("data.cache=%s: decodes %d images of %s once%s", kind, num_images, content.name, begun)
         starts = range(writer.done, num_images, CHUNK)
-        chunks = [[(start, min(start + CHUNK, num_images))] for start in starts]
+        chunks: list[list[Key]] = [[(start, min(start + CHUNK, num_images))] for start in starts]
         rows = batches(content, chunks, loader=self.loader, timeout=self.timeout, pin_memory=False, num_ranks=1)
         with contextlib.closing(rows), progress(f"caching {content.name}", num_images) as show:
             for [(_, done)], chunk in zip(chunks, rows, strict=True):

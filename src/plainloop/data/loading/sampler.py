@@ -14,7 +14,10 @@ from plainloop.errors import BadData
 from plainloop.system.rng import ORDER, SPLIT, fold
 
 Indices = NDArray[np.int64]
-Key = tuple[int, int]  # (epoch, index): with the seed, all that a sample's draws depend on. See `step_keys`
+Flags = NDArray[np.bool_]
+# (epoch, index): with the seed, all that a sample's draws depend on. In training with wide and tall batches a third
+# number says whether this batch is tall. See `step_keys`.
+Key = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,14 @@ class Order:
             counts by the inverse frequency of its class. None: each sample once.
         repeats: how often each sample that is drawn is in the batch (https://arxiv.org/abs/1901.09335). An epoch then
             has 1 / repeats of the samples, as in DeiT and timm. Copies are spread over the ranks.
+        tall: (num_samples,), the images that are higher than wide. A batch then has images of one of both kinds. None:
+            batches are of any images.
     """
 
     num_samples: int
     labels: Indices | None = None
     repeats: int = 1
+    tall: Flags | None = None
 
     def drawn(self, *, seed: int, epoch: int) -> Indices:
         """(num_samples,): the samples of an epoch in order; copies of one follow each other."""
@@ -86,9 +92,9 @@ class Order:
         return np.repeat(chosen, self.repeats)[: self.num_samples]
 
 
-def order_of(labels: Indices, *, sampler: str, repeats: int) -> Order:
+def order_of(labels: Indices, *, sampler: str, repeats: int, tall: Flags | None = None) -> Order:
     """The order that `data.sampler` and `data.repeats` ask for; labels (N,) of the training samples."""
-    return Order(len(labels), labels if sampler == "class_balanced" else None, repeats)
+    return Order(len(labels), labels if sampler == "class_balanced" else None, repeats, tall)
 
 
 @lru_cache(maxsize=2)  # the current epoch, and the one that prefetching has reached
@@ -122,10 +128,29 @@ def whole_epoch(order: Order, *, batch_size: int, seed: int, epoch: int) -> tupl
     """Samples, and how often each was drawn before in the epoch: (steps per epoch, batch_size) each."""
     steps = steps_per_epoch(order.num_samples, batch_size)
     samples = order.drawn(seed=seed, epoch=epoch)[: steps * batch_size]
+    if order.tall is not None:
+        draw = np.random.default_rng(fold(ORDER, seed, epoch, batch_size))
+        samples = by_shape(samples, order.tall, batch_size, draw)
     if order.labels is None and order.repeats == 1:
         return samples.reshape(steps, batch_size), np.broadcast_to(np.int64(0), (steps, batch_size))
     spread = np.argsort(np.arange(batch_size) % order.repeats, kind="stable")  # all first copies, then all second ones
     return samples.reshape(steps, batch_size)[:, spread], earlier(samples).reshape(steps, batch_size)[:, spread]
+
+
+def by_shape(samples: Indices, tall: Flags, batch_size: int, draw: np.random.Generator) -> Indices:
+    """The same samples, in batches of wide images and batches of tall ones, in random order. One batch at most is
+    mixed: what is left of both kinds.
+
+    >>> wide_or_tall = np.array([True, False, False, True, True, False])
+    >>> wide_or_tall[by_shape(np.arange(6), wide_or_tall, 2, np.random.default_rng(0))].reshape(3, 2).tolist()
+    [[True, False], [False, False], [True, True]]
+    """
+    is_tall = tall[samples]
+    place = np.where(is_tall, np.cumsum(is_tall), np.cumsum(~is_tall)) - 1  # of a sample among those of its kind
+    in_whole = np.bincount(is_tall, minlength=2) // batch_size * batch_size
+    left = place >= in_whole[is_tall.astype(np.int64)]
+    parts = (samples[~left & ~is_tall], samples[~left & is_tall], samples[left])
+    return draw.permutation(np.concatenate(parts).reshape(-1, batch_size)).ravel()
 
 
 def earlier(values: Indices) -> Indices:
@@ -149,11 +174,17 @@ def epoch_rows(order: Order, *, batch_size: int, seed: int, epoch: int, shard: S
 
 
 def step_keys(step: int, *, order: Order, batch_size: int, seed: int, shard: Shard) -> list[Key]:
-    """This rank's samples in a step, each with the number that makes its draws its own: the epoch at its first time."""
+    """This rank's samples in a step, each with the number that makes its draws its own: the epoch at its first time.
+
+    With `order.tall` also whether most of the global batch is tall: all of its images then get that shape.
+    """
     epoch, position = divmod(step, steps_per_epoch(order.num_samples, batch_size))
     parts = whole_epoch(order, batch_size=batch_size, seed=seed, epoch=epoch)
     samples, before = (part[position, shard.rows_of(batch_size)].tolist() for part in parts)
-    return [(fold(epoch, times) if times else epoch, index) for index, times in zip(samples, before, strict=True)]
+    shape = () if order.tall is None else (int(2 * order.tall[parts[0][position]].sum() > batch_size),)
+    return [
+        (fold(epoch, times) if times else epoch, index, *shape) for index, times in zip(samples, before, strict=True)
+    ]
 
 
 def eval_rows(num_samples: int, *, rank_batch: int, shard: Shard) -> Iterator[Indices]:

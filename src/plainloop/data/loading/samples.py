@@ -44,6 +44,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def tall(self) -> NDArray[np.bool_] | None:
+        """(N,): which images are higher than wide, where training has batches of one shape each."""
+        return None
+
     def rows(self, positions: NDArray[np.int64]) -> Images:
         return replace(self, paths=self.paths[positions], labels=self.labels[positions])
 
@@ -74,7 +79,7 @@ class Images:
 
     def __getitem__(self, key: Key) -> Sample | Skipped | RunError:
         """One sample; all that its transforms draw depends on (seed, epoch, index) alone."""
-        _, index = key
+        index = key[1]
         try:
             image = self.decoded(index)
         except BadData as error:
@@ -83,7 +88,7 @@ class Images:
 
     def without(self, key: Key, error: BadData) -> Skipped | RunError:
         """What is done about a sample that cannot be read: another of its class, drawn from (seed, epoch, index)."""
-        epoch, index = key
+        epoch, index = key[:2]
         if self.on_bad_image == "leave_out":
             return Skipped(index, str(error), None)
         if self.on_bad_image == "raise":

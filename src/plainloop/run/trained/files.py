@@ -68,7 +68,9 @@ def batches_of(
         on_bad: gets the index of each file that cannot be read, and why, before its batch is given.
     """
     size = batch_size if preprocessing.one_size else 1
-    keys = [[(0, i) for i in range(start, min(start + size, len(paths)))] for start in range(0, len(paths), size)]
+    keys: list[list[Key]] = [
+        [(0, i) for i in range(start, min(start + size, len(paths)))] for start in range(0, len(paths), size)
+    ]
     few = len(paths) <= size  # workers take longer to start
     loader = Loader(size, num_workers if num_workers is not None else 0 if few else "auto", prefetch=4)
     yield from batches(
