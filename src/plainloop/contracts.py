@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal, NewType, Protocol
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from plainloop.tasks.details import Details
-
 # Named tensors, first dimension is the batch. Classification: image (B, C, H, W), label (B,) int64, index (B,) int64.
 # Sources give images as uint8; augmentations see float32 in [0, 1], the model sees them normalized.
 Batch = dict[str, "Tensor"]
@@ -93,29 +91,23 @@ class Task(Protocol):
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Scalars]:
         """Mean loss of the batch (0-d, differentiable), and scalars to log; they hold "loss" at least."""
-        ...
 
     def weight(self, batch: Batch) -> Tensor:
         """0-d: what that loss is a mean over (samples, valid pixels, sum of class weights)."""
-        ...
 
     def predict(self, model: nn.Module, batch: Batch) -> Any:
         """What `Metrics.update` takes: logits, masks, boxes."""
-        ...
 
     def metrics(self) -> Metrics:
         """Fresh running totals for one pass over a split."""
-        ...
 
 
 class Metrics(Protocol):
     def update(self, prediction: Any, batch: Batch) -> None:
         """Adds a batch. Neither waits for the device nor communicates."""
-        ...
 
     def compute(self) -> dict[str, float]:
         """Over all ranks, every sample counted once. Collective; the same on every rank."""
-        ...
 
 
 class Data(Protocol):
@@ -126,15 +118,12 @@ class Data(Protocol):
     @classmethod
     def facts(cls, **arguments: Any) -> Facts:
         """Takes the constructor's arguments; decodes nothing. Raises BadData when data are missing or wrong."""
-        ...
 
     def train_batches(self, start: int, stop: int, seed: int) -> Iterator[Batch]:
         """This rank's rows of the global batches of steps start, ..., stop - 1, without reading any earlier one."""
-        ...
 
     def eval_batches(self, split: Split) -> Iterator[Batch]:
         """Each sample of the split once over all ranks, without padding. "train" is a fixed, un-augmented slice."""
-        ...
 
 
 class Logger(Protocol):
@@ -142,15 +131,12 @@ class Logger(Protocol):
 
     def start(self, folder: Path, config: Mapping[str, Any], step: int) -> None:
         """Opens. Lines after `step` that an earlier attempt left are void and are removed."""
-        ...
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """One row of "split/name" keys. Keys under time/ may differ between two equal runs; no others do."""
-        ...
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Closes; called at the end and when the run stops early, then with the summary so far."""
-        ...
 
 
 # Optional methods. Each is looked up by name; a part without it works, and only that one service is missing.
@@ -165,7 +151,6 @@ class GivesExampleBatch(Protocol):
 
         facts: the config's node `facts`: the fields of `Facts` and `num_classes`.
         """
-        ...
 
 
 class ChecksOutput(Protocol):
@@ -173,7 +158,6 @@ class ChecksOutput(Protocol):
 
     def output_problem(self, output: Any, batch: Batch) -> str:
         """What is wrong with a model's output for this batch, in one sentence; "" if nothing is. Reads shapes only."""
-        ...
 
 
 class GivesResults(Protocol):
@@ -185,7 +169,6 @@ class GivesResults(Protocol):
         `label` (B, num_classes) float32: the probability of each class; `mask` (B, H, W) int64; `boxes` with
         `box_label`, `box_valid` and `box_score` (B, N) float32. Of the batch only the image is sure to be there.
         """
-        ...
 
 
 class SumsMetrics(Protocol):
@@ -196,19 +179,19 @@ class SumsMetrics(Protocol):
 
     def sums(self, prediction: Any, batch: Batch) -> Tensor:
         """(B, K): what each sample adds to the totals; float64 where the device has it. K is the same for all."""
-        ...
 
     def values(self, totals: Tensor) -> dict[str, float]:
         """The metrics of totals (K,) float64 on the host; NaN where there was nothing to measure."""
-        ...
 
 
 class GivesDetails(Protocol):
     """Metrics that tell more of a pass than numbers: for report.html, and rows of samples.csv."""
 
-    def details(self) -> Details:
-        """Called after `compute` where somebody wants them, as at a new best. Collective; the same on every rank."""
-        ...
+    def details(self) -> Any:
+        """Gives a `Details` of tasks/details.py. Called after `compute` where somebody wants it, as at a new best.
+
+        Collective; the same on every rank.
+        """
 
 
 class Resamples(Protocol):
@@ -219,7 +202,6 @@ class Resamples(Protocol):
 
         times: samples' indices (B,) -> (S, B): how often each choice has each sample; NumPy arrays.
         """
-        ...
 
 
 class DrawsPictures(Protocol):
@@ -230,7 +212,6 @@ class DrawsPictures(Protocol):
 
         `image` in the batch is as the data gave it. Never waits for the device.
         """
-        ...
 
 
 class ChoosesEvalSplits(Protocol):
@@ -245,7 +226,6 @@ class DescribesData(Protocol):
     @classmethod
     def plan_lines(cls, **arguments: Any) -> list[str]:
         """Takes the constructor's arguments. Says which folders and files are used, and which are not."""
-        ...
 
 
 class DescribesModel(Protocol):
@@ -261,7 +241,6 @@ class WorksInWorkers(Protocol):
 
     def sample(self, sample: Sample) -> Sample:
         """A `SampleTransform`: image (C, H, W) uint8 of any size, and what else the sample has."""
-        ...
 
 
 class SkipsSamples(Protocol):
@@ -269,11 +248,9 @@ class SkipsSamples(Protocol):
 
     def take_skipped(self) -> list[dict[str, Any]]:
         """What this rank has skipped since the last call: {"split", "index", "why"}."""
-        ...
 
     def require_few_skipped(self, skipped: Sequence[Mapping[str, Any]]) -> None:
         """Takes what all ranks have skipped. Raises BadData, on all ranks alike, when it is too much by now."""
-        ...
 
 
 class PreparesImages(Protocol):
@@ -287,7 +264,6 @@ class PreparesImages(Protocol):
         """Takes the constructor's arguments; the data need not be there. Where samples have masks or boxes, `prepare`
         must keep the whole image.
         """
-        ...
 
 
 class NamesFiles(Protocol):
@@ -299,7 +275,6 @@ class NamesFiles(Protocol):
 
         A name may be followed by a tab and the file's size, or a digest: a resume names files of which it has changed.
         """
-        ...
 
 
 class NamesSamples(Protocol):
@@ -307,7 +282,6 @@ class NamesSamples(Protocol):
 
     def name_of(self, split: Split, index: int) -> str:
         """The name of the sample with this `index` in the batches of the split."""
-        ...
 
 
 class HarmlessArguments(Protocol):

@@ -202,13 +202,6 @@ class OneCycle:
         highest = 0.5 if self.three_phase else 1.0
         if not 0.0 < self.pct_start < highest:
             raise ValueError(f"scheduler.pct_start={self.pct_start} must lie between 0 and {highest}, both excluded")
-        if self.anneal_strategy not in ("cos", "linear"):
-            raise ValueError(f"scheduler.anneal_strategy={self.anneal_strategy} must be cos or linear")
-        if self.div_factor <= 0 or self.final_div_factor <= 0:
-            raise ValueError(
-                f"scheduler.div_factor={self.div_factor} and scheduler.final_div_factor={self.final_div_factor} "
-                "must be above 0"
-            )
 
     def __call__(self, step: int) -> float:
         first = 1.0 / self.div_factor
@@ -266,15 +259,6 @@ class Cyclic:
     base_momentum: float = 0.8
     max_momentum: float = 0.9
     base_lr: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.step_size_up < 1 or (self.step_size_down is not None and self.step_size_down < 1):
-            raise ValueError(
-                f"scheduler.step_size_up={self.step_size_up} and scheduler.step_size_down={self.step_size_down} "
-                "must be at least one step each; null makes the fall as long as the rise"
-            )
-        if self.mode not in ("triangular", "triangular2", "exp_range"):
-            raise ValueError(f"scheduler.mode={self.mode} must be triangular, triangular2 or exp_range")
 
     def __call__(self, step: int) -> float:
         lowest = self.min_lr / self.base_lr

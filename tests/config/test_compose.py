@@ -3,6 +3,7 @@
 import itertools
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,3 +142,28 @@ def test_plugins_are_suggested_for_a_persons_own_package_alone() -> None:
     for target in ("torch.load", "os.system", "builtins.eval", "numpy.load"):
         found = problems(f"optimizer._target_={target}")["optimizer._target_"]
         assert (found.notes, found.instead) == ((), "optimizer._target_=torch.optim.AdamW")
+
+
+@pytest.mark.parametrize(
+    ("typed", "instead"),
+    [("augment=[crop_flip,]", "augment=[crop_flip]"), ("augment=[,mixup,,cutout]", "augment=[mixup,cutout]")],
+)
+def test_an_empty_value_in_a_list_is_left_out_in_what_is_to_be_typed(typed: str, instead: str) -> None:
+    found = problems(typed)["augment"]
+    assert (found.what, found.instead) == ("has an empty value in its list", instead)
+    assert problems(instead) == {}
+
+
+@pytest.mark.parametrize(
+    ("free", "names", "wrong"),
+    [
+        ("task.losses", ("size", "class"), "task.measure"),
+        ("trainer.param_groups.lr_scale", ("classifier",), "trainer.freeze"),
+    ],
+)
+def test_names_below_a_key_that_has_none_need_no_plus(free: str, names: tuple[str, ...], wrong: str) -> None:
+    node: Any = passed("experiment=detection_quick", *(f"{free}.{name}=0.5" for name in names)).config
+    for part in free.split("."):
+        node = node[part]
+    assert node == dict.fromkeys(names, 0.5)
+    assert problems("experiment=detection_quick", f"{wrong}.size=1")[f"{wrong}.size"].what == "unknown key"

@@ -42,6 +42,8 @@ TOLD = {
     "data.cache=ram": "leave data.cache out",
     "+optimizer.lr=0.1": "optimizer.lr=0.1",
     "plugins={a:1}": "leave plugins={a:1} out",
+    "experiment=detection_quick task.losses.size.x=1": "leave task.losses.size.x out",
+    "experiment=detection_quick task.lossess.size=1": "task.losses.size=1",
     # another way to write a list or a mapping
     "optimizer.betas=(0.9,0.95)": "optimizer.betas=[0.9,0.95]",
     'trainer.param_groups.lr_scale={"fc*":0.1}': "'trainer.param_groups.lr_scale={fc*:0.1}'",
@@ -151,6 +153,8 @@ TOLD = {
     "data=digit_boxes task=detection": "model=yolov3",
     "data=digit_boxes task=detection model=resnet18 model.backbone=tiny": "model=yolov3 model.backbone=tiny",
     "experiment=detection_quick task.class_weights=balanced": "leave task.class_weights out",
+    "task=distillation data=digit_boxes": "task=detection",
+    "task=distillation": "task.teacher=<run directory>",
     "task.temperature=2": "task=distillation task.temperature=2",
     "data=digit_boxes task=instance_segmentation model=yolov3 model.backbone=tiny": "model=mask_rcnn",
 }  # fmt: skip

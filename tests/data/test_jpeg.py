@@ -9,8 +9,9 @@ from PIL import Image
 
 from plainloop.augment.crop import RandomResizedCrop
 from plainloop.data.loading import decode as decoding
-from plainloop.data.loading.decode import decode
+from plainloop.data.loading.decode import decode, stored_size
 from plainloop.data.loading.jpeg import decode_jpeg
+from plainloop.errors import BadData
 from tests.harness.photos import photograph
 
 KINDS = {
@@ -76,8 +77,23 @@ def test_an_upright_photograph_of_a_camera_is_ordinary():
 
 def test_a_bomb_is_left_to_pillow(monkeypatch):
     assert decode_jpeg(WHOLE) is not None
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 123 * 91 - 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 123 * 91 // 2)
     assert decode_jpeg(WHOLE) is None
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_images_of_up_to_twice_pillows_limit_are_decoded_and_larger_ones_have_one_message(
+    suffix, tmp_path, monkeypatch
+):
+    path = tmp_path / f"a.{suffix}"
+    photograph((123, 90)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 123 * 90 // 2)
+    assert decode(path).shape == (3, 90, 123)
+    assert stored_size(path) == (90, 123)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 123 * 90 // 2 - 1)
+    with pytest.raises(BadData, match=f"a.{suffix} has more than 0 million pixels, .*: make it smaller, or cut it"):
+        decode(path)
+    assert stored_size(path) is None
 
 
 @pytest.mark.parametrize("way", range(1, 9))

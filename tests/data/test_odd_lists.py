@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from plainloop.data.boxes.coco import CocoBoxes
 from plainloop.data.boxes.voc import VocBoxes
 from plainloop.errors import BadData
-from tests.data.test_odd_boxes import plan, two_files
+from tests.data.test_odd_boxes import coco, plan, two_files
 from tests.harness.annotated import SCENES, as_coco, as_xml, write_images, write_xml
 
 LINES = [f"JPEGImages/{name} Annotations/{Path(name).stem}.xml" for name in SCENES]
@@ -55,9 +56,29 @@ def test_an_image_that_a_list_has_twice_ends_the_run(tmp_path: Path) -> None:
         plan(voc(tmp_path / "b", "train", ["1", "2", "2"]), VocBoxes)
 
 
-def test_a_list_that_is_not_utf_8_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(BadData, match=r"train_list.txt cannot be read \(UnicodeDecodeError"):
-        plan(paddlex(tmp_path, encoding="utf-16"), VocBoxes)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_lists_and_coco_files_that_windows_writes_are_read(encoding: str, tmp_path: Path) -> None:
+    for root, kind in ((paddlex(tmp_path / "a"), VocBoxes), (coco(tmp_path / "b", as_coco()), CocoBoxes)):
+        expected = kind(root=str(root), batch_size=1).found()
+        for file in (*root.glob("*.txt"), *root.glob("*.json")):
+            file.write_bytes(file.read_text().replace("\n", "\r\n").encode(encoding))
+        found = kind(root=str(root), batch_size=1).found()
+        assert (found.class_names, found.files_hash()) == (expected.class_names, expected.files_hash())
+
+
+@pytest.mark.parametrize("file", ["train_list.txt", "labels.txt", "Annotations/1.xml"])
+def test_text_in_an_unknown_encoding_ends_the_run_and_names_the_line(file: str, tmp_path: Path) -> None:
+    root = paddlex(tmp_path)
+    (root / "labels.txt").write_text("dog\ncat\n")
+    (root / file).write_bytes((root / file).read_bytes() + "\nTür".encode("cp1252"))
+    line = (root / file).read_bytes().count(b"\n") + 1
+    with pytest.raises(BadData, match=rf"{file} is expected in UTF-8, and its line {line} has other characters"):
+        plan(root, VocBoxes)
+
+
+def test_an_xml_file_in_utf_16_that_declares_utf_8_is_read(tmp_path: Path) -> None:
+    data = VocBoxes(root=str(xml_as(tmp_path, "utf-16", "utf-8")), batch_size=1)
+    assert data.found().class_names == ("cat", "dog", "狗")
 
 
 def xml_as(root: Path, encoding: str, declared: str) -> Path:

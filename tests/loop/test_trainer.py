@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from plainloop.errors import BadConfig, BadData, NonFinite
-from plainloop.loop.monitor import Monitor
+from plainloop.loop.monitor import Monitor, count_for_early_stop, update_best
 from plainloop.loop.state import TrainState
 from plainloop.loop.stopwatch import Stopwatch
 from plainloop.loop.trainer import Trainer
@@ -169,11 +169,17 @@ def test_a_state_without_one_of_its_parts_is_noticed(leaf: str) -> None:
         toy_state(scaler=True).load_state_dict({name: part for name, part in saved.items() if name != leaf})
 
 
+def measured(trainer: Trainer, state: TrainState, **metrics: float) -> bool:
+    """What an evaluation with these metrics leaves in the state; whether it is the best."""
+    count_for_early_stop(state, metrics, trainer.stop_by, min_delta=trainer.min_delta)
+    return update_best(state, metrics, trainer.best_by)
+
+
 def test_early_stopping_counts_evaluations_without_gain() -> None:
     trainer = toy_trainer(patience=2, min_delta=0.1)
     state = toy_state()
     curve = [0.5, 0.55, 0.7, 0.75, 0.79]  # gains: first, third; the last two add less than min_delta each
-    assert [trainer.update_best(state, {"top1": value}) for value in curve] == [True] * 5
+    assert [measured(trainer, state, top1=value) for value in curve] == [True] * 5
     assert state.evaluations_without_gain == 2 and trainer.has_ended(state)
     assert (state.best, state.best_for_early_stop) == (0.79, 0.7)
     assert state.stopped_early == "no better val/top1 for 2 evaluations"
@@ -183,10 +189,10 @@ def test_the_best_evaluation_and_early_stopping_can_have_metrics_of_their_own() 
     trainer = toy_trainer(best_by=Monitor("loss", "min"), stop_by=Monitor("top1", "max"))
     state = toy_state()
     curve = [(0.5, 0.9), (0.6, 1.0), (0.5, 0.8)]
-    assert [trainer.update_best(state, {"top1": top1, "loss": loss}) for top1, loss in curve] == [True, False, True]
+    assert [measured(trainer, state, top1=top1, loss=loss) for top1, loss in curve] == [True, False, True]
     assert (state.best, state.best_for_early_stop, state.evaluations_without_gain) == (0.8, 0.6, 1)
     with pytest.raises(BadConfig, match="is loss, which no evaluation gives") as error:
-        trainer.update_best(state, {"top1": 0.5, "miou": 0.1})
+        measured(trainer, state, top1=0.5, miou=0.1)
     assert error.value.hint == "type one of top1, miou"
 
 

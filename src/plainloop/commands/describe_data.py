@@ -41,7 +41,8 @@ def describe(overrides: Sequence[str], options: argparse.Namespace) -> int:
     from plainloop.config.build import arguments_of, build
     from plainloop.config.durations import Clock
     from plainloop.data.survey.survey import survey
-    from plainloop.report.data_set import Found, as_html, as_text
+    from plainloop.report.data_page import as_html
+    from plainloop.report.data_set import Found, as_text
     from plainloop.system.storage import make_folder, write_whole
 
     before = earlier(options.against) if options.against else None

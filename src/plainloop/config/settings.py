@@ -157,6 +157,8 @@ OPEN_RANGES: dict[str, Range] = {
     "scheduler.min_lr": at_least(0, ": an absolute rate"),
     "scheduler.gamma": above(0),
     "scheduler.power": above(0),
+    "scheduler.div_factor": above(0),
+    "scheduler.final_div_factor": above(0),
     "scheduler.base_momentum": _SHARE,
     "scheduler.max_momentum": _SHARE,
 }

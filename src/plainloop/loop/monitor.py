@@ -1,4 +1,4 @@
-"""The metric that decides which evaluation is the best."""
+"""The metrics that decide which evaluation is the best, and when training stops early."""
 
 from __future__ import annotations
 
@@ -34,6 +34,25 @@ class Monitor:
         """
         gain = (value - than if self.mode == "max" else than - value) if than is not None else math.inf
         return math.isfinite(value) and gain > by
+
+
+def update_best(state: TrainState, metrics: Mapping[str, float], best_by: Monitor) -> bool:
+    """Whether this evaluation is the best so far."""
+    value = best_by.value(metrics)
+    best = best_by.is_better(value, state.best)
+    if best:
+        state.best, state.best_step = value, state.step
+    return best
+
+
+def count_for_early_stop(
+    state: TrainState, metrics: Mapping[str, float], stop_by: Monitor, *, min_delta: float
+) -> None:
+    """Counts evaluations without gain."""
+    value = stop_by.value(metrics)
+    gain = stop_by.is_better(value, state.best_for_early_stop, by=min_delta)
+    state.best_for_early_stop = value if gain else state.best_for_early_stop
+    state.evaluations_without_gain = 0 if gain else state.evaluations_without_gain + 1
 
 
 def require_any_best(state: TrainState, best_by: Monitor, eval_every: int | None) -> None:

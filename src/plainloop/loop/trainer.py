@@ -19,7 +19,7 @@ from plainloop.loop.agreement import Agreement, Decision
 from plainloop.loop.augmented import augmented
 from plainloop.loop.evaluation.collect import Collector
 from plainloop.loop.micro_batches import fix_ddp_bucket_order, no_sync, shares_of, split
-from plainloop.loop.monitor import Monitor, require_any_best
+from plainloop.loop.monitor import Monitor, count_for_early_stop, require_any_best, update_best
 from plainloop.loop.normalize import to_device
 from plainloop.loop.optim import clip_, momentum_at, set_rate
 from plainloop.loop.recorder import Recorder
@@ -210,7 +210,8 @@ class Trainer:
                 raise Preempted(state.step, self.recorder.folder) from None
             for split, values in measured.items():
                 row |= {f"{'train_eval' if split == 'train' else split}/{key}": value for key, value in values.items()}
-            best = self.update_best(state, measured["val"])
+            count_for_early_stop(state, measured["val"], self.stop_by, min_delta=self.min_delta)
+            best = update_best(state, measured["val"], self.best_by)
             if best:
                 self.recorder.evaluated(state.step, measured["val"], collectors["val"].collected())
             row["time/eval_s"] = time.perf_counter() - began
@@ -228,18 +229,6 @@ class Trainer:
         windows = collectives.gather(state.window.rows)
         self.recorder.save(state, windows, best=best, required=required)
         collectives.barrier()
-
-    def update_best(self, state: TrainState, metrics: dict[str, float]) -> bool:
-        """Whether this evaluation is the best so far. Counts evaluations without gain for early stopping."""
-        value = self.stop_by.value(metrics)
-        gain = self.stop_by.is_better(value, state.best_for_early_stop, by=self.min_delta)
-        state.best_for_early_stop = value if gain else state.best_for_early_stop
-        state.evaluations_without_gain = 0 if gain else state.evaluations_without_gain + 1
-        value = self.best_by.value(metrics)
-        best = self.best_by.is_better(value, state.best)
-        if best:
-            state.best, state.best_step = value, state.step
-        return best
 
     def raise_if_nonfinite(self, state: TrainState, bad_step: int | None) -> None:
         """Raises NonFinite for a bad step that all ranks know of, or for too many skips in a row. Collective."""

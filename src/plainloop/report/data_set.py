@@ -1,40 +1,25 @@
-"""What a survey of a data set found, as text of 80 columns and as one HTML file that needs nothing else."""
+"""What a survey of a data set found, and as text of 80 columns."""
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from statistics import median
 from textwrap import wrap
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from plainloop.contracts import IGNORE
 from plainloop.data.boxes.sides import typed
 from plainloop.errors import counted, printable
-from plainloop.report.data_objects import object_lines, object_picture, resized_by
+from plainloop.report.data_objects import object_lines, resized_by
 
 WIDTH = 80
 SHOWN = 10  # files of each kind in the text
 CLASSES_SHOWN = 20  # in the text; HTML has all
-ROWS_IN_HTML = 1000  # of a list of files
-
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem } td, th { padding: .15rem .8rem .15rem 0; text-align: left }
-td.n { text-align: right; font-variant-numeric: tabular-nums } tr:nth-child(even) { background: #f6f6f6 }
-meter { width: 12rem } img { display: block; image-rendering: pixelated } pre { overflow: auto }
-code { display: block; min-width: min(16rem, 40vw); overflow-wrap: anywhere }
-.bad { color: #a00 }
-"""
 
 
 @dataclass(frozen=True)
@@ -44,9 +29,7 @@ class Found:
     title: str
     class_names: Sequence[str]
     looked: Sequence[Any]
-    image_size: (
-        Any  # what the model sees: a number, of a square, or shorter and longer side; None: the images' own size
-    )
+    image_size: Any  # that the model sees: of a square, or its shorter and longer side; None: the images' own size
     changed: Sequence[str] = ()  # what differs from an earlier survey
     said: Sequence[str] = ()  # what the source says of its files
 
@@ -206,14 +189,14 @@ def _classes(found: Found, counts: Mapping[int, Counter[str]], splits: Sequence[
     what = "objects" if found.boxed else "images"
     yield f"  classes     {len(order):,}; the largest has {sizes[0]:,} {first} {what}{ratio}"
     shown = order if len(order) <= CLASSES_SHOWN else order[: CLASSES_SHOWN // 2] + order[-CLASSES_SHOWN // 2 :]
-    name_width = min(34, max(len(_name(found, label)) for label in shown))
+    name_width = min(34, max(len(name_of(found, label)) for label in shown))
     shares = found.pixel_shares(first)
     more = "    of pixels" if shares else ""
     yield " " * 14 + f"{'':<{name_width}}" + "".join(f"{split:>10}" for split in splits) + more
     for number, label in enumerate(shown):
         if len(shown) < len(order) and number == CLASSES_SHOWN // 2:
             yield f"              ... {len(order) - len(shown):,} classes between"
-        name = _name(found, label)
+        name = name_of(found, label)
         name = name if len(name) <= name_width else name[: name_width - 3] + "..."
         share = f"{shares.get(label, 0.0):>13.2%}" if shares else ""
         yield f"{'':14}{name:<{name_width}}" + "".join(f"{counts[label][split]:>10,}" for split in splits) + share
@@ -224,7 +207,7 @@ def _without_labels(found: Found, counts: Mapping[int, Counter[str]]) -> Iterato
     if not (found.masked or found.boxed):
         return
     for split in found.splits():
-        if names := [_name(found, label) for label, count in counts.items() if not count[split]]:
+        if names := [name_of(found, label) for label, count in counts.items() if not count[split]]:
             yield from wrap(f"  missing     in {split}: {', '.join(names)}", WIDTH, subsequent_indent=" " * 14)
     empty = [one for one in found.masked if not one.pixels.keys() - {IGNORE}]
     if empty:
@@ -234,7 +217,7 @@ def _without_labels(found: Found, counts: Mapping[int, Counter[str]]) -> Iterato
             yield f"                and {len(empty) - 3:,} more"
 
 
-def _name(found: Found, label: int) -> str:
+def name_of(found: Found, label: int) -> str:
     return printable(found.class_names[label]) if 0 <= label < len(found.class_names) else f"label {label}"
 
 
@@ -245,72 +228,3 @@ def _numbers(values: Sequence[float]) -> str:
     '[0.5000,0.2500]'
     """
     return f"[{','.join(f'{value:.4f}' for value in values)}]"
-
-
-def as_html(found: Found) -> str:
-    """Names of files and classes are text: they cannot become markup, and the page may run and fetch nothing."""
-    counts, splits = found.counts(), found.splits()
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8>",
-        f'<meta http-equiv=Content-Security-Policy content="{POLICY}">',
-        f"<title>{_text(found.title)}</title><style>{STYLE}</style><h1>{_text(found.title)}</h1>",
-        f"<pre>{_text(chr(10).join(list(as_text(found))[1:]))}</pre>",
-    ]
-    if set(counts) != {-1}:
-        most = max(max(count.values(), default=0) for count in counts.values()) or 1
-        rows = [
-            [
-                _text(_name(found, label)),
-                *(f"{count[split]:,}" for split in splits),
-                f'<meter max="{most}" value="{count[splits[0]]}"></meter>',
-                _mosaic(found, label),
-            ]
-            for label, count in counts.items()
-        ]
-        parts.append(_table("Classes", ["class", *splits, splits[0], "some images"], rows))
-    if found.boxed and (picture := object_picture(found.boxed, found.class_names)):
-        parts.append(f"<h2>Some images</h2>{_png(picture)}")
-    elif found.masked or set(counts) == {-1}:
-        parts.append(f"<h2>Some images</h2>{_mosaic(found, -1)}")
-    parts.append(_table("Unreadable", ["file", "why"], [[_file(one), _text(one.problem)] for one in found.bad]))
-    odd = [[_file(one), _text("; ".join(one.notes))] for one in found.readable if one.notes]
-    parts.append(_table("Odd", ["file", "what"], odd))
-    equal = [
-        ["<br>".join(map(_file, group)), "in several splits" * leaks(group), "with several labels" * contradicts(group)]
-        for group in found.duplicates()
-    ]
-    parts.append(_table("There more than once", ["files", "", ""], equal))
-    parts.append(_table("Changed since the earlier survey", [""], [[_text(text)] for text in found.changed]))
-    return "\n".join(parts)
-
-
-def _text(text: str) -> str:
-    return escape(printable(text) if "\n" not in text else text)
-
-
-def _file(one: Any) -> str:
-    return f"<code>{_text(one.place)}</code>"
-
-
-def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return ""
-    cells = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[:ROWS_IN_HTML]]
-    more = f"<p>and {len(rows) - ROWS_IN_HTML:,} more</p>" if rows[ROWS_IN_HTML:] else ""
-    names = "".join(f"<th>{escape(name)}</th>" for name in head)
-    return f"<h2>{escape(title)}: {len(rows):,}</h2><table><tr>{names}</tr>{''.join(cells)}</table>{more}"
-
-
-def _mosaic(found: Found, label: int) -> str:
-    """Small pictures of a class in a row, as a PNG inside the page."""
-    thumbs = [one.thumb for one in found.looked if one.label == label and one.thumb is not None][:12]
-    if not thumbs:
-        return ""
-    row = np.concatenate([np.repeat(thumb, 3, axis=2) if thumb.shape[2] == 1 else thumb for thumb in thumbs], axis=1)
-    return _png(Image.fromarray(row))
-
-
-def _png(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'

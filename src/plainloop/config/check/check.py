@@ -17,13 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plainloop.config.build import FactsCache, facts_of
-from plainloop.config.check import machine, rules, schema
+from plainloop.config.check import machine, rules, schema, teacher
 from plainloop.config.check.constructor_errors import finding_from_error
 from plainloop.config.check.dry_run import Refusal, dry_run
 from plainloop.config.check.findings import CheckContext, Finding, run_rules
 from plainloop.config.check.meta_model import ModelSummary
-from plainloop.config.check.teacher import EXPECTED as TEACHER
-from plainloop.config.check.teacher import teacher_facts
 from plainloop.config.compose.origin import Origin
 from plainloop.config.durations import clock_of
 from plainloop.config.explain.locate import locate
@@ -85,6 +83,8 @@ def check(
 
     early, warnings = run_rules(rules.EARLY, context)
     findings = [*_without_torch(resolved, config, context), *early]
+    if findings == [teacher.NOT_GIVEN] and not known:
+        findings = []  # the data may have no labels, which a teacher is for: said below
     stop_at(findings, [*map(origin.located, known), *chosen_twice(origin.overrides)])
 
     ranks = ranks or machine.ranks_of(context.config, launcher)
@@ -94,10 +94,11 @@ def check(
     context = replace(context, ranks=ranks)
     facts, findings = _facts(context, cache)
     if facts is not None:
-        taught, findings = teacher_facts(context, facts)
+        taught, findings = teacher.teacher_facts(context, facts)
+        stop_at(findings)
         resolved = resolve(config, facts | taught)
         context = replace(context, config=resolved.config)
-        findings += [Finding(key, message) for key, message in resolved.broken.items()]
+        findings = [Finding(key, message) for key, message in resolved.broken.items()]
     for group in (group for group in OPEN_GROUPS if group != "data"):
         findings += schema.group_matches(group, context)
     stop_at(findings)
@@ -184,8 +185,8 @@ def _context(config: dict[str, Any], origin: Origin, folder: Path | None) -> Che
 def _without_torch(resolved: Resolved, config: DictConfig, context: CheckContext) -> Iterator[Finding]:
     now = resolved.config
     for key in resolved.missing:
-        wanted = f"{TEACHER}; distillation is for images with one label each" if key == "task.teacher" else "a value"
-        yield Finding(key, "must be given", "???", wanted, f"{key}=...")
+        given = Finding(key, "must be given", "???", "a value", f"{key}=...")
+        yield teacher.NOT_GIVEN if key == teacher.KEY else given
     for key, message in resolved.broken.items():
         wanted = message.partition("':")[0].strip("'${}")
         yield Finding(key, message, unknown=wanted, keys=[name for name, _ in leaves(now)])

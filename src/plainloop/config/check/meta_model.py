@@ -113,13 +113,7 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
         try:
             task.weight(batch)
         except KeyError as missing:
-            what = f"reads {missing} of each batch, and the data give {', '.join(batch)}"
-            source = context.config["data"]["_target_"].rpartition(".")[2]
-            expected, instead = f"a task for {source}, or other data", ""
-            if context.is_typed("task") and not context.is_typed("data"):
-                instead = _DATA_FOR.get(missing.args[0], "")
-            instead = instead or next((task for entry, task in _TASK_FOR.items() if entry in batch), "")
-            return ModelSummary(), Finding("task", what, expected=expected, instead=instead)
+            return ModelSummary(), lacks_entry(missing.args[0], batch, context)
 
     hook = model.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     flops = FlopCounterMode(display=False)
@@ -146,6 +140,15 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
     views = max(1, len(outputs))
     macs = flops.get_total_flops() // 2 // _SAMPLES // views
     return ModelSummary(macs=macs, activations=kept.bytes // _FLOAT32 // _SAMPLES // views, views=views), None
+
+
+def lacks_entry(name: str, batch: Mapping[str, Any], context: CheckContext) -> Finding:
+    """The task reads an entry that the batches of the data do not have."""
+    what = f"reads {name!r} of each batch, and the data give {', '.join(batch)}"
+    source = context.config["data"]["_target_"].rpartition(".")[2]
+    instead = _DATA_FOR.get(name, "") if context.is_typed("task") and not context.is_typed("data") else ""
+    instead = instead or next((task for entry, task in _TASK_FOR.items() if entry in batch), "")
+    return Finding("task", what, expected=f"a task for {source}, or other data", instead=instead)
 
 
 def _needs_values(error: Exception) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plainloop.config.check.findings import CheckContext, Finding
+from plainloop.config.check.meta_model import example_batch, lacks_entry
 from plainloop.errors import RunError
 from plainloop.run_dir.config_file import read_config
 from plainloop.run_dir.weights_file import weights_file
@@ -15,13 +16,19 @@ from plainloop.system import storage
 
 KEY = "task.teacher"
 EXPECTED = "the folder of a run on the same classes and image size"
+NOT_GIVEN = Finding(KEY, "must be given", "???", EXPECTED, f"{KEY}=<run directory>")
 
 
 def teacher_facts(context: CheckContext, facts: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
-    """{"teacher": hash of its weights}, {} without a teacher; and what is wrong with it, in one finding."""
+    """{"teacher": hash of its weights}, {} where the task has no teacher; and what is wrong, in one finding."""
+    if KEY.partition(".")[2] not in context.config["task"]:
+        return {}, []
+    batch = example_batch(context.config | {"facts": facts})
+    if batch is not None and "label" not in batch:
+        return {}, [lacks_entry("label", batch, context)]
     folder = context.get(KEY)
     if not isinstance(folder, str):
-        return {}, []
+        return {}, [NOT_GIVEN]
     try:
         path = weights_file(Path(folder))
         theirs = read_config(Path(folder))["facts"]

@@ -25,7 +25,7 @@ from hydra.core.default_element import ConfigDefault, ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -34,7 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from plainloop.config.explain.problems import Problem, as_typed
-from plainloop.config.explain.unknown_keys import UnknownKey
+from plainloop.config.explain.unknown_keys import UnknownKey, has_free_names
 from plainloop.config.explain.wrong_options import Library, by, needs_multirun, wrong_option
 from plainloop.config.nodes import key_paths, node_at
 
@@ -223,6 +223,8 @@ class Composer:
         key, value = override.key_or_group, override.value()
         adds, node = override.is_add() or override.is_force_add(), node_at(config, key)
         is_new = node is None and not (override.is_delete() and key in self.groups)
+        if is_new and not adds and not override.is_delete() and has_free_names(key, config, self.library):
+            override, adds = replace(override, type=OverrideType.FORCE_ADD), True
         is_unknown = is_new and (not adds or ("." not in key and not isinstance(value, dict)))
         holds_keys = isinstance(node, DictConfig) and node and not isinstance(value, dict) and not override.is_delete()
         if is_unknown or (holds_keys and not override.is_sweep_override()):

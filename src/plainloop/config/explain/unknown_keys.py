@@ -41,7 +41,9 @@ class UnknownKey:
         if isinstance(node_at(self.config, self.key), DictConfig):
             return self._not_a_value()
         groups = [group for group in self.library.options if group.startswith("hydra/") == self.of_hydra]
-        parts = [key for key in (*self.keys, *groups) if not self.key.startswith(f"{key}.")]
+        named = (f"{key}.{self.key.rpartition('.')[2]}" for key in self.keys)
+        free = [key for key in named if is_one_edit(self.key, key) and has_free_names(key, self.config, self.library)]
+        parts = [key for key in (*self.keys, *free, *groups) if not self.key.startswith(f"{key}.")]
         near = nearest_key(self.key, parts)
         typo = bool(near) and is_one_edit(self.key, near[0])
         if not (typo and "." in self.key):
@@ -132,6 +134,8 @@ class UnknownKey:
         """`key=text`, with what was probably meant where the text does not fit, else with the value of our YAML."""
         if key in self.library.options:
             return choose(key, text, self.library.options[key]) or f"{key}=..."
+        if has_free_names(key, self.config, self.library):
+            return f"{key}={text}"
         value, written, allowed = _value(text), self._written(key), ranges().get(key)
         kind = annotation_of(key) or (int if type(written) is int else kind_of(written))
         if kind is str and annotation_of(key) is None:
@@ -165,6 +169,17 @@ class UnknownKey:
 
     def _problem(self, what: str, **more: Any) -> Problem:
         return Problem(self.key, what, given_by=by(self.override.input_line), **more)
+
+
+def has_free_names(key: str, config: DictConfig, library: Library) -> bool:
+    """Whether the names beside this one are not ours: the option's file has an empty mapping there, or null."""
+    parent = key.rpartition(".")[0]
+    group, _, inside = parent.partition(".")
+    option = config.hydra.runtime.choices.get(group)
+    if not inside or option not in library.options.get(group, ()):
+        return False
+    written = library.read(group, option)
+    return inside in written and written[inside] in (None, {}) and annotation_of(parent) in (None, dict[str, float])
 
 
 def _value(text: str) -> Any:

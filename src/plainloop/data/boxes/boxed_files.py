@@ -24,6 +24,7 @@ from plainloop.data.cache.place import estimate_of
 from plainloop.data.decoded import IMAGENET_MEAN, IMAGENET_STD, DecodedFiles
 from plainloop.data.loading.layout import quoted
 from plainloop.data.loading.stratify import held_out_by_name
+from plainloop.data.text import lines_of
 from plainloop.errors import BadData, counted
 
 if TYPE_CHECKING:
@@ -270,14 +271,7 @@ class BoxedFiles(DecodedFiles):
 
 def names_in(file: Path) -> tuple[str, ...]:
     """One class name a line. Raises BadData."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadData(
-            f"{file} cannot be read as class names ({type(error).__name__}: {error})",
-            hint="it has one name a line; or type data.class_names=[cat,dog]",
-        ) from error
-    names = tuple(filter(None, map(str.strip, lines)))
+    names = tuple(filter(None, lines_of(file)))
     if not names or len(set(names)) < len(names):
         raise BadData(
             f"{file} must name at least one class, and each of them once; it has {quoted(names, 5) or 'none'}"

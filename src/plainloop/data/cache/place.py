@@ -55,17 +55,13 @@ def key_of(folder: Path, files: Sequence[str], about: Mapping[str, Any]) -> str:
 
 def estimated_bytes(files: Sequence[Path], shorter_side: int | None, channels: int = 3) -> int:
     """What all images take once their shorter side is at most so long, by the sizes of some of them."""
-    from PIL import Image
-
-    from plainloop.data.loading.decode import opened
+    from plainloop.data.loading.decode import stored_size
 
     sizes = []
     for path in files[:: max(1, len(files) // LOOKED_AT)]:
-        try:
-            with opened(path) as file, Image.open(file) as image:
-                width, height = image.size
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            continue  # a damaged file; decoding it says so
+        if (size := stored_size(path)) is None:
+            continue
+        height, width = size
         smaller = 1.0 if shorter_side is None else min(1.0, shorter_side / min(width, height))
         sizes.append(channels * width * height * smaller**2)
     return math.ceil(len(files) * sum(sizes) / max(1, len(sizes)))

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from plainloop.data.loading.jpeg import decode_jpeg
+from plainloop.data.loading.jpeg import decode_jpeg, most_pixels
 from plainloop.errors import BadData
 
 # Decides the pixels; a cache that another version has written is not used.
@@ -42,15 +42,15 @@ DAMAGED = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,  # made an error below
 )
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # up to `most_pixels` images are welcome
 
 
 def decode(path: Path, *, turned: bool = True) -> Tensor:
     """(3, H, W) uint8, channels last in memory, which is what resizing is fast on; `turned` as its EXIF says.
 
     Greys of 16 bits and floats are scaled to bytes, alpha is dropped, and of several pictures the first is taken.
-    Raises BadData for a damaged file, one that is no image, and one of more pixels than Image.MAX_IMAGE_PIXELS.
+    Raises BadData for a damaged file, one that is no image, and one of more than `most_pixels`.
     """
     try:
         content = content_of(path)
@@ -58,14 +58,28 @@ def decode(path: Path, *, turned: bool = True) -> Tensor:
             return ordinary
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow says of odd files
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
                 image = to_rgb(upright(picture) if turned else picture)
     except UnidentifiedImageError as error:
         raise BadData(f"{path} cannot be decoded (it is no image of a known kind)", hint=MEND) from error
+    except Image.DecompressionBombError as error:
+        raise BadData(
+            f"{path} has more than {most_pixels() / 1e6:.0f} million pixels, the most that are decoded: make it "
+            "smaller, or cut it into tiles",
+            hint="its boxes or its mask, too; or go on without images that cannot be read: data.on_bad_image=skip",
+        ) from error
     except DAMAGED as error:
         raise BadData(f"{path} cannot be decoded ({type(error).__name__}: {error})", hint=MEND) from error
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def stored_size(path: Path) -> tuple[int, int] | None:
+    """Height and width as stored; None where the file cannot be read: decoding it says what is wrong."""
+    try:
+        with opened(path) as file, Image.open(file) as image:
+            return image.size[1], image.size[0]
+    except DAMAGED:
+        return None
 
 
 def content_of(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 
 import simplejpeg
@@ -22,12 +23,16 @@ def decode_jpeg(content: bytes, *, turned: bool = True) -> Tensor | None:
     """
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-        limit = Image.MAX_IMAGE_PIXELS
-        if colours in ("CMYK", "YCCK") or (limit and height * width > limit) or (turned and not is_upright(content)):
+        if colours in ("CMYK", "YCCK") or height * width > most_pixels() or (turned and not is_upright(content)):
             return None
         return torch.from_numpy(simplejpeg.decode_jpeg(content)).permute(2, 0, 1)
     except (ValueError, SyntaxError, struct.error):
         return None
+
+
+def most_pixels() -> float:
+    """Of more, Pillow raises: a small file may hide gigabytes. It warns from half of it on."""
+    return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else math.inf
 
 
 def is_upright(content: bytes) -> bool:

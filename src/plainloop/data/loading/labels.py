@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from plainloop.contracts import Split
 from plainloop.data.loading.layout import is_image, quoted
 from plainloop.data.loading.listing import Listing, Listings, remembered
+from plainloop.data.text import text_of
 from plainloop.errors import BadData, counted
 
 COLUMNS = ("file", "label")
@@ -130,7 +132,7 @@ def _rows(path: Path, key: str, group_column: str | None) -> Iterator[tuple[int,
     """Line, file, label and group of each row that is not empty. What a row lacks is empty."""
     wanted = (*COLUMNS, *([group_column] if group_column else []))
     try:
-        with path.open(encoding="utf-8-sig", newline="") as text:
+        with io.StringIO(text_of(path, f"{key}: {path}"), newline="") as text:
             if path.suffix.lower() not in (".csv", ".tsv"):
                 if group_column:
                     raise _no_such_column(path, group_column, [])
@@ -152,8 +154,8 @@ def _rows(path: Path, key: str, group_column: str | None) -> Iterator[tuple[int,
                 elif any(names):
                     values = [cells[column].strip() if column < len(cells) else "" for column in columns]
                     yield reader.line_num, values[0], values[1], values[2] if group_column else ""
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadData(f"{key}: {path} cannot be read as text ({error})", hint="save it as CSV in UTF-8") from error
+    except csv.Error as error:
+        raise BadData(f"{key}: {path} cannot be read as a table ({error})", hint="save it as CSV in UTF-8") from error
 
 
 def _no_such_column(path: Path, column: str, first_row: Sequence[str]) -> BadData:

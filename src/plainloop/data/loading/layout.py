@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,3 +124,29 @@ def require_class_folders(train: Listing, *, is_root: bool) -> None:
             f"{folder} has only one class folder, {names[0]}/ with {len(train)} images; there must be two or more",
             hint=f"make one folder for each class in {folder}",
         )
+
+
+def require_same_classes(train: Listing, split: Split, other: Listing) -> None:
+    missing = [name for name in train.files if name not in other.files]
+    added = [name for name in other.files if name not in train.files]
+    if not missing and not added:
+        return
+    sides = [f"only in {train.folder.name}/: {quoted(missing)}"] if missing else []
+    sides += [f"only in {other.folder.name}/: {quoted(added)}"] if added else []
+    alike = [" and ".join(names) for names in look_alikes([*missing, *added]).values() if len(names) > 1]
+    hint = f"make the class folders of {train.folder.name}/ and {other.folder.name}/ the same"
+    if split == "test":
+        hint += f", or move {other.folder.name}/ out of data.root: training does not use it"
+    raise BadData(
+        f"{train.folder} and {other.folder} have different classes; {'; '.join(sides)}",
+        hint=f"these differ only in how they are written: {quoted(alike)}; rename one of each" if alike else hint,
+    )
+
+
+def look_alikes(names: tuple[str, ...] | list[str]) -> dict[str, list[str]]:
+    """Names that differ only in case, in space, - and _, or in how accents are encoded (a Mac's archives), together."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        key = unicodedata.normalize("NFKC", name).casefold().replace("-", "_").replace(" ", "_").strip("_")
+        groups.setdefault(key, []).append(name)
+    return groups

@@ -7,7 +7,6 @@ import itertools
 import os
 import shlex
 import stat
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -150,7 +149,7 @@ class Listings:
                 lines.append(f"images in the same folders that {self.train.labels_file.name} does not list: {stray}")
         else:
             lines += self._of_class_folders(stray)
-        if alike := [names for names in look_alikes(self.train.class_names).values() if len(names) > 1]:
+        if alike := [names for names in layout.look_alikes(self.train.class_names).values() if len(names) > 1]:
             lines.append(f"different classes with almost the same name: {quoted([' and '.join(n) for n in alike])}")
         if sum(map(len, self.splits.values())) > SIZES_UP_TO:
             lines.append(f"not looked for: empty files, because there are more than {SIZES_UP_TO} images")
@@ -219,7 +218,7 @@ def _list_folders(root: str, base: Path, *, val_fraction: float) -> Listings:
     train.changed[str(base)] = changed
     parts = {split: list_classes(base / name) for split, name in names.items() if split != "train"}
     for split, part in parts.items():
-        require_same_classes(train, split, part)
+        layout.require_same_classes(train, split, part)
     layout.require_class_folders(train, is_root=not names)
     return Listings(base, train, parts.get("val"), parts.get("test"), val_fraction)
 
@@ -267,32 +266,6 @@ def numbered(kinds: Counter[str]) -> str:
     '2 .gif, 1 .txt'
     """
     return quoted([f"{number} {kind}" for kind, number in sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0]))])
-
-
-def require_same_classes(train: Listing, split: Split, other: Listing) -> None:
-    missing = [name for name in train.files if name not in other.files]
-    added = [name for name in other.files if name not in train.files]
-    if not missing and not added:
-        return
-    sides = [f"only in {train.folder.name}/: {quoted(missing)}"] if missing else []
-    sides += [f"only in {other.folder.name}/: {quoted(added)}"] if added else []
-    alike = [" and ".join(names) for names in look_alikes([*missing, *added]).values() if len(names) > 1]
-    hint = f"make the class folders of {train.folder.name}/ and {other.folder.name}/ the same"
-    if split == "test":
-        hint += f", or move {other.folder.name}/ out of data.root: training does not use it"
-    raise BadData(
-        f"{train.folder} and {other.folder} have different classes; {'; '.join(sides)}",
-        hint=f"these differ only in how they are written: {quoted(alike)}; rename one of each" if alike else hint,
-    )
-
-
-def look_alikes(names: tuple[str, ...] | list[str]) -> dict[str, list[str]]:
-    """Names that differ only in case, in space, - and _, or in how accents are encoded (a Mac's archives), together."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        key = unicodedata.normalize("NFKC", name).casefold().replace("-", "_").replace(" ", "_").strip("_")
-        groups.setdefault(key, []).append(name)
-    return groups
 
 
 def size_of(path: str) -> int:

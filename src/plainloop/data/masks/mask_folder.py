@@ -13,6 +13,7 @@ from plainloop.data.cache.place import estimate_of
 from plainloop.data.decoded import IMAGENET_MEAN, IMAGENET_STD, DecodedFiles
 from plainloop.data.masks.example import mask_batch, refuse_class_balanced
 from plainloop.data.masks.pairs import Naming, Pairs, find_pairs
+from plainloop.data.text import lines_of
 from plainloop.errors import BadData
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class MaskFolder(DecodedFiles, Naming):
             file = Path(self.root).expanduser() / self.class_names
             if not file.is_file():
                 raise BadData(f"data.class_names={self.class_names}: there is no file {file}")
-            names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            names = [line for line in lines_of(file) if line]
         elif self.class_names is not None:
             names = list(self.class_names)
         else:

@@ -12,6 +12,7 @@ from plainloop.contracts import Split
 from plainloop.data.loading import layout
 from plainloop.data.loading.layout import quoted
 from plainloop.data.loading.stratify import held_out_by_name
+from plainloop.data.text import lines_of
 from plainloop.errors import BadData, counted
 
 Pair = tuple[str, str]  # image and mask, from data.root
@@ -162,7 +163,7 @@ def listed(base: Path, naming: Naming) -> tuple[dict[Split, list[Pair]], list[st
         file = base / naming.lists.replace("{split}", split)
         if not file.is_file():
             continue
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+        lines = lines_of(file)
         found[split] = [pair_of(base, file, number, line, naming) for number, line in enumerate(lines, 1) if line]
         missing = [name for pair in found[split] for name in pair if not (base / name).is_file()]
         if missing:

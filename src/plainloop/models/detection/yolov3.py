@@ -59,8 +59,8 @@ class YOLOv3(nn.Module):
                 raise ValueError(f"model.anchors: entry {number} is {list(pair)}, and no width and height above 0")
         if len(anchors) % len(STRIDES) or not anchors:
             raise ValueError(
-                f"model.anchors has {len(anchors)} entries; expected widths and heights, as many for each of the "
-                f"{len(STRIDES)} maps, such as [[10,13],[16,30],[33,23],...]"
+                f"model.anchors: {len(anchors)} of them; expected 3, 6, 9, ... widths and heights, small ones first: "
+                f"as many for each of the {len(STRIDES)} maps. scripts/describe_data.py proposes some for your objects"
             )
         for key, value in (("ignore_iou", ignore_iou), ("score_threshold", score_threshold), ("nms_iou", nms_iou)):
             if not 0 <= value <= 1:

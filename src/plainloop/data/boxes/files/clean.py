@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from plainloop.data.boxes.annotations import Annotated
 from plainloop.data.loading.layout import quoted
@@ -31,13 +30,12 @@ def with_sizes(root: Path, annotated: Annotated) -> Annotated:
     unknown = np.flatnonzero((annotated.sizes == 0).any(1))
     if not len(unknown):
         return annotated
+    from plainloop.data.loading.decode import stored_size
+
     sizes = annotated.sizes.copy()
     for index in unknown.tolist():
-        try:
-            with Image.open(root / os.fsdecode(annotated.images[index])) as image:
-                sizes[index] = image.size[::-1]  # as stored, which is what boxes are for: see BoxedImages
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            continue  # decoding it says what is wrong
+        if (size := stored_size(root / os.fsdecode(annotated.images[index]))) is not None:
+            sizes[index] = size  # as stored, which is what boxes are for: see BoxedImages
     return replace(annotated, sizes=sizes)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from plainloop.data.text import content_of, decoded
 from plainloop.errors import BadData, counted
 
 LISTS = ("images", "annotations", "categories")
@@ -39,14 +40,11 @@ def entries_of(path: Path, where: str, *, with_masks: bool) -> Iterator[tuple[st
 
 
 def text_of(path: Path, where: str, *, with_polygons: bool) -> str:
-    try:
-        content = bytearray(path.read_bytes())
-        if not with_polygons:
-            for found in POLYGONS.finditer(content):  # in place: a new text would need as much memory again
-                content[slice(*found.span())] = b'"segmentation":0'.ljust(len(found[0]))
-        return content.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadData(f"{where} cannot be read ({type(error).__name__}: {error})") from error
+    content = bytearray(content_of(path, where))
+    if not with_polygons:
+        for found in POLYGONS.finditer(content):  # in place: a new text would need as much memory again
+            content[slice(*found.span())] = b'"segmentation":0'.ljust(len(found[0]))
+    return decoded(content, where)
 
 
 def lists_in(text: str, where: str) -> Iterator[tuple[str, Any]]:

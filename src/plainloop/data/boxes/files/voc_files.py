@@ -18,6 +18,7 @@ from plainloop.data.boxes.files.voc_xml import read_xml
 from plainloop.data.loading import layout
 from plainloop.data.loading.layout import quoted
 from plainloop.data.masks.pairs import IMAGES, SPLITS
+from plainloop.data.text import lines_of
 from plainloop.errors import BadData, counted
 
 Pair = tuple[str, str]  # image and XML file, from data.root
@@ -73,14 +74,6 @@ def plain_lists(years: Sequence[Path]) -> list[str]:
     """The lists of ImageSets/Main, without those of single classes where there are others."""
     there = sorted({path.stem for year in years for path in (year / "ImageSets" / "Main").glob("*.txt")})
     return [name for name in there if "_" not in name] or there
-
-
-def lines_of(path: Path) -> list[str]:
-    """Raises BadData."""
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadData(f"{path} cannot be read ({type(error).__name__}: {error})", hint="save it as UTF-8") from error
 
 
 def once(pairs: Sequence[Pair], where: str) -> None:
@@ -160,7 +153,7 @@ def voc_pairs(base: Path, years: Sequence[Path], names: Mapping[Split, str]) -> 
         for year, file in zip(years, files, strict=True):
             if not file.is_file():
                 continue
-            lines = [re.sub(r"\s+-?[01]$", "", line.strip()) for line in lines_of(file)]
+            lines = [re.sub(r"\s+-?[01]$", "", line) for line in lines_of(file)]
             found = pairs_of_year(base, year, [line for line in lines if line])
             once(found, str(file.relative_to(base)))
             if split == "test" and not any((base / annotation).is_file() for _, annotation in found):

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+from plainloop.data.text import content_of, decoded
 from plainloop.errors import BadData
 
 Object = tuple[str, tuple[float, ...], bool]  # name, x0 y0 x1 y1, difficult
@@ -18,15 +19,13 @@ DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.-]+)["'][^>
 def read_xml(path: Path, where: str) -> tuple[tuple[int, int], list[Object]]:
     """Height and width, 0 if not said; and of each object its name, x0 y0 x1 y1, and whether it is difficult."""
     try:
-        root = ElementTree.fromstring(utf8(path.read_bytes(), where))
+        root = ElementTree.fromstring(xml_text(content_of(path, where), where))
     except ElementTree.ParseError as error:
         line, column = error.position
         raise BadData(
             f"{where} is no whole XML file: {str(error).partition(':')[0]} in line {line}, column {column + 1}",
             hint="it may be half copied: copy or export it again",
         ) from error
-    except OSError as error:
-        raise BadData(f"{where} cannot be read ({error.strerror})", hint="copy it again, or take it out") from error
     if root.tag != "annotation":
         raise BadData(
             f"{where} begins with <{root.tag}>, and Pascal VOC's files begin with <annotation>",
@@ -63,11 +62,11 @@ def number(entry: ElementTree.Element, tag: str, where: str, missing: float | No
     return value
 
 
-def utf8(content: bytes, where: str) -> bytes | str:
-    """The file as the parser can read it, whatever encoding it declares. Raises BadData."""
+def xml_text(content: bytes, where: str) -> str:
+    """In the encoding that it declares. Raises BadData."""
     found = DECLARED.match(content)
     if not found or found[1].lower() in (b"utf-8", b"utf-16", b"us-ascii"):
-        return content
+        return decoded(content, where)
     name = found[1].decode()
     try:
         return content[found.end() :].decode(name)
