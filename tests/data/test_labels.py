@@ -164,7 +164,7 @@ def test_an_image_in_two_splits_and_a_class_without_training_images_are_bad_rows
         ({"val": {"labels": "labels.csv"}}, "data.val.labels=labels.csv is given without the labels to train on"),
         ({"labels": "empty.csv"}, "^data.labels: .*empty.csv lists no images"),
         ({"labels": "one.csv"}, "^data.labels: .*one.csv has only one label, cat"),
-        ({"labels": "latin.csv"}, "data.labels: .*latin.csv cannot be read as text"),
+        ({"labels": "latin.csv"}, "data.labels: .*latin.csv is expected in UTF-8, and its line"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_told(root, settings, told):

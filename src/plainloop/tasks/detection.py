@@ -74,7 +74,7 @@ class Detection:
         parts: dict[str, Tensor] = model(batch["image"], objects)
         if unknown := self.losses.keys() - parts.keys():
             what = f"task.losses: the model has no {', '.join(sorted(unknown))}; it has {', '.join(parts)}"
-            raise BadConfig(what, hint=f"task.losses={{{next(iter(parts))}:0.5}} weighs the first of them")
+            raise BadConfig(what, hint=f"task.losses.{next(iter(parts))}=0.5 weighs the first of them")
         total = torch.stack([self.losses.get(name, 1.0) * part.float() for name, part in parts.items()]).sum()
         return total, {"loss": total.detach()} | {name: part.detach() for name, part in parts.items()}
 

@@ -64,13 +64,17 @@ def decode(path: Path, *, turned: bool = True) -> Tensor:
         raise BadData(f"{path} cannot be decoded (it is no image of a known kind)", hint=MEND) from error
     except Image.DecompressionBombError as error:
         raise BadData(
-            f"{path} has more than {most_pixels() / 1e6:.0f} million pixels, the most that are decoded: make it "
-            "smaller, or cut it into tiles",
+            f"{path} {too_large()}",
             hint="its boxes or its mask, too; or go on without images that cannot be read: data.on_bad_image=skip",
         ) from error
     except DAMAGED as error:
         raise BadData(f"{path} cannot be decoded ({type(error).__name__}: {error})", hint=MEND) from error
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def too_large() -> str:
+    pixels = f"{most_pixels() / 1e6:.0f} million pixels"
+    return f"has more than {pixels}, the most that are decoded: make it smaller, or cut it into tiles"
 
 
 def stored_size(path: Path) -> tuple[int, int] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from plainloop.data.loading.decode import DAMAGED, decode
+from plainloop.data.loading.decode import DAMAGED, decode, too_large
 from plainloop.data.loading.jpeg import ORIENTATION, decode_jpeg
 from plainloop.errors import BadData
 
@@ -77,17 +76,17 @@ class Looked:
 def look_at_file(path: Path, looked: Looked, *, thumb: bool) -> Looked:
     split, name, label = looked.split, looked.name, looked.label
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            content = content_of(path)
-            turned = looked.objects is None  # boxes are for pixels as stored
-            ordinary = decode_jpeg(content, turned=turned)
-            notes = notes_on(content, path.suffix, turned=turned, checked=ordinary is not None)
-            image = decode(path, turned=turned) if ordinary is None else ordinary
+        content = content_of(path)
+        turned = looked.objects is None  # boxes are for pixels as stored
+        ordinary = decode_jpeg(content, turned=turned)
+        notes = notes_on(content, path.suffix, turned=turned, checked=ordinary is not None)
+        image = decode(path, turned=turned) if ordinary is None else ordinary
     except BadData as error:
         return Looked(split, name, label, problem=str(error).replace(f"{path} ", ""))
     except UnidentifiedImageError:
         return Looked(split, name, label, problem="cannot be decoded (it is no image of a known kind)")
+    except Image.DecompressionBombError:
+        return Looked(split, name, label, problem=too_large())
     except DAMAGED as error:
         return Looked(split, name, label, problem=f"cannot be decoded ({type(error).__name__}: {error})")
     return look_at_pixels(image, looked, digest=digest_of(content), notes=notes, thumb=thumb)
