@@ -157,7 +157,10 @@ class ChecksOutput(Protocol):
     """A task that can say whether a model fits it."""
 
     def output_problem(self, output: Any, batch: Batch) -> str:
-        """What is wrong with a model's output for this batch, in one sentence; "" if nothing is. Reads shapes only."""
+        """What is wrong with a model's output for this batch, in one sentence; "" if nothing is. Reads shapes only.
+
+        Of a model that `NamesItsOutput` the values are None.
+        """
 
 
 class GivesResults(Protocol):
@@ -234,6 +237,12 @@ class DescribesModel(Protocol):
     waits_each_step: bool  # whether the host waits for the device in its forward pass
 
     def plan_lines(self) -> list[str]: ...
+
+
+class NamesItsOutput(Protocol):
+    """A model that cannot be tried without values; its task is asked whether this is what it needs."""
+
+    gives: tuple[str, ...]  # the entries of its output
 
 
 class WorksInWorkers(Protocol):

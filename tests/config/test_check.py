@@ -99,6 +99,7 @@ scheduler=cyclic scheduler.mode=saw | scheduler.mode | triangular, triangular2, 
 scheduler=onecycle scheduler.anneal_strategy=cosine | scheduler.anneal_strategy | instead: scheduler.anneal_strategy=cos
 experiment=detection_quick model.anchors=[[10,13]] | model.anchors | expected 3, 6, 9, ... | instead: model.anchors=[[
 scheduler=onecycle scheduler.div_factor=0 | scheduler.div_factor | expected: more than 0
+task=instance_segmentation data=digit_boxes model=faster_rcnn | model | no instance_mask | instead: model=mask_rcnn
 """.strip().splitlines()
 
 
@@ -123,6 +124,7 @@ def test_a_mistake_is_one_problem_of_its_key_with_these_words(row: str) -> None:
     trainer.early_stop.monitor=loss trainer.early_stop.mode=min
     trainer.param_groups.lr_scale={fc*:0.1,stem*:0.5}
     trainer.log_every=7
+    task=instance_segmentation data=digit_boxes model=mask_rcnn
     """.strip().splitlines(),
 )
 def test_what_is_right_passes(typed: str) -> None:

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from plainloop.config.check.meta_model import built_model, model_summary
 from plainloop.contracts import Batch
+from plainloop.errors import BadConfig
 from plainloop.models.detection.torchvision_models import ARCHITECTURES, EXCEPTIONS, TorchvisionDetector
 from plainloop.models.detection.yolov3 import YOLOv3
 from plainloop.tasks.detection import Detection
@@ -62,6 +63,13 @@ def test_each_learns_and_its_detections_are_a_batch(architecture: str) -> None:
     metrics = task.metrics()
     metrics.update(found, batch)
     assert 0 <= metrics.compute()["map"] <= 1
+
+
+def test_masks_that_mask_rcnn_learns_from_must_be_there() -> None:
+    boxes = {name: values for name, values in batch_of().items() if name != "instance_mask"}
+    with pytest.raises(BadConfig, match="masks of objects, and the batches have only boxes") as told:
+        Detection(num_classes=CLASSES).loss(make("mask_rcnn"), boxes)
+    assert told.value.hint.startswith("type task=instance_segmentation")
 
 
 def test_images_are_seen_in_their_own_size_and_with_their_own_values() -> None:

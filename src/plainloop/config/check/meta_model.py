@@ -122,7 +122,9 @@ def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding |
             task.predict(model, to_float(batch))
     except REFUSALS as error:
         if _needs_values(error):
-            return ModelSummary(), None
+            named = dict.fromkeys(getattr(model, "gives", ()))
+            problem = task.output_problem(named, batch) if named and hasattr(task, "output_problem") else ""
+            return ModelSummary(), finding_from_error(ValueError(problem), {}, "model", context) if problem else None
         if outputs:
             return ModelSummary(), finding_from_error(ValueError(first_line(error)), {}, "model", context)
         shape = "x".join(map(str, context.config["facts"].get("image_shape", ())))

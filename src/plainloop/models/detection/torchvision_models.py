@@ -15,6 +15,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
 
 from plainloop.contracts import Batch
+from plainloop.errors import BadConfig
 from plainloop.models.detection.backbone import timm_backbone
 from plainloop.models.detection.boxes import as_batch
 
@@ -32,6 +33,7 @@ CLASS_LAYERS = {
     "mask_rcnn": ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits"),
     "ssd": ("head.classification_head.",),
 }
+DETECTIONS = ("boxes", "box_label", "box_score", "box_valid")
 LEAST_MASK = 0.5  # probability of a pixel that belongs to an object
 
 
@@ -111,6 +113,11 @@ class TorchvisionDetector(nn.Module):
         return batch | {"instance_mask": masks}
 
     @property
+    def gives(self) -> tuple[str, ...]:
+        """The entries of its detections."""
+        return (*DETECTIONS, *(["instance_mask"] if self.architecture == "mask_rcnn" else []))
+
+    @property
     def class_layers(self) -> tuple[str, ...]:
         """The layers that depend on the number of classes: they start anew on other data (init_from)."""
         places = CLASS_LAYERS.get(self.architecture, ("head.classification_head.cls_logits",))
@@ -129,7 +136,15 @@ class TorchvisionDetector(nn.Module):
         return [WAITS, *([EXCEPTIONS[self.architecture]] if self.architecture in EXCEPTIONS else [])]
 
     def _targets(self, objects: Batch) -> list[dict[str, Tensor]]:
-        """In torchvision's form: one dict for each image, with its valid objects. Waits for the device."""
+        """In torchvision's form: one dict for each image, with its valid objects. Waits for the device.
+
+        Raises BadConfig where masks that it learns from are missing.
+        """
+        if "instance_mask" in self.gives and "instance_mask" not in objects:
+            raise BadConfig(
+                "model=mask_rcnn learns from masks of objects, and the batches have only boxes",
+                hint="type task=instance_segmentation, which reads the masks; or model=faster_rcnn, which needs none",
+            )
         targets = []
         boxes = objects["boxes"]
         valid = objects["box_valid"] & (boxes[..., 2:] > boxes[..., :2]).all(-1)
