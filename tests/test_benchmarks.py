@@ -150,3 +150,9 @@ def test_predict_ends_with_the_share_of_the_loaders_speed(tmp_path):
     run("photographs", str(tmp_path), "--count=24")
     printed = run("predict", str(tmp_path), "--files=16", "--blocks=2", "--size=32", "--workers=0")
     assert re.search(r"predict / loader \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] of the images/s; \d+\.\d s once", printed)
+
+
+@pytest.mark.slow
+def test_like_shapes_ends_with_what_a_square_costs():
+    printed = run("like_shapes", "--pairs=2", "--short=64", "--batch=1")
+    assert re.search(r"107 / \[64,107\]: \d\.\d{2} \[\d\.\d{2}, \d\.\d{2}\] x the time, \d\.\d{2} x the MACs", printed)
