@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,10 @@ def test_torch_alone_computes_the_mask_of_the_model_in_another_size(place: Path,
     typed = [f"run={place / 'masks'}", "format=torch_export", "size=48x64", "--out", str(tmp_path)]
     assert main(typed) == 0
     said = capsys.readouterr().out
-    assert "0.00% of the values differ" in said and "\n        image (any, 3, 48, 64) -> logits, mask\n" in said
+    assert (
+        re.search("equal   up to .* in logits.*: 8 val images", said)
+        and "\n        image (any, 3, 48, 64) -> logits, mask\n" in said
+    )
     extra = {"classes": "", "task": ""}
     torch.export.load(tmp_path / "model.pt2", extra_files=extra)
     assert json.loads(extra["classes"]) == ["background", *"01234"]
@@ -95,10 +99,11 @@ def test_a_file_that_computes_something_else_is_refused(place: Path, capsys: Any
         def run(images: Tensor) -> Any:
             return {name: values + np.float32(error) for name, values in outputs_of(graph, images).items()}
 
-        compare(trained, graph, (1, 8, 8), 1e-3, run, Path("m.onnx"))
+        compare(trained, graph, examples(trained, (1, 8, 8), 8), 1e-3, run, Path("m.onnx"), "8 images of noise")
 
     off_by(1e-4)
-    with pytest.raises(RunError, match=r"m.onnx: logits differs by 0.1 from the model's") as error:
+    assert capsys.readouterr().out == "equal   up to 0.0001 in logits, 0.0001 in label: 8 images of noise\n"
+    with pytest.raises(RunError, match=r"m.onnx: 0.1 in logits differ from the model's on 8 images") as error:
         off_by(0.1)
     assert "do not use this file" in error.value.hint
 

@@ -1,18 +1,21 @@
 """Writes the model of a run as a file for other programs, runs that file, and compares it with the model.
 
 format=onnx is run with onnxruntime, torch_export in a fresh process without this code, safetensors is loaded into a
-new model. A detector gives objects: the choice among boxes that overlap is in the file. Batches may have any size,
-images have one: that of the data set, or size=. Preprocessing and class names are in the file. quantize=int8 (of onnx)
-needs the run's data: training images to calibrate, validation images to measure.
+new model. They are compared on the first validation images, or on noise where the data are not on this machine. A
+detector gives objects: the choice among boxes that overlap is in the file. Batches may have any size, images have one:
+that of the data set, or size=. Preprocessing and class names are in the file. quantize=int8 (of onnx) needs the run's
+data: training images to calibrate, validation images to measure.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import itertools
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +29,14 @@ from plainloop.commands.composed import (
     refuse_others,
     take_word,
 )
-from plainloop.errors import BadConfig, RunError, printable
+from plainloop.errors import BadConfig, RunError, counted, printable
 from plainloop.loggers.screen import counting, working
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from plainloop.contracts import Batch, Split
+    from plainloop.run.trained.difference import Arrays, Difference
     from plainloop.run.trained.export import Graph
     from plainloop.run.trained.open import Trained
 
@@ -45,7 +51,7 @@ HELP_OF = RUN_WORDS | {
     "format=F": ", ".join(FORMATS),
     "quantize=int8": "also writes model.int8.onnx, and the accuracy before and after",
     "size=S": "of the images, 224 or height x width: 512x1024 (that of the data set)",
-    "data.root=D": "where the data are now, for quantize",
+    "data.root=D": "where the data are now",
 }
 CALIBRATION = 256  # training images
 
@@ -85,7 +91,7 @@ def export(words: list[str], options: argparse.Namespace) -> int:
     path = out / FORMATS[kind]
     say(f"run     {folder}: {trained.weights}")
     if kind == "safetensors":
-        return export_safetensors(trained, path, shape)
+        return export_safetensors(trained, path, shape, given["data.root"])
     return export_graph(trained, kind, path, shape, options.tolerance, quantize=bool(quantize), root=given["data.root"])
 
 
@@ -117,7 +123,8 @@ def export_graph(
             exporting.write_torch_export(program, path, about)
     run = exporting.run_onnx if kind == "onnx" else functools.partial(exporting.run_torch_export, needs=needs)
     with working("comparing"):
-        compare(trained, graph, shape, tolerance, lambda images: run(path, images, names), path)
+        images, what = images_to_compare(trained, shape, root)
+        compare(trained, graph, images, tolerance, lambda batch: run(path, batch, names), path, what)
     say(f"written {path}: {size_of(path)}")
     say(f"        image (any, {', '.join(map(str, shape))}) -> {', '.join(names)}")
     if quantize:
@@ -125,26 +132,69 @@ def export_graph(
     return 0
 
 
-def compare(trained: Trained, graph: Graph, shape: Sequence[int], tolerance: float, run: Any, path: Path) -> None:
-    """Prints the differences. Raises RunError where they are too large."""
+def images_to_compare(trained: Trained, shape: Sequence[int], root: str | None) -> tuple[Tensor, str]:
+    """Validation images as the model sees them, or noise where the data are not on this machine; and which it is."""
     from plainloop.run.trained import export as exporting
 
+    number = sum(exporting.BATCHES)
+    try:
+        images = validation_images(trained, shape, number, root)
+    except RunError as error:
+        if root:
+            raise
+        say(f"note    the data cannot be opened here; data.root=<folder> says where they are: {error}")
+        return exporting.examples(trained, shape, number), f"{number} images of noise"
+    return images, counted(len(images), "val image")
+
+
+def validation_images(trained: Trained, shape: Sequence[int], number: int, root: str | None) -> Tensor:
+    """The first ones, resized to this shape (C, H, W) where evaluation prepares them in another."""
+    import torch
+    from torch.nn import functional as F
+
+    found: list[Tensor] = []
+    with contextlib.closing(batches(trained, "val", root, download=False)) as every:
+        for batch in every:
+            found += trained.prepare({"image": batch["image"][: number - len(found)]})["image"]
+            if len(found) == number:
+                break
+    return torch.cat([F.interpolate(one[None], tuple(shape[1:]), mode="bilinear", antialias=True) for one in found])
+
+
+def compare(
+    trained: Trained,
+    graph: Graph,
+    images: Tensor,
+    tolerance: float,
+    run: Callable[[Tensor], Arrays],
+    path: Path,
+    what: str,
+) -> None:
+    """Prints how large the differences are. Raises RunError where they are too large."""
+    from plainloop.run.trained import export as exporting
+    from plainloop.run.trained.difference import differences
+
     threshold = getattr(trained.model, "score_threshold", -1.0)
-    worst: dict[str, exporting.Difference] = {}
-    for number in exporting.BATCHES:
-        images = exporting.examples(trained, shape, number)
-        found = exporting.differences(exporting.outputs_of(graph, images), run(images), threshold=threshold)
-        worst = {name: max(found[name], worst.get(name, found[name])) for name in found}
-    batches = " and ".join(map(str, exporting.BATCHES))
-    width = max(7, *map(len, worst))
-    for name, one in worst.items():
-        say(f"{name:{width}} {one} (batches of {batches})")
-    for name, one in worst.items():
-        if not one.most <= tolerance * max(1.0, one.largest):
+    worst: dict[str, Difference] = {}
+    objects: list[int] = []
+    for batch in images.tensor_split(list(itertools.accumulate(exporting.BATCHES))):
+        if not len(batch):
+            break
+        ours = exporting.outputs_of(graph, batch)
+        found = differences(ours, run(batch), threshold=threshold)
+        worst = {name: max(found[name], worst.get(name, found[name]), key=lambda one: one.most) for name in found}
+        objects += [int(ours["box_valid"].sum())] if "box_valid" in ours else []
+    for one in worst.values():
+        if not one.is_within(tolerance):
             raise RunError(
-                f"{path}: {name} differs by {one.most:.3g} from the model's: more than --tolerance {tolerance:g}",
+                f"{path}: {one.text} differ from the model's on {what}: more than --tolerance {tolerance:g} allows",
                 hint="do not use this file; the other formats may be exact, such as format=torch_export",
             )
+    how = ", ".join(one.text for one in worst.values() if one.most)
+    seen = f"{counted(sum(objects), 'object')}, {what}" if objects else what
+    say(f"equal   {f'up to {how}' if how else 'to the last bit'}: {seen}")
+    if objects and not any(objects):
+        say("note    the model finds no object in these images: no box has been compared")
 
 
 def quantized(trained: Trained, names: Sequence[str], path: Path, root: str | None) -> None:
@@ -167,20 +217,21 @@ def quantized(trained: Trained, names: Sequence[str], path: Path, root: str | No
         say(f"val/{name:14} {before[name]:.4f} before, {after[name]:.4f} with int8")
 
 
-def batches(trained: Trained, split: Split, root: str | None) -> Iterator[Batch]:
+def batches(trained: Trained, split: Split, root: str | None, **changed: Any) -> Generator[Batch]:
     """Of the run's data, un-augmented."""
     from plainloop.config.durations import clock_of
     from plainloop.config.parts import build_data, make_part
+    from plainloop.loop.stopwatch import closing_workers
 
-    changed: dict[str, Any] = {"device": "cpu", "train_eval_samples": CALIBRATION}
-    changed |= {"root": root} if root else {}
+    changed |= {"device": "cpu", "train_eval_samples": CALIBRATION} | ({"root": root} if root else {})
     config = arguments_for(trained.config, **{k: v for k, v in changed.items() if k in trained.config["data"]})
     config |= {"augment": {}}
     data, _ = build_data(config, functools.partial(make_part, config, clock_of(config)))
-    return data.eval_batches(split)
+    with closing_workers(data.eval_batches(split)) as found:
+        yield from found
 
 
-def export_safetensors(trained: Trained, path: Path, shape: Sequence[int]) -> int:
+def export_safetensors(trained: Trained, path: Path, shape: Sequence[int], root: str | None) -> int:
     import copy
     from dataclasses import replace
 
@@ -202,7 +253,8 @@ def export_safetensors(trained: Trained, path: Path, shape: Sequence[int]) -> in
             tensor.zero_()
         load_weights(again, path)
     graph, other = (exporting.Graph(replace(trained, model=model)).eval() for model in (trained.model, again))
-    compare(trained, graph, shape, 0.0, lambda images: exporting.outputs_of(other, images), path)
+    images, what = images_to_compare(trained, shape, root)
+    compare(trained, graph, images, 0.0, lambda batch: exporting.outputs_of(other, batch), path, what)
     say(f"written {path}: {size_of(path)}")
     if found:
         say(f'timm loads it: timm.create_model("local-dir:{path.parent}", pretrained=True)')

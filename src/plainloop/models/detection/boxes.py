@@ -60,28 +60,36 @@ def suppressed(
     max_iou: float,
     most: int,
 ) -> Batch:
-    """`most` detections of each image, the best first, by steps that a graph can hold: no shape depends on values.
+    """`most` detections of each image, the best first, by steps that a graph can hold.
 
     Images and classes are laid out beside one another, so that one suppression serves all of them. Far from the first
     image that costs digits: an overlap is exact to about 1e-7 times the sides of that sheet.
 
     Args:
-        boxes: (B, K, 4) in images of this size (height, width); labels and scores (B, K), the best first.
+        boxes: (B, K, 4) in images of this size (height, width); labels and scores (B, K).
+        least_score: only boxes with a higher score take part.
     """
     across = math.ceil(num_classes**0.5)
     down = math.ceil(num_classes / across)
     images = torch.arange(boxes.shape[0], device=boxes.device)[:, None]  # len() would fix the number
     corner = torch.stack([labels % across * size[1], (images * down + labels // across) * size[0]], dim=-1)
+    sheet = (boxes + torch.cat([corner, corner], dim=-1)).flatten(0, 1)
+    sure = (scores > least_score).flatten().nonzero()[:, 0]
     # The exporter believes that two boxes stay at least: these two, of the lowest score, outside of all images.
     outside = boxes.new_tensor([[-2.0, -2, -1, -1], [-4, -4, -3, -3]])
-    sheet = torch.cat([(boxes + torch.cat([corner, corner], dim=-1)).flatten(0, 1), outside])
-    kept = nms(sheet, torch.cat([scores.flatten(), scores.new_zeros(2)]), max_iou)
-    stays = scores.new_zeros(sheet.shape[0]).scatter(0, kept, 1.0)[:-2].view_as(scores) > 0
-    best, places = torch.where(stays & (scores > least_score), scores, -1.0).topk(most, dim=1)
+    places = torch.cat([sure, sure.new_full((2,), sheet.shape[0])])
+    kept = nms(torch.cat([sheet[sure], outside]), torch.cat([scores.flatten()[sure], scores.new_zeros(2)]), max_iou)
+    stays = scores.new_zeros(sheet.shape[0] + 1).scatter(0, places[kept], 1.0)[:-1].view_as(scores) > 0
+    best, chosen = torch.where(stays, scores, -1.0).topk(min(most, scores.shape[1]), dim=1)
     valid = best >= 0
     return {
-        "boxes": torch.where(valid[..., None], boxes.gather(1, places[..., None].expand(-1, -1, 4)), 0.0),
-        "box_label": torch.where(valid, labels.gather(1, places), 0),
+        "boxes": torch.where(valid[..., None], taken(boxes, chosen), 0.0),
+        "box_label": torch.where(valid, labels.gather(1, chosen), 0),
         "box_score": best.clamp(min=0),
         "box_valid": valid,
     }
+
+
+def taken(rows: Tensor, places: Tensor) -> Tensor:
+    """The rows at these places (B, K) of each image: (B, N, V) -> (B, K, V)."""
+    return rows.gather(1, places[..., None].expand(-1, -1, rows.shape[-1]))

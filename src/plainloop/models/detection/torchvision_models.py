@@ -18,6 +18,7 @@ from plainloop.contracts import Batch
 from plainloop.errors import BadConfig
 from plainloop.models.detection.backbone import timm_backbone
 from plainloop.models.detection.boxes import as_batch
+from plainloop.models.detection.torchvision_graph import LEAST_MASK, graph_detections
 
 ARCHITECTURES = ("faster_rcnn", "mask_rcnn", "retinanet", "fcos", "ssd")
 TWO_STAGES = ("faster_rcnn", "mask_rcnn")
@@ -35,6 +36,7 @@ CLASS_LAYERS = {
 }
 DETECTIONS = ("boxes", "box_label", "box_score", "box_valid")
 LEAST_MASK = 0.5  # probability of a pixel that belongs to an object
+=======
 
 
 class TorchvisionDetector(nn.Module):
@@ -95,10 +97,7 @@ class TorchvisionDetector(nn.Module):
         if image.is_meta:
             raise NotImplementedError("torchvision's detectors need values")
         if torch.compiler.is_exporting():
-            raise NotImplementedError(
-                "torchvision's detectors branch by the number of boxes that they find, which no graph can hold; "
-                "plainloop.load predicts with it, and model=yolov3 can be exported"
-            )
+            return graph_detections(self.detector, image)
         if objects is not None:
             losses: dict[str, Tensor] = self.detector(list(image), self._targets(objects))
             return losses
@@ -116,6 +115,12 @@ class TorchvisionDetector(nn.Module):
     def gives(self) -> tuple[str, ...]:
         """The entries of its detections."""
         return (*DETECTIONS, *(["instance_mask"] if self.architecture == "mask_rcnn" else []))
+
+    @property
+    def score_threshold(self) -> float:
+        """The score below which detections are dropped."""
+        of: Any = self.detector.roi_heads if self.architecture in TWO_STAGES else self.detector
+        return float(of.score_thresh)
 
     @property
     def class_layers(self) -> tuple[str, ...]:

@@ -11,25 +11,22 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from plainloop.contracts import Batch
 from plainloop.errors import BadConfig, RunError
 from plainloop.run.description import describe
+from plainloop.run.trained.difference import Arrays
 from plainloop.run.trained.open import Trained
 from plainloop.system import storage
 
-Arrays = dict[str, NDArray[Any]]  # outputs by name
 LOGITS = "logits"
-EDGE = 1e-4  # of a score: so near to where detections are dropped, it may fall on either side
-BATCHES = (1, 3)  # what is tried; neither is the size that the graph is made with
+BATCHES = (1, 3, 4)  # what is tried; none is the size that the graph is made with
 EXAMPLES = 2
 MEANING = {
     LOGITS: "float32: the model's own numbers, before they become probabilities",
@@ -39,6 +36,7 @@ MEANING = {
     "box_label": "int64 (batch, N): the number of the class, from 0",
     "box_score": "float32 (batch, N): in [0, 1]",
     "box_valid": "bool (batch, N): true for objects; N is always the same, and the rows after them are 0",
+    "instance_mask": "bool (batch, N, height, width): the pixels of each object",
 }
 # What the exporters raise for a model that they cannot follow, and the model itself for an image that it does not take.
 CANNOT = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, KeyError, IndexError)
@@ -162,89 +160,19 @@ def about_export(
     return {key: json.dumps(value) for key, value in found.items()}
 
 
-@dataclass(frozen=True, order=True)
-class Difference:
-    most: float  # the largest one; of whole numbers the share of values that differ
-    largest: float  # value
-    whole: bool
-
-    def __str__(self) -> str:
-        if self.whole:
-            return f"{self.most:.2%} of the values differ"
-        return f"{self.most:.2g} is the largest difference, of values up to {self.largest:.3g}"
-
-
-def differences(ours: Arrays, theirs: Arrays, *, threshold: float = -1.0) -> dict[str, Difference]:
-    """By output. Raises RunError for outputs of another shape.
-
-    `threshold` is the score below which the model drops detections; those at it are not compared.
-    """
-    found, theirs = {}, without_the_edge(ours, in_the_same_order(ours, theirs), threshold)
-    for name, own in ours.items():
-        other = theirs[name]
-        if own.shape != other.shape:
-            raise RunError(f"the exported model gives {name} {other.shape} where the model gives {own.shape}")
-        if not np.issubdtype(own.dtype, np.floating):
-            found[name] = Difference(float((own != other).sum() / max(1, own.size)), 1.0, True)
-        else:
-            most, largest = (float(np.abs(values).max(initial=0)) for values in (own - other, own))
-            found[name] = Difference(most, largest, False)
-    return found
-
-
-def in_the_same_order(ours: Arrays, theirs: Arrays) -> Arrays:
-    """The second detections, each in the place of the one of the first that is most like it.
-
-    They stand by their scores, and where two are nearly equal, the last bit says which is the first.
-    """
-    if "boxes" not in ours or ours["boxes"].shape != theirs["boxes"].shape:
-        return theirs
-    names = [name for name in ours if name.startswith("box")]
-    found = {name: theirs[name].copy() for name in names}
-    for image, number in np.ndindex(ours["box_valid"].shape):
-        # How unlike each one is that has no place yet: the numbers of a detection, all in one row.
-        unlike = sum(
-            np.abs(np.float64(found[name][image, number:]) - np.float64(ours[name][image, number]))
-            .reshape(len(found[name][image, number:]), -1)
-            .sum(1)
-            for name in names
-        )
-        other = number + int(np.argmin(unlike))
-        for name in names:
-            found[name][image, [number, other]] = found[name][image, [other, number]]
-    return theirs | found
-
-
-def without_the_edge(ours: Arrays, theirs: Arrays, threshold: float) -> Arrays:
-    """The second detections, as the first ones in the rows that the last bit of a score lets in or leaves out.
-
-    They are at the threshold, or the lowest ones of an image with as many detections as there are rows.
-    """
-    if "boxes" not in ours or ours["boxes"].shape != theirs["boxes"].shape:
-        return theirs
-    is_full = (ours["box_valid"] & theirs["box_valid"]).all(1)
-    cut = np.where(is_full, ours["box_score"].min(1, initial=1.0), threshold)[:, None]
-    at_it = np.abs(np.maximum(ours["box_score"], theirs["box_score"]) - cut) <= EDGE
-    found = {name: theirs[name].copy() for name in ours if name.startswith("box")}
-    for name, values in found.items():
-        values[at_it] = ours[name][at_it]
-    return theirs | found
-
-
 @contextlib.contextmanager
 def telling_what_cannot(what: str, trained: Trained) -> Iterator[None]:
     try:
         yield
     except CANNOT as error:
         lines = [line.strip() for line in f"{error}".splitlines() if line.strip()]
-        node, always = trained.config["model"], "format=safetensors writes the weights of every model"
+        node = trained.config["model"]
         name = node.get("model_name") or node.get("architecture") or type(trained.model).__name__
         why = (lines or ["no reason given"])[0]
-        if isinstance(error, NotImplementedError):  # the model's own words
-            raise BadConfig(f"the model {name} cannot be exported by {what}: {why}", hint=always) from error
         raise BadConfig(
             f"the model {name} cannot be exported by {what}: {type(error).__name__}: {why}",
-            hint=f"its code has a step that depends on values; images of another size may help: size=224; {always}",
+            hint="its code has a step that depends on values; images of another size may help: size=224; "
+            "format=safetensors writes the weights of every model",
         ) from error
 
 

@@ -15,6 +15,7 @@ from plainloop.contracts import Batch
 from plainloop.errors import BadConfig
 from plainloop.run.trained.export import LOGITS, quiet, session
 from plainloop.run.trained.open import Trained
+from plainloop.tasks.boxes.inside import inside
 
 KINDS = ("Conv", "ConvTranspose", "MatMul", "Gemm")  # nearly all of the time; the rest stays as it is
 
@@ -86,7 +87,7 @@ def metrics_of_onnx(
         require_size(image, expected)
         computed = map(torch.from_numpy, found.run(None, {"image": np.ascontiguousarray(image)}))
         outputs = dict(zip(names, computed, strict=True))
-        metrics.update(outputs.get(LOGITS, outputs), ready)
+        metrics.update(inside(outputs, ready) if "boxes" in outputs else outputs[LOGITS], ready)
         seen += len(image)
         tell(seen)
     return metrics.compute()
