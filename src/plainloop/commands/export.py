@@ -16,6 +16,7 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Generator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from plainloop.commands.composed import (
     refuse_others,
     take_word,
 )
-from plainloop.errors import BadConfig, RunError, counted, printable
+from plainloop.errors import BadConfig, BadData, RunError, counted, printable
 from plainloop.loggers.screen import counting, working
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ EXAMPLES = (
 )
 WORDS = ("run", "format", "quantize", "checkpoint", "size", "data.root", "plugins")
 FORMATS = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": "model.safetensors"}
+ONNX = ("onnx", "onnxscript", "onnxruntime")
 HELP_OF = RUN_WORDS | {
     "format=F": ", ".join(FORMATS),
     "quantize=int8": "also writes model.int8.onnx, and the accuracy before and after",
@@ -62,7 +64,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.usage = "python scripts/export.py run=<run dir> format=<onnx, torch_export or safetensors> [options]"
     parser.add_argument("--out", type=Path, help="the folder for the files (<run dir>/export)")
     parser.add_argument(
-        "--tolerance", type=float, default=1e-3, help="largest difference, as a part of the largest logit (%(default)s)"
+        "--tolerance",
+        type=float,
+        default=1e-3,
+        help="largest difference, as a part of the largest output (%(default)s)",
     )
     options, words = parse_words(parser, arguments, HELP_OF)
     return answer(lambda: export(words, options))
@@ -78,7 +83,14 @@ def export(words: list[str], options: argparse.Namespace) -> int:
     if kind not in FORMATS:
         raise BadConfig(f"format={kind} must be {', '.join(FORMATS)}", hint="type format=onnx")
     if quantize and (quantize != "int8" or kind != "onnx"):
-        raise BadConfig(f"format={kind} quantize={quantize}: what there is is format=onnx quantize=int8")
+        raise BadConfig(
+            f"quantize={quantize} with format={kind} is not possible", hint="type quantize=int8 format=onnx"
+        )
+    if kind == "onnx" and (missing := [name for name in ONNX if find_spec(name) is None]):
+        raise BadConfig(
+            f"format=onnx needs packages that are not installed: {', '.join(missing)}",
+            hint=f"type pip install {' '.join(missing)}, or format=torch_export",
+        )
     from plainloop.run.trained.folder import run_of_file
     from plainloop.run.trained.open import open_run
     from plainloop.system import storage
@@ -122,7 +134,7 @@ def export_graph(
         else:
             exporting.write_torch_export(program, path, about)
     run = exporting.run_onnx if kind == "onnx" else functools.partial(exporting.run_torch_export, needs=needs)
-    with working("comparing"):
+    with working("comparing"), exporting.telling_what_cannot(FORMATS[kind], trained):
         images, what = images_to_compare(trained, shape, root)
         compare(trained, graph, images, tolerance, lambda batch: run(path, batch, names), path, what)
     say(f"written {path}: {size_of(path)}")
@@ -142,7 +154,8 @@ def images_to_compare(trained: Trained, shape: Sequence[int], root: str | None) 
     except RunError as error:
         if root:
             raise
-        say(f"note    the data cannot be opened here; data.root=<folder> says where they are: {error}")
+        say(f"note    compared on noise, for the data cannot be read here: {error}")
+        say("        data.root=<folder> says where they are")
         return exporting.examples(trained, shape, number), f"{number} images of noise"
     return images, counted(len(images), "val image")
 
@@ -158,6 +171,8 @@ def validation_images(trained: Trained, shape: Sequence[int], number: int, root:
             found += trained.prepare({"image": batch["image"][: number - len(found)]})["image"]
             if len(found) == number:
                 break
+    if not found:
+        raise BadData("the validation set has no images")
     return torch.cat([F.interpolate(one[None], tuple(shape[1:]), mode="bilinear", antialias=True) for one in found])
 
 
@@ -172,7 +187,7 @@ def compare(
 ) -> None:
     """Prints how large the differences are. Raises RunError where they are too large."""
     from plainloop.run.trained import export as exporting
-    from plainloop.run.trained.difference import differences
+    from plainloop.run.trained.difference import differences, num_compared
 
     threshold = getattr(trained.model, "score_threshold", -1.0)
     worst: dict[str, Difference] = {}
@@ -181,9 +196,10 @@ def compare(
         if not len(batch):
             break
         ours = exporting.outputs_of(graph, batch)
-        found = differences(ours, run(batch), threshold=threshold)
+        theirs = run(batch)
+        found = differences(ours, theirs, threshold=threshold)
         worst = {name: max(found[name], worst.get(name, found[name]), key=lambda one: one.most) for name in found}
-        objects += [int(ours["box_valid"].sum())] if "box_valid" in ours else []
+        objects += [num_compared(ours, theirs, threshold)] if "boxes" in ours else []
     for one in worst.values():
         if not one.is_within(tolerance):
             raise RunError(
@@ -194,7 +210,7 @@ def compare(
     seen = f"{counted(sum(objects), 'object')}, {what}" if objects else what
     say(f"equal   {f'up to {how}' if how else 'to the last bit'}: {seen}")
     if objects and not any(objects):
-        say("note    the model finds no object in these images: no box has been compared")
+        say("note    the model is sure of no object in these images: no box has been compared")
 
 
 def quantized(trained: Trained, names: Sequence[str], path: Path, root: str | None) -> None:

@@ -42,6 +42,12 @@ def differences(ours: Arrays, theirs: Arrays, *, threshold: float = -1.0) -> dic
     return {name: difference(name, own, theirs[name]) for name, own in ours.items()}
 
 
+def num_compared(ours: Arrays, theirs: Arrays, threshold: float) -> int:
+    """The detections of the first that `differences` compares."""
+    ours = with_rows_of(ours, theirs)
+    return int((ours["box_valid"] & ~at_the_edge(ours, theirs, threshold)).sum())
+
+
 def difference(name: str, own: NDArray[Any], other: NDArray[Any]) -> Difference:
     if not np.issubdtype(own.dtype, np.floating):
         share = float((own != other).sum() / max(1, own.size))
