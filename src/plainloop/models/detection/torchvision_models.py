@@ -35,8 +35,6 @@ CLASS_LAYERS = {
     "ssd": ("head.classification_head.",),
 }
 DETECTIONS = ("boxes", "box_label", "box_score", "box_valid")
-LEAST_MASK = 0.5  # probability of a pixel that belongs to an object
-=======
 
 
 class TorchvisionDetector(nn.Module):
