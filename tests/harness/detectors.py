@@ -9,7 +9,7 @@ import torch
 
 from plainloop.models.detection.torchvision_models import TWO_STAGES, TorchvisionDetector
 
-HEADS = r"cls_logits|bbox_(reg|pred)|cls_score|head\.[a-z]+_head\.(conv|module_list)"
+HEADS = r"cls_logits|bbox_(reg|pred)|cls_score|head\.[a-z]+_head\.(conv\.\d\.0|module_list)"
 
 
 def sure_detector(architecture: str, *, num_classes: int) -> TorchvisionDetector:
