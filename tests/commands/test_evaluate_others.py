@@ -136,7 +136,7 @@ def test_wrong_words_are_told(classes: Path, tmp_path: Path) -> None:
     told(evaluate(f"run={classes}", "optimizer.lr=1"), 64, "optimizer.lr=1 changes nothing when a run is evaluated")
     told(evaluate(f"run={classes}", "data.batchsize=1"), 64, "type instead: data.batch_size=1")
     told(evaluate(f"run={classes}", "checkpoint=7"), 64, "no checkpoint of step 7", "checkpoint=10")
-    told(evaluate(f"run={classes}", "data.max_train_samples=0"), 64, "data.max_train_samples=0 must be at least")
+    told(evaluate(f"run={classes}", "data.max_train_samples=0"), 64, "data.max_train_samples: must be at least")
 
 
 def test_other_classes_are_told_by_name(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_other_classes_are_told_by_name(tmp_path: Path) -> None:
     ended = evaluate(f"run={run}", f"data.root={other}")
     told(ended, 64, "the data have 2 classes, and the run 2: only in the run: dog; only in the data: eel")
     shutil.move(root, tmp_path / "moved")
-    told(evaluate(f"run={run}"), 64, f"data.root={root} does not exist")
+    told(evaluate(f"run={run}"), 64, f"data.root: does not exist, got {root}")
     assert evaluate(f"run={run}", f"data.root={tmp_path / 'moved'}").code == 0
     shutil.copytree(tmp_path / "moved", tmp_path / "new/test")
     shutil.copytree(tmp_path / "moved", tmp_path / "new/train")

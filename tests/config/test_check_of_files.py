@@ -30,7 +30,7 @@ def test_a_folder_of_images_is_looked_at_and_not_decoded(pets: Path) -> None:
     assert (config["facts"]["num_train"], config["facts"]["num_val"]) == (8, 4)
     assert config["facts"]["class_names"] == ["cat", "dog"]
     assert config["model"]["num_classes"] == 2
-    assert str(pets / "no") in problems("data=image_folder", f"data.root={pets / 'no'}")["data.root"].what
+    assert problems("data=image_folder", f"data.root={pets / 'no'}")["data.root"].got == str(pets / "no")
     (pets / "bad.csv").write_text("no.jpg,cat\n")
     (problem,) = problems("data=image_folder", f"data.root={pets}", "data.labels=bad.csv").values()
     assert problem.key == "data.labels" and problem.what.startswith(f"{pets}/bad.csv has 1 bad row: line 1: no.jpg")

@@ -44,7 +44,9 @@ TOLD = {
     "plugins={a:1}": "leave plugins={a:1} out",
     "experiment=detection_quick task.losses.size.x=1": "leave task.losses.size.x out",
     "experiment=detection_quick task.lossess.size=1": "task.losses.size=1",
-    # another way to write a list or a mapping
+    # paths of people who write other letters, and another way to write a list or a mapping
+    "data=coco data.root=Füße task=detection model=yolov3": "set data.root=<folder with images and annotations>",
+    "data=coco data.root=tests/config/test_instead.py": "type data.root=tests/config",
     "optimizer.betas=(0.9,0.95)": "optimizer.betas=[0.9,0.95]",
     'trainer.param_groups.lr_scale={"fc*":0.1}': "'trainer.param_groups.lr_scale={fc*:0.1}'",
     "lr_decay_epochs=6,8,10": "scheduler=multistep scheduler.milestones=[6ep,8ep,10ep]",

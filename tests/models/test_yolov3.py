@@ -209,7 +209,7 @@ def test_images_of_any_size_are_taken_and_boxes_stay_inside() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"anchors": [[10, 10]]}, "model.anchors has 1 entries"),
+        ({"anchors": [[10, 10]]}, "model.anchors: 1 of them; expected 3, 6, 9"),
         (
             {"anchors": [[10, 10], [16, 0], [9, 9]]},
             "model.anchors: entry 2 is [16, 0], and no width and height above 0",

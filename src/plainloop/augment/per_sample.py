@@ -110,7 +110,7 @@ def transform_sample(transform: Callable[[Any], Any], sample: Sample) -> Sample:
     if not any(name in sample for name in spatial.SPATIAL):
         return sample | {"image": transform_image(transform, sample["image"])}
     if not isinstance(transform, v2.Transform):
-        spatial.refuse(sample, f"{transform}")
+        spatial.refuse(sample, getattr(transform, "__name__", type(transform).__name__))
     if "RandomIoUCrop" in f"{transform}":  # it needs whole boxes, and here a box goes through as its corners
         raise ValueError(f"augment: {transform} cannot change boxes here; leave it out, or type augment=ssd")
     canvas = {"canvas_size": tuple(sample["image"].shape[-2:]), "clamping_mode": None, "format": "XYXY"}
@@ -128,7 +128,7 @@ def transform_sample(transform: Callable[[Any], Any], sample: Sample) -> Sample:
     try:
         changed = transform(typed)
     except TypeError:  # those which cannot do it
-        spatial.refuse(sample, f"{transform}")
+        spatial.refuse(sample, getattr(transform, "__name__", type(transform).__name__))
         raise
     changed = {name: value.as_subclass(Tensor) for name, value in changed.items()}
     result = sample | {"image": changed["image"]}

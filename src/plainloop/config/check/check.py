@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from plainloop.config.build import FactsCache, facts_of
 from plainloop.config.check import machine, rules, schema, teacher
-from plainloop.config.check.constructor_errors import finding_from_error
+from plainloop.config.check.constructor_errors import finding_from_error, without_key
 from plainloop.config.check.dry_run import Refusal, dry_run
 from plainloop.config.check.findings import CheckContext, Finding, run_rules
 from plainloop.config.check.meta_model import ModelSummary
@@ -26,6 +26,7 @@ from plainloop.config.compose.origin import Origin
 from plainloop.config.durations import clock_of
 from plainloop.config.explain.locate import locate
 from plainloop.config.explain.problems import Problem, invalid_run
+from plainloop.config.explain.suggest import as_override
 from plainloop.config.explain.wrong_options import chosen_twice
 from plainloop.config.groups import OPEN_GROUPS
 from plainloop.config.nodes import Resolved, leaves, resolve
@@ -219,7 +220,8 @@ def _facts(context: CheckContext, cache: CheckCache) -> tuple[dict[str, Any] | N
     except (TypeError, OSError, RunError) as error:
         stated = re.match(r"data\.[\w.]+(?=[:=])", str(error))
         key = stated[0] if stated else "data.root" if context.is_typed("data.root") else "data"
-        return None, [Finding(key, str(error).removeprefix(f"{key}: "), instead=getattr(error, "hint", ""))]
+        got = as_override(context.get(key)) if str(error).removeprefix(f"{key}: ").startswith(f"{key}=") else ""
+        return None, [Finding(key, without_key(str(error), key, got), got, instead=getattr(error, "hint", ""))]
 
 
 def _plugins_are_the_persons_own(context: CheckContext) -> Iterator[Finding]:

@@ -28,12 +28,27 @@ def finding_from_error(error: BaseException, node: Mapping[str, Any], path: str,
     values = {key: value for key, value in leaves(node, f"{path}.") if key.rpartition(".")[2] not in RESERVED}
     key = _key_meant(error, text, values, path, context)
     got = as_override(values[key]) if key in values else ""
-    text = text.removeprefix(f"{key}: ").removesuffix(f" but got {got}").rstrip(",")
+    text = without_key(text, key, got).removesuffix(f" but got {got}").rstrip(",")
     target = str(node.get("_target_", ""))
+    target = "" if target.startswith("plainloop.") else target  # our own messages say which key they mean
     advice = _ADVICE.search(text)
     ours = isinstance(error, RunError)
     instead = advice[1] if advice else error.hint if isinstance(error, RunError) else ""
     return Finding(key, f"{target} refuses it: {text}" if target and not ours else text, got, instead=instead)
+
+
+def without_key(text: str, key: str, got: str) -> str:
+    """What a message says after the key and its value, which stand beside it anyway.
+
+    >>> without_key("model.anchors=[8, 16] must be 5", "model.anchors", "[8,16]"), without_key("a: no", "a", "")
+    ('must be 5', 'no')
+    """
+    text = text.removeprefix(f"{key.partition('.')[0]}: ").removeprefix(f"{key}: ")
+    rest = text.removeprefix(f"{key}=").removeprefix(f"{key.rpartition('.')[2]}=")
+    for end in range(len(rest) if got and rest != text else 0):
+        if re.sub(r"[\s'\"]", "", rest[:end]) == re.sub(r"[\s'\"]", "", got):
+            return rest[end:].lstrip("'\": ")
+    return text
 
 
 def first_line(error: BaseException) -> str:

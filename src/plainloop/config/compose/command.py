@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from plainloop.config.explain.problems import for_hydra
+from plainloop.config.explain.problems import as_typed, for_hydra
 
 # Hydra answers these itself, without a config of ours.
 _INFORMATION = ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc")
@@ -29,8 +29,8 @@ class Command:
 
     def value_of(self, key: str) -> str | None:
         """The text given for a root key, the last one; None when it was not given."""
-        found = [text.partition("=")[2] for text in self.overrides if text.partition("=")[0].lstrip("+") == key]
-        return found[-1] if found else None
+        given = [as_typed(text).partition("=") for text in self.overrides]
+        return next((value for name, _, value in reversed(given) if name.lstrip("+") == key), None)
 
 
 def parse(arguments: Sequence[str]) -> Command:

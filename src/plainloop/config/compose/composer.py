@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -37,6 +38,7 @@ from plainloop.config.explain.problems import Problem, as_typed
 from plainloop.config.explain.unknown_keys import UnknownKey, has_free_names
 from plainloop.config.explain.wrong_options import Library, by, needs_multirun, wrong_option
 from plainloop.config.nodes import key_paths, node_at
+from plainloop.run_dir.status import quote_for_hydra
 
 _SEARCH = "hydra.searchpath="
 _NAN = re.compile(r"(?<![^\[,])(nan|inf)(?![^\],])")  # whole, alone or in a list
@@ -250,7 +252,7 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
         return _parsed(text)
     except HydraException as error:
         key, _, value = as_typed(text).partition("=")
-        what, instead = f"does not parse: {_first_line(error)}", f"'{key}=\"{value}\"'"
+        what, instead = f"does not parse: {_first_line(error)}", shlex.quote(f"{key}={quote_for_hydra(value)}")
         inside = value[1:-1] if re.fullmatch(r"\[[^][{}]*\]", value) else value
         if "=" not in text:
             problems.append(Problem(text, "is no override", expected="key=value, as in trainer.duration=90ep"))

@@ -9,6 +9,7 @@ from typing import get_origin
 
 from plainloop.config.settings import annotation_of
 from plainloop.errors import BadConfig
+from plainloop.run_dir.status import quote_for_hydra
 from plainloop.system.secrets import redact
 
 # Overrides that are always accepted, though no YAML file holds their keys.
@@ -16,6 +17,9 @@ EVERYWHERE = ("data.batch_size_per_device=", "data.arguments.", "data.arguments=
 
 # What can be typed, or left out, as it stands; other advice is in words.
 _TYPED = re.compile(r"""['"~+]*[\w./@]+=|~|-|leave |python """)
+# A value that Hydra reads only in quotes: with letters beyond ASCII, or signs that its grammar lacks.
+_NOT_PLAIN = re.compile(r"""[^\w\s/\\+.$%*@?|:=,(){}\[\]'"-]|[^\x00-\x7f]|^[^'"].*['"]""")
+_STRUCTURED = re.compile(r"""['"\[{]|\w+\(|.*[,$]""", re.DOTALL)  # quoted, a list, a call, several values, interpolated
 _MAX_NAMES = 24  # of valid keys in one line: more would push the problem itself off the screen
 
 
@@ -91,15 +95,21 @@ def for_hydra(override: str) -> str:
 
     >>> for_hydra("trainer.param_groups.lr_scale={fc:0.1}")
     '++trainer.param_groups.lr_scale={fc:0.1}'
+    >>> for_hydra("data.root=/data/Füße & Hände"), for_hydra("model=resnet18,resnet50")
+    ('data.root="/data/Füße & Hände"', 'model=resnet18,resnet50')
     """
     key, _, value = override.partition("=")
     is_free = override.startswith(EVERYWHERE) or (value.startswith("{") and get_origin(annotation_of(key)) is dict)
+    if _NOT_PLAIN.search(value) and not _STRUCTURED.match(value):
+        return f"{key}={quote_for_hydra(value)}"
     return f"++{override}" if is_free else override
 
 
 def as_typed(override: str) -> str:
     """The inverse of `for_hydra`, for messages; a secret is not repeated."""
     typed = override.removeprefix("++")
+    if quoted := re.fullmatch(r'([^=]+=)"(.*)"', override):
+        typed = quoted[1] + quoted[2].replace('\\"', '"')
     return redact(typed if for_hydra(typed) == override else override)
 
 

@@ -41,6 +41,8 @@ def nearest_key(key: str, keys: Iterable[str], *, count: int = 3) -> list[str]:
     scores = dict[str, float]()
     for other in keys:
         theirs, _, name = other.rpartition(".")
+        if name.startswith("_") and not last.startswith("_"):
+            continue  # _target_ is what nobody means who types another word
         alike = _ratio(last, name) if parent == theirs else _ratio(key, other) - 0.14  # groups alone say little
         if is_one_edit(key, other):
             scores[other] = 4 + (parent == theirs)

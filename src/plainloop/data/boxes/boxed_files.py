@@ -210,14 +210,17 @@ class BoxedFiles(DecodedFiles):
         """The folder. Raises BadData."""
         base = Path(self.root).expanduser()
         if not base.is_dir():
-            what = "is a file" if base.exists() else "does not exist"
-            raise BadData(f"data.root={self.root} {what}", hint="set data.root=<folder with images and annotations>")
+            if base.exists():
+                raise BadData(f"data.root={self.root} is a file", hint=f"type data.root={base.parent}")
+            raise BadData(
+                f"data.root={self.root} does not exist", hint="set data.root=<folder with images and annotations>"
+            )
         return base
 
     def names(self) -> tuple[str, ...] | None:
         """The classes that are chosen. Raises BadData."""
         if isinstance(self.class_names, str):
-            return names_in(self.base / self.class_names)
+            return names_in(self.base / self.class_names, f"data.class_names={self.class_names}")
         return None if self.class_names is None else tuple(map(str, self.class_names))
 
     def known(self) -> Facts:
@@ -269,8 +272,10 @@ class BoxedFiles(DecodedFiles):
         return {split: BoxedImages.of(found.root, part, self.sides) for split, part in found.splits.items()}
 
 
-def names_in(file: Path) -> tuple[str, ...]:
-    """One class name a line. Raises BadData."""
+def names_in(file: Path, typed: str = "") -> tuple[str, ...]:
+    """One class name a line; `typed` is the key and value that name the file. Raises BadData."""
+    if typed and not file.is_file():
+        raise BadData(f"{typed}: there is no file {file}", hint="it has one name a line; or type the names: [cat,dog]")
     names = tuple(filter(None, lines_of(file)))
     if not names or len(set(names)) < len(names):
         raise BadData(

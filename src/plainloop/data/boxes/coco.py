@@ -197,6 +197,8 @@ def search(base: Path, named: Mapping[Split, Path]) -> dict[Split, Path]:
             hint = f"data.train.annotations={file.relative_to(base)}, or another file with the same categories"
         elif inside and not there:
             also, hint = f"; {inside[0]}/ inside has some", f"data.root={base / inside[0]}"
+        elif not there and layout.split_of(base.absolute().name) and json_files(base.absolute().parent):
+            also, hint = "; the folder around it has some", f"data.root={base.parent}"
         elif xml := next((found for depth in ("", "*/", "*/*/") for found in base.glob(f"{depth}*.xml")), None):
             also, hint = f"; {xml.relative_to(base)} may be in Pascal VOC's form", "data=voc_boxes"
         raise BadData(f"{base} has no annotation file for train; it has {names}{also}", hint=hint)

@@ -65,8 +65,9 @@ class YOLOv3(nn.Module):
         for key, value in (("ignore_iou", ignore_iou), ("score_threshold", score_threshold), ("nms_iou", nms_iou)):
             if not 0 <= value <= 1:
                 raise ValueError(f"model.{key}={value} must lie between 0 and 1")
-        if max_detections < 1:
-            raise ValueError(f"model.max_detections={max_detections} must be 1 or more")
+        for key, value in (("max_detections", max_detections), ("width", width)):
+            if value < 1:
+                raise ValueError(f"model.{key}={value} must be 1 or more")
         self.anchors: Tensor
         self.ignore_iou, self.score_threshold, self.nms_iou = ignore_iou, score_threshold, nms_iou
         self.max_detections = max_detections
