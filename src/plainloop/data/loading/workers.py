@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -89,6 +90,29 @@ def batches(
 
     Raises RunError when a sample cannot be read, a worker dies, or a batch takes longer than `timeout` seconds.
     """
+    collate_fn = functools.partial(collate, by_size=by_size)
+    found = read(samples, keys, collate_fn, loader=loader, timeout=timeout, pin_memory=pin_memory, num_ranks=num_ranks)
+    with contextlib.closing(found):
+        for collated in found:
+            if isinstance(collated, RunError):
+                raise collated
+            parts, skipped = collated
+            for index, why in skipped:
+                on_skip(index, why)
+            yield from parts
+
+
+def read(
+    samples: Any,
+    keys: Sampler[list[Key]] | Sequence[list[Any]],
+    collate_fn: Callable[[list[Any]], Any],
+    *,
+    loader: Loader,
+    timeout: float = 0,
+    pin_memory: bool = False,
+    num_ranks: int | None = None,
+) -> Generator[Any]:
+    """What `collate_fn` makes of each list of keys, from workers, which end when it is closed. As in `batches`."""
     processes = loader.processes()
     warn_of_too_many(processes, ranks.on_this_machine() if num_ranks is None else num_ranks)
     before = set(multiprocessing.active_children())
@@ -96,9 +120,9 @@ def batches(
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # torch's, which counts one rank only
         source = iter(
             DataLoader(
-                samples,  # type: ignore[arg-type]  # a map-style data set with keys for indices
+                samples,  # a map-style data set with keys for indices
                 batch_sampler=keys,
-                collate_fn=functools.partial(collate, by_size=by_size),
+                collate_fn=collate_fn,
                 num_workers=processes,
                 prefetch_factor=loader.prefetch if processes else None,
                 timeout=timeout if processes else 0,
@@ -112,12 +136,7 @@ def batches(
     workers = set(multiprocessing.active_children()) - before
     try:
         while (collated := next_of(source, workers, timeout)) is not None:
-            if isinstance(collated, RunError):
-                raise collated
-            parts, skipped = collated
-            for index, why in skipped:
-                on_skip(index, why)
-            yield from parts
+            yield collated
     finally:
         if processes:
             source._shutdown_workers()  # type: ignore[attr-defined]  # its __del__ would, but later
@@ -171,7 +190,10 @@ def explain_deaths() -> None:
 
 
 def worker_died(error: Exception) -> RunError:
-    hint = "memory is the usual reason: type data.num_workers=1, or data.num_workers=0 to see the error"
+    hint = (
+        "memory is the usual reason: type data.num_workers=1, or data.num_workers=0 to see the error; "
+        "for predict.py --workers 1, or --workers 0"
+    )
     return RunError(f"a data worker died: {error or type(error).__name__}", hint=hint)
 
 

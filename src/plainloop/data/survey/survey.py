@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from plainloop.contracts import Batch, Data, Split
 from plainloop.data.boxes.annotations import Annotated
-from plainloop.data.loaders import workers_for_this_rank
+from plainloop.data.loaders import Loader
 from plainloop.data.loading.samples import Images
-from plainloop.data.loading.workers import start_worker
+from plainloop.data.loading.workers import read
 from plainloop.data.survey.look import Looked, Objects, look_at_file, look_at_pixels, pixels_of
 from plainloop.errors import BadData
 
@@ -88,22 +87,16 @@ def survey(data: Data, *, tell: Callable[[str, int, int], None]) -> Iterator[Loo
             if hasattr(images, "objects"):  # pictures are of images that have some
                 labels = np.where(np.diff(images.objects.first) > 0, 0, CLASSES).tolist()
             files = Files(images, split, first_of_each_class(labels))
-            yield from _told(_by_workers(files), split, len(files), tell)
+            yield from _told(_by_workers(files, data.loaders[split]), split, len(files), tell)  # type: ignore[attr-defined]
     else:
         for split in SPLITS:
             yield from _told(_of_batches(data, split), split, 0, tell)
 
 
-def _by_workers(files: Files) -> Iterator[Looked]:
-    processes = workers_for_this_rank() if len(files) > 4 * AT_ONCE else 0
-    loader: DataLoader[list[Looked]] = DataLoader(
-        files,  # type: ignore[arg-type]  # it has what a map-style data set has
-        batch_size=AT_ONCE,
-        num_workers=processes,
-        collate_fn=list,
-        worker_init_fn=start_worker,
-    )
-    for part in loader:
+def _by_workers(files: Files, loader: Loader) -> Iterator[Looked]:
+    few = len(files) <= 4 * AT_ONCE  # workers take longer to start
+    keys = [list(range(start, min(start + AT_ONCE, len(files)))) for start in range(0, len(files), AT_ONCE)]
+    for part in read(files, keys, list, loader=replace(loader, num_workers=0) if few else loader, num_ranks=1):
         yield from part
 
 
