@@ -73,6 +73,29 @@ def test_random_signals_stop_within_a_step_and_change_nothing(
     assert stop_at_random(tmp_path, random.Random(3), expected, (*RUN, *TASKS[task])) >= 2
 
 
+# torch imports numpy from C, and what is raised there goes no further.
+INTERRUPTED_IN_NUMPY = """
+import os, runpy, signal, sys
+
+class InterruptsOnce:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy.linalg":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, InterruptsOnce())
+sys.argv[0] = "train.py"
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def test_an_interrupt_while_torch_is_imported_ends_the_run() -> None:
+    words = [sys.executable, "-c", INTERRUPTED_IN_NUMPY, "data=digits", "check=true"]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
 @pytest.mark.kill
 def test_100_signals(tmp_path: Path, undisturbed: Callable[..., dict[str, Any]]) -> None:
     draw, hits, run = random.Random(4), 0, 0

@@ -88,6 +88,8 @@ def check(
         findings = []  # the data may have no labels, which a teacher is for: said below
     stop_at(findings, [*map(origin.located, known), *chosen_twice(origin.overrides)])
 
+    import numpy  # noqa: F401  # before torch, which imports it from C and loses a Ctrl-C that comes meanwhile
+
     ranks = ranks or machine.ranks_of(context.config, launcher)
     if _PER_DEVICE in context.config["data"]:
         config = _with_global_batch_size(config, ranks)
