@@ -44,6 +44,7 @@ def growth(folder: Path, kept: int) -> int:
     return last - first
 
 
+# 100 MB are kept: what the imports have freed holds some ten.
 @pytest.mark.slow
 def test_memory_is_flat_over_fifty_epochs_and_a_leak_is_noticed(tmp_path: Path) -> None:
-    assert growth(tmp_path / "plain", 0) < GROWS < growth(tmp_path / "leaking", 50_000)
+    assert growth(tmp_path / "plain", 0) < GROWS < growth(tmp_path / "leaking", 500_000)
