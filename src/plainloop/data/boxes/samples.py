@@ -12,7 +12,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from plainloop.contracts import Sample, SampleTransform
@@ -20,7 +19,7 @@ from plainloop.data.boxes.annotations import Annotated
 from plainloop.data.boxes.instance_masks import instance_masks, instance_runs, nearest
 from plainloop.data.boxes.letterbox import letterbox, scaled
 from plainloop.data.boxes.sides import Size, frame_of
-from plainloop.data.loading.jpeg import ORIENTATION
+from plainloop.data.loading.jpeg import SIDEWAYS, orientation_of
 from plainloop.data.loading.sampler import Key
 from plainloop.data.loading.samples import Images, transformed
 from plainloop.errors import BadData, RunError
@@ -67,7 +66,7 @@ class BoxedImages(Images):
         if height and width and not self._fits(rows, columns, height, width):
             path = self.folder / os.fsdecode(self.paths[index])
             turned, hint = "", "its boxes would be in wrong places: "
-            if self._fits(columns, rows, height, width) and is_turned_on_its_side(path):
+            if self._fits(columns, rows, height, width) and orientation_of(path) >= SIDEWAYS:
                 turned = ", which its EXIF turns on the side"
                 hint += f"turn the file itself, as the person who annotated it saw it: mogrify -auto-orient '{path}'"
             else:
@@ -125,14 +124,6 @@ class BoxedImages(Images):
         if objects.outlines is not None:
             sample["instance_mask"] = instance_masks(objects, index, scale=scale, size=size)
         return sample
-
-
-def is_turned_on_its_side(path: Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            return int(image.getexif().get(ORIENTATION, 1)) >= 5
-    except (OSError, SyntaxError, ValueError):
-        return False
 
 
 def without_invalid(sample: Sample) -> Sample:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from pathlib import Path
 
 import simplejpeg
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+SIDEWAYS = 5  # values from here on swap width and height
 EXIF_SEGMENT = b"\xff\xe1"  # then two bytes of length, and the start
 START_OF_EXIF = b"Exif\0\0"
 EXIF_WITHIN = 70_000  # bytes; it is in the first segments of a file
@@ -42,3 +44,15 @@ def is_upright(content: bytes) -> bool:
     exif = Image.Exif()
     exif.load(content[start : start + int.from_bytes(content[start - 2 : start]) - 2])
     return exif.get(ORIENTATION, 1) == 1
+
+
+def orientation_of(path: Path) -> int:
+    """How the EXIF of an image turns it, 2 to 8; 1 is upright, and what cannot be read is taken to be so."""
+    try:
+        with Image.open(path) as image:
+            if image.format == "PNG" and "exif" not in image.info:  # getexif would decode all of it, to look behind it
+                return 1
+            found = int(image.getexif().get(ORIENTATION, 1))
+    except (OSError, SyntaxError, ValueError, TypeError):
+        return 1
+    return found if found in range(2, 9) else 1

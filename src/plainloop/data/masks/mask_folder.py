@@ -66,7 +66,11 @@ class MaskFolder(DecodedFiles, Naming):
     def known(self) -> Facts:
         mean, std = self.statistics(IMAGENET_MEAN, IMAGENET_STD)
         pairs, names = self.pairs(), self.names()
-        self.reading()
+        reading = self.reading()
+        if len(names) == 2 and self.ignore_index is not None and self.mask_values is None and self.palette is None:
+            from plainloop.data.masks.read import require_second_class
+
+            require_second_class([pairs.root / mask for _, mask in pairs.train], reading, self.ignore_index)
         self.require_room_for_cache(self.estimate)
         shape = (3, self.image_size, self.image_size)
         return Facts(len(pairs.train), len(pairs.val), names, shape, mean, std, files_hash=pairs.files_hash())

@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from plainloop.contracts import IGNORE
-from plainloop.data.loading.decode import DAMAGED
+from plainloop.data.loading.decode import DAMAGED, upright
 from plainloop.errors import BadData
 
 UNKNOWN = -1
 VALUES = 65536  # of a mask with 16 bits
+MOST_LOOKED_AT = 500  # masks, before a run starts
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def read_mask(path: Path, reading: Reading) -> Tensor:
     """
     try:
         with Image.open(path) as opened:
-            mode, pixels = opened.mode, np.asarray(opened)
+            mode, pixels = opened.mode, np.asarray(upright(opened) if opened.getexif() else opened)
     except DAMAGED as error:
         raise BadData(
             f"{path} cannot be decoded ({type(error).__name__}: {error})", hint="mend this mask, or remove its image"
@@ -105,6 +106,32 @@ def read_mask(path: Path, reading: Reading) -> Tensor:
             "data.ignore_index, or add the class to data.class_names",
         )
     return torch.from_numpy(classes.astype(np.int64))
+
+
+def require_second_class(paths: Sequence[Path], reading: Reading, ignored: int) -> None:
+    """Of two classes: raises BadData where masks have the first one and `ignored` alone, as masks of 0 and 255 have.
+
+    Looks at few of them: most often at the first alone.
+    """
+    looked_at = paths[:: -(-len(paths) // MOST_LOOKED_AT)]
+    is_ignored = False
+    for path in looked_at:
+        try:
+            mask = read_mask(path, reading)
+        except BadData:
+            return  # the run says it, or the survey
+        if (mask == 1).any():
+            return
+        is_ignored |= bool((mask == IGNORE).any())
+    if is_ignored:
+        first, second = (int(np.flatnonzero(reading.table == number)[0]) for number in range(2))
+        few = "" if len(looked_at) == len(paths) else f", of which {len(looked_at)} were looked at,"
+        raise BadData(
+            f"none of the {len(paths):,} training masks{few} has a pixel of the second class, whose value is {second}. "
+            f"Such as {paths[0]} they have {ignored}, which is no class here: nothing can be learned",
+            hint=f"if {ignored} is the second class, type 'data.mask_values=[[{first},0],[{ignored},1]]' "
+            f"data.ignore_index=null; if it is none, type 'data.mask_values=[[{first},0],[{second},1]]'",
+        )
 
 
 def of_colours(path: Path, mode: str, pixels: NDArray[np.uint8], reading: Reading) -> Tensor:

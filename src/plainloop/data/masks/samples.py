@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import functional as F
 from plainloop.contracts import IGNORE, Sample, SampleTransform
 from plainloop.data.cache.build import Content
 from plainloop.data.loading.decode import at_most, decode
+from plainloop.data.loading.jpeg import SIDEWAYS, orientation_of
 from plainloop.data.loading.sampler import Key
 from plainloop.data.loading.samples import Images, transformed
 from plainloop.data.masks.pairs import Pair
@@ -58,7 +59,7 @@ class MaskedImages(Images):
         return replace(
             of_images,
             read=partial(read_pair, reading=self.reading, shorter_side=shorter_side),
-            about=of_images.about | {"masks": self.reading.digest},
+            about=of_images.about | {"masks": self.reading.digest, "masks turned": "with their image"},
             masks=[os.fsdecode(path) for path in self.masks],
             channels=4,
         )
@@ -88,8 +89,22 @@ def channels_last(image: Tensor) -> Tensor:
 
 
 def mask_of(image_path: Path, mask_path: Path, size: tuple[int, ...], reading: Reading) -> Tensor:
-    """(H, W) int64, of the image's size. Raises BadData."""
+    """(H, W) int64, of the image's size, turned with it where the sizes show that it is for pixels as stored.
+
+    Raises BadData.
+    """
     mask = read_mask(mask_path, reading)
+    orientation = orientation_of(image_path)
+    if orientation > 1 and orientation_of(mask_path) == 1:
+        if orientation >= SIDEWAYS and mask.shape == size[::-1] != size:
+            mask = turned(mask, orientation)
+        elif mask.shape == size and (orientation < SIDEWAYS or size[0] == size[1]):
+            raise BadData(
+                f"{image_path} is turned by its EXIF, and its mask {mask_path} may be for the photograph as viewers "
+                "show it, or as it is stored: both have the same size",
+                hint=f"if it is right in viewers, turn the file itself: mogrify -auto-orient '{image_path}'; else take "
+                f"its EXIF away: mogrify -strip '{image_path}'",
+            )
     if mask.shape != size:
         sizes = [f"{width} x {height}" for height, width in (mask.shape, size)]
         raise BadData(
@@ -97,6 +112,13 @@ def mask_of(image_path: Path, mask_path: Path, size: tuple[int, ...], reading: R
             hint="a mask has one pixel for each of its image: make it anew, or remove both",
         )
     return mask
+
+
+def turned(mask: Tensor, orientation: int) -> Tensor:
+    """As Pillow turns an image with this EXIF, which swaps its sides."""
+    if orientation in (6, 8):
+        return torch.rot90(mask, -1 if orientation == 6 else 1)
+    return (mask if orientation == 5 else mask.flip(0, 1)).T.contiguous()
 
 
 def read_pair(image_path: Path, mask_path: Path, *, reading: Reading, shorter_side: int | None) -> Tensor | RunError:
