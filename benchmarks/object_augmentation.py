@@ -5,7 +5,7 @@
 Images are 640 x 427 pixels, made of a photograph of scikit-learn's, with ten boxes. Ours find a part among fifty at
 once; torchvision tries one after the other. "ssd" is zoom out, crop and resizing to 416 pixels: by our letterbox, and
 by torchvision's Resize. Large-scale jitter to 512 pixels resizes in ours only what is kept. Target: as many images/s as
-torchvision at least.
+torchvision at least. At the end, what whole batches take of a CPU: torchvision has no such augmentations.
 """
 
 from __future__ import annotations
@@ -20,11 +20,16 @@ from sklearn.datasets import load_sample_image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from plainloop.augment.multi_scale import MultiScale
 from plainloop.augment.objects.crop import RandomObjectCrop
+from plainloop.augment.objects.mixup import mixup_boxes
+from plainloop.augment.objects.mosaic import mosaic
 from plainloop.augment.objects.zoom_out import RandomZoomOut
 from plainloop.augment.scale_crop import RandomScaleCrop
-from plainloop.contracts import Sample
+from plainloop.contracts import Augment, Batch, Sample
 from plainloop.data.boxes.samples import fitted, without_invalid
+from plainloop.loop.normalize import to_float
+from plainloop.system import rng
 
 HEIGHT, WIDTH, SIZE, JITTER, NUM_BOXES = 427, 640, 416, 512, 10
 CPU = torch.device("cpu")
@@ -32,6 +37,8 @@ MEAN = (0.48, 0.46, 0.41)
 FILL = {tv_tensors.Image: [round(255 * value) for value in MEAN]}
 CROP, ZOOM = RandomObjectCrop(), RandomZoomOut(fill=MEAN)
 LARGE = RandomScaleCrop(size=JITTER, scale=(0.1, 2.0), fit=True, fill=MEAN)
+BATCHED = {"mosaic": mosaic, "mixup_boxes": mixup_boxes, "multi_scale": MultiScale(seed=0, every=1), "jitter": LARGE}
+BATCH = 4
 SANE = v2.SanitizeBoundingBoxes()
 THEIRS: dict[str, Callable[..., object]] = {
     "crop": v2.Compose([v2.RandomIoUCrop(), SANE]),
@@ -73,6 +80,12 @@ def theirs(name: str, sample: Sample, steps: int) -> None:
         THEIRS[name]({"image": tv_tensors.Image(sample["image"]), "boxes": boxes, "labels": sample["box_label"]})
 
 
+def whole_batches(augment: Augment, batch: Batch, steps: int) -> None:
+    for step in range(steps):
+        rng.seed_step(0, step, 0, CPU)
+        augment(batch, step)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=15, help="rounds; 15 or more for a sound interval")
@@ -91,6 +104,20 @@ def main() -> None:
         for who, values in times.items():
             print(f"  {who:<12} {median([1000 * value for value in values]).text('.2f')} ms per image on one thread")
         print(f"  ours / torchvision {median(ratios(times, 'torchvision', 'ours')).text('.2f')} of the images/s")
+    one = fitted(sample, SIZE)
+    batch = to_float({name: torch.stack([tensor] * BATCH) for name, tensor in one.items()})
+    together = {
+        name: timed(arguments.clock, functools.partial(whole_batches, augment, batch), CPU)
+        for name, augment in BATCHED.items()
+    }
+    steps, times = rounds(together, pairs=arguments.pairs, block_s=arguments.block_seconds)
+    print(
+        f"whole batches of {BATCH} images of {SIZE} pixels: {arguments.pairs} rounds of {steps}, {arguments.clock} time"
+    )
+    for name, values in times.items():
+        print(
+            f"  {name:<12} {median([1000 * value / BATCH for value in values]).text('.2f')} ms per image on one thread"
+        )
     print(machine(CPU))
 
 
