@@ -252,6 +252,14 @@ class WorksInWorkers(Protocol):
         """A `SampleTransform`: image (C, H, W) uint8 of any size, and what else the sample has."""
 
 
+class ChangesSizes(Protocol):
+    """An augmentation of whole batches after which images can be larger than the data give them."""
+
+    def largest(self) -> Augment:
+        """The same, with the largest images at every step: the plan and find_batch_size count with them."""
+        ...
+
+
 class SkipsSamples(Protocol):
     """A data source that can go on without samples which it cannot read."""
 

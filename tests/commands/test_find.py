@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from plainloop.commands import find_batch_size, find_lr, find_workers
+from plainloop.loop.trainer import Trainer
 from plainloop.run.probe import batch_size
 from plainloop.run.probe.lr_range import Curve, range_test, smoothed
 from plainloop.run.probe.parts import Probe, tiled
@@ -126,3 +127,18 @@ def test_find_workers_says_which_side_is_the_limit(photos, capsys, monkeypatch) 
 def test_find_workers_has_nothing_to_find_for_data_in_memory(capsys: pytest.CaptureFixture[str]) -> None:
     assert find_workers.main([*QUICK]) == 0
     assert "need none" in capsys.readouterr().out
+
+
+def test_batches_are_tried_with_the_largest_images_that_augmentations_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64 pixels, 32 to 128 are drawn."""
+    typed = ("task=detection", "data=digit_boxes", "data.num_train=8", "data.num_val=2", "data.image_size=64")
+    typed += ("model=yolov3", "model.backbone=tiny", "augment=multi_scale", "augment.multi_scale.every=1", "device=cpu")
+    config = checked(*typed, "augment.multi_scale.scale=[0.5,2]", "data.batch_size=4", "threads=1")
+    seen = set[int]()
+    monkeypatch.setattr(Trainer, "update", lambda self, model, state, batch: seen.add(batch["image"].shape[-1]))
+    ordinary = Probe.of(config)
+    for probe, sizes in ((ordinary, {32, 64, 96, 128}), (ordinary.with_largest_images(), {128})):
+        seen.clear()
+        for _ in range(20):
+            probe.update(probe.batch())
+        assert seen == sizes

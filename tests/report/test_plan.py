@@ -105,6 +105,16 @@ def test_the_model_its_cost_and_its_memory() -> None:
     assert "device        cpu, fp32" in text
 
 
+def test_memory_is_that_of_the_largest_images_that_augmentations_give() -> None:
+    typed = ("task=detection", "data=digit_boxes", "model=yolov3", "model.backbone=tiny", "device=cpu")
+    fixed = plan(*typed, "data.image_size=128")
+    drawn = plan(*typed, "data.image_size=64", "augment=multi_scale", "augment.multi_scale.scale=[0.5,2]")
+    total = r"= (\S+ MB); about (\S+ MB) per device"
+    assert re.findall(total, drawn) == re.findall(total, fixed) != []
+    assert " x 4, for the largest images that augment gives, 128x128, x 16 images x 4 bytes" in drawn
+    assert "largest images" not in fixed
+
+
 def test_views_of_an_evaluation_are_no_cost_of_the_model() -> None:
     typed = ("task=segmentation", "data=digit_scenes", "model=tiny_seg", "data.train_eval_samples=0")
     one, two = plan(*typed), plan(*typed, "task.tta_flip=true")

@@ -52,6 +52,10 @@ class MultiScale:
 
         return batch if size == (height, width) else spatial.moved(batch, pixels, points, classes=classes)
 
+    def largest(self) -> MultiScale:
+        """One that gives the largest size at every step: it decides about memory."""
+        return MultiScale(seed=self.seed, scale=(self.scale[1],) * 2, multiple_of=self.multiple_of, every=self.every)
+
     def size(self, height: int, width: int, step: int) -> tuple[int, int]:
         """Height and width of the batch that comes after `step` finished steps."""
         shorter = min(height, width)

@@ -31,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def find(overrides: Sequence[str], options: argparse.Namespace) -> int:
     from plainloop.config.durations import train_batch_size
+    from plainloop.config.parts import largest_size
     from plainloop.run.probe.batch_size import measure
     from plainloop.system.storage import readable_size
 
@@ -38,6 +39,8 @@ def find(overrides: Sequence[str], options: argparse.Namespace) -> int:
         raise BadConfig(f"--most {options.most} must be 8 or more")
     config = checked(overrides).config
     write, found = sys.stdout.write, []
+    if sides := largest_size(config):
+        write("with the largest images that augment gives, {}x{}\n".format(*sides))
     write(f"{'batch':>7} {'images/s':>10} {'memory':>10}\n")
     with told() as tell:
         for measured in measure(config, most=options.most, tell=tell):

@@ -58,6 +58,22 @@ def build_data(config: Mapping[str, Any], make: Make) -> tuple[Data, dict[str, A
     return make("data", sample_transforms=tuple(transforms)), augment
 
 
+def largest_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width of the largest images of a training step, where an augmentation changes those of the data."""
+    import torch
+
+    clock = clock_of(config)
+    made = [make_part(config, clock, f"augment.{name}") for name in config["augment"]]
+    changing = [function for function in made if hasattr(function, "largest")]
+    if not changing:
+        return None
+    batch = {"image": torch.empty(1, *config["facts"]["image_shape"], device="meta")}
+    for function in changing:
+        batch = function.largest()(batch, 0)
+    height, width = batch["image"].shape[-2:]
+    return height, width
+
+
 def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
     """How evaluation sees an image file, by what the data source says. The data need not be there.
 

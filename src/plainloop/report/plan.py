@@ -13,7 +13,7 @@ from plainloop.config.check.check import Checked
 from plainloop.config.check.meta_model import ModelSummary, built_model
 from plainloop.config.device_choices import with_choices
 from plainloop.config.durations import Clock, clock_of, train_batch_size
-from plainloop.config.parts import base_lr_of, lr_scaling_of, schedule_of
+from plainloop.config.parts import base_lr_of, largest_size, lr_scaling_of, schedule_of
 from plainloop.config.starting_weights import start_lines
 from plainloop.config.targets import locate
 from plainloop.errors import BadConfig, BadData
@@ -171,8 +171,13 @@ def _model(config: Mapping[str, Any], ranks: int, model: ModelSummary) -> Lines:
     if model.activations is not None:
         micro = math.ceil(train_batch_size(config) / (ranks * trainer["accumulate"]))
         width = 4 if trainer["precision"] == "fp32" else 2
-        kept = model.activations * micro * width
-        text += f"; + activations {model.activations / 1e6:.3g}M x {micro} images x {width} bytes = {_size(kept)}"
+        kept: float = model.activations * micro * width
+        text += f"; + activations {model.activations / 1e6:.3g}M"
+        if sides := largest_size(config):
+            larger = math.prod(sides) / math.prod(config["facts"]["image_shape"][-2:])
+            kept *= larger
+            text += f" x {larger:.3g}, for the largest images that augment gives, {sides[0]}x{sides[1]},"
+        text += f" x {micro} images x {width} bytes = {_size(kept)}"
         text += f"; about {_size(states + kept)} per device"
     yield "memory", text
 

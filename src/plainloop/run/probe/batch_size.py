@@ -29,7 +29,7 @@ def measure(config: Mapping[str, Any], *, most: int, tell: Tell) -> Iterator[Mea
 
     On a CPU nothing is tried that would need more than the free memory by what the sizes before it took.
     """
-    probe = Probe.of(config)
+    probe = Probe.of(config).with_largest_images()
     batch, parts = probe.batch(), config["trainer"]["accumulate"]
     cuda, taken = probe.trainer.device.type == "cuda", list[Measured]()
     size = 8 * parts

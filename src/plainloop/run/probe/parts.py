@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,11 @@ class Probe:
             wrapped = trainer.thaw(state)  # then a step takes most memory and time
         wrapped.train()
         return cls(trainer, state, wrapped)
+
+    def with_largest_images(self) -> Probe:
+        """The same, with images as large at every step as augmentations can make them: they decide about memory."""
+        augment = [one.largest() if hasattr(one, "largest") else one for one in self.trainer.augment]
+        return replace(self, trainer=replace(self.trainer, augment=augment))
 
     def update(self, batch: Batch, *, rate: float | None = None) -> None:
         """The next training step on a batch as data give it; at another rate than the schedule's if one is given."""
