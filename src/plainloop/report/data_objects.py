@@ -43,10 +43,11 @@ def object_lines(looked: Sequence[Any], splits: Sequence[str], image_size: Any) 
     how = f"resized to {typed(image_size)}" if image_size else "as they are"
     yield f"  areas       of {splits[0]}, {how}: {shares[0]:.0%} small, {shares[1]:.0%} medium, {shares[2]:.0%} large"
     yield "              (below 32 x 32 pixels, below 96 x 96, and above, as COCO measures)"
-    if (tiny := int((sides.min(1) < 2).sum())) > 0:
+    found = sides[sides.min(1) >= 2]
+    if tiny := len(sides) - len(found):
         yield f"              {tiny:,} are less than 2 pixels wide or high: no model finds those"
-    if len(sides) >= NUM_ANCHORS:
-        anchors, overlap = anchors_of(sides)
+    if len(found) >= NUM_ANCHORS:
+        anchors, overlap = anchors_of(found)
         yield f"  anchors     of model=yolov3 that fit {splits[0]}, with a mean IoU of {overlap:.2f}:"
         yield f"  model.anchors=[{','.join(f'[{w:.0f},{h:.0f}]' for w, h in anchors)}]"
 
@@ -77,7 +78,7 @@ def anchors_of(sides: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     some = sides if len(sides) <= MOST_BOXES else draw.choice(sides, MOST_BOXES, replace=False)
     tries = [k_means(some, spread(some, draw)) for _ in range(STARTS)]
     best = max(tries, key=lambda anchors: float(overlaps(some, anchors).max(1).mean()))
-    anchors = np.maximum(1, np.rint(best[np.argsort(best.prod(1), kind="stable")]))
+    anchors = np.rint(best[np.argsort(best.prod(1), kind="stable")])
     return anchors, float(overlaps(some, anchors).max(1).mean())
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from plainloop.data.boxes.annotations import Annotated, offsets
 from plainloop.data.boxes.files.clean import Part
 from plainloop.data.boxes.files.json_lists import FORM, LISTS, entries_of, short
+from plainloop.data.boxes.files.other_forms import are_corners, are_fractions
 from plainloop.data.boxes.files.shapes import Shapes, with_pixels
 from plainloop.data.loading.layout import quoted
 from plainloop.errors import BadData, counted
@@ -142,7 +143,7 @@ class Objects:
                 ) from error
 
     def part(self, images: Images, categories: Categories) -> Part:
-        """Raises BadData for objects of no category, for numbers that are none, and for missing outlines."""
+        """Raises BadData for objects of no category, boxes in another form than COCO's, and missing outlines."""
         ids = sorted(categories.name_of, key=lambda key: (isinstance(key, str), key))
         label_of = {key: label for label, key in enumerate(ids)}
         image = np.array([images.number_of.get(key, -1) for key in self.image_ids], np.int64)
@@ -163,6 +164,7 @@ class Objects:
                 f"{self.ids[row]}, has bbox {boxes[row].tolist()} and area {areas[row]}",
                 hint="mend or remove it",
             )
+        self.require_form(boxes, image, images)
         notes = self.notes(image)
         order = np.argsort(image, kind="stable")[int((image < 0).sum()) :]
         boxes[:, 2:] += boxes[:, :2]
@@ -183,6 +185,30 @@ class Objects:
             annotated, more = with_pixels(annotated, [self.ids[row] for row in order], self.where)
             notes += more
         return Part(self.where, tuple(categories.name_of[key] for key in ids), annotated, notes, parents)
+
+    def require_form(self, boxes: NDArray[np.float64], image: NDArray[np.int64], images: Images) -> None:
+        """Raises BadData for boxes (M, 4) as the file has them that are fractions of the image, or two corners."""
+        rows = np.flatnonzero(image >= 0)
+        sizes = np.array(images.sizes, np.int32).reshape(-1, 2)[image[rows]]
+        if are_fractions(boxes[rows]):
+            what, example = "fractions of the image", int((boxes[rows] % 1 != 0).sum(1).argmax())
+            instead = (
+                "[x * W, y * H, width * W, height * H] for an image of W x H pixels, and so in segmentation and area"
+            )
+        elif are_corners(boxes[rows], sizes):
+            over = (boxes[rows, :2] + boxes[rows, 2:] > sizes[:, ::-1] + 1).any(1) & (sizes > 0).all(1)
+            what, example = "x0 y0 x1 y1", int(over.argmax())
+            instead = "[x0, y0, x1 - x0, y1 - y0]"
+        else:
+            return
+        row, (height, width) = int(rows[example]), sizes[example].tolist()
+        box = short(boxes[row].round(4).tolist())
+        size = f" ({width} x {height} pixels)" if width and height else ""
+        raise BadData(
+            f"{self.where}: its boxes are {what}, and COCO's are x y width height in pixels: annotation "
+            f"{short(self.ids[row])} of {images.names[image[row]]}{size} has bbox {box}",
+            hint=f"export it again in COCO's form, or write {instead}",
+        )
 
     def notes(self, image: NDArray[np.int64]) -> tuple[str, ...]:
         notes = []

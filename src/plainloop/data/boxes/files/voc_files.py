@@ -14,6 +14,7 @@ import numpy as np
 from plainloop.contracts import Split
 from plainloop.data.boxes.annotations import Annotated, offsets
 from plainloop.data.boxes.files.clean import Part
+from plainloop.data.boxes.files.other_forms import are_fractions
 from plainloop.data.boxes.files.voc_xml import read_xml
 from plainloop.data.loading import layout
 from plainloop.data.loading.layout import quoted
@@ -262,6 +263,15 @@ def read_split(base: Path, pairs: Sequence[Pair], where: str) -> Part:
             labels.append(names.setdefault(name, len(names)))
             difficult.append(flag)
     corners = np.array(boxes, np.float32).reshape(-1, 4)
+    said = corners + np.array([1, 1, 0, 0], np.float32)
+    if are_fractions(said):
+        path = next(path for (_, path), length in zip(pairs, lengths, strict=True) if length)
+        raise BadData(
+            f"{where}: its boxes are fractions of the image, and Pascal VOC's are pixels: the first object of "
+            f"{path} has xmin ymin xmax ymax {' '.join(f'{value:.4g}' for value in said[0])}",
+            hint="export it again in Pascal VOC's form, or multiply xmin and xmax by the image's width and ymin and "
+            "ymax by its height",
+        )
     annotated = Annotated(
         images=np.array([os.fsencode(image) for image, _ in pairs], np.bytes_),
         sizes=np.array(sizes, np.int32).reshape(-1, 2),
