@@ -231,6 +231,13 @@ class DescribesData(Protocol):
         """Takes the constructor's arguments. Says which folders and files are used, and which are not."""
 
 
+class RefusesTransforms(Protocol):
+    """A data source that cannot use every augmentation which runs in its workers; the check asks it."""
+
+    def refuse_transform(self, name: str, transform: SampleTransform) -> None:
+        """`name` is the entry of `augment`. Raises BadConfig."""
+
+
 class DescribesModel(Protocol):
     """A model that adds its own lines to the plan, such as what of the loop's promises it does not keep."""
 

@@ -67,6 +67,13 @@ def boxed(root):
     return root
 
 
+def test_one_object_is_one_object(tmp_path, capsys):
+    root = boxed(tmp_path / "set")
+    write_coco(root / "train.json", as_coco({"1.jpg": SCENES["1.jpg"]}))
+    lines, _ = described(capsys, root, "data=coco")
+    assert part(lines, "classes").startswith("classes 2; the largest has 1 train object train val")
+
+
 def test_objects_are_counted_with_their_sizes_and_flags(tmp_path, capsys):
     lines, rows = described(capsys, boxed(tmp_path / "set"), "data=coco", "data.image_size=160")
     assert part(lines, "images") == "images 4 train, 1 val"

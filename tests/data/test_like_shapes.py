@@ -1,6 +1,7 @@
 """Rectangles that are wide or tall as the images of their batch: data.image_size=[800,1333]."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,14 @@ from torchvision.transforms import v2
 
 from plainloop.augment.multi_scale import MultiScale
 from plainloop.augment.per_sample import PerSample
-from plainloop.augment.scale_crop import RandomScaleCrop
 from plainloop.data.boxes.coco import CocoBoxes
 from plainloop.data.boxes.letterbox import letterbox
 from plainloop.data.boxes.sides import factor_of, frame_of
 from plainloop.data.loading import sampler
 from plainloop.data.loading.decode import decode
-from tests.harness.annotated import as_coco, write_images
+from tests.harness.annotated import as_coco, write_coco, write_images
 from tests.harness.boxed import largest_error, objects_of, source, write_set
+from tests.harness.commands import passed, problems
 from tests.harness.tensors import equal
 
 TRAIN, VAL = (3, 0, 7, 1, 5, 0, 2, 4, 6), (2, 0, 0, 5, 1, 3, 7)
@@ -168,17 +169,25 @@ def test_other_sizes_are_refused_with_what_to_type(image_size, said):
 
 
 @pytest.mark.parametrize(
-    "augmentation",
-    [RandomScaleCrop(size=(30, 50)), PerSample(transform=v2.RandomCrop(20))],
-    ids=["ours", "torchvision"],
+    ("augment", "entry", "others"),
+    [
+        ("[mosaic,yolo]", "scale_crop", ["mosaic", "flip", "color_jitter", "multi_scale"]),
+        ("large_scale_jitter", "scale_crop", ["flip"]),
+        ("standard", "crop", ["flip"]),  # torchvision's
+    ],
 )
-def test_what_gives_all_images_one_size_is_refused(augmentation):
-    transforms = {"sample_transforms": (FLIP, augmentation.sample)}
-    assert coco(image_size=50, **transforms).is_square
-    with pytest.raises(
-        ValueError, match=r"wide and tall images, and Random.*Crop of augment .*type data.image_size=50 "
-    ):
-        coco(image_size=[30, 50], **transforms)
+def test_what_gives_all_images_one_size_is_refused_and_the_rest_can_be_kept(tmp_path, augment, entry, others):
+    write_images(tmp_path / "JPEGImages")
+    for split in ("train", "val"):
+        write_coco(tmp_path / f"{split}.json", as_coco())
+    typed = ("task=detection", "model=yolov3", "model.backbone=tiny", "data=coco", f"data.root={tmp_path}")
+    typed += ("data.batch_size=2", "threads=1", f"augment={augment}")
+    assert entry in passed(*typed, "data.image_size=96").config["augment"]
+    ((key, problem),) = problems(*typed, "data.image_size=[64,96]").items()
+    assert key == f"augment.{entry}"
+    assert re.match(r"Random\w*Crop gives all images one shape, and data.image_size=\[64,96\] makes wide", problem.what)
+    assert problem.instead == f"~augment.{entry}"
+    assert list(passed(*typed, "data.image_size=[64,96]", problem.instead).config["augment"]) == others
 
 
 def test_two_equal_sides_are_the_square(root):

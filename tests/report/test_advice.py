@@ -223,6 +223,13 @@ def test_a_run_with_few_evaluations_is_not_called_under_fitting(photos: Path) ->
     assert [rule.__name__ for rule in RULES if rule(short) is not None] == []
 
 
+def test_a_loss_that_rises_at_the_end_has_not_fallen_steadily(photos: Path) -> None:
+    losses = [2.02, 1.51, 1.42, 1.41, 1.18, 1.18, 1.61, 1.72]
+    assert rate.rate_too_low(Made(*BOXES, train=0.0, val=0.0, metric="map", loss=losses).evidence(photos)) is None
+    falling = [2.02, 1.99, 1.96, 1.93, 1.90, 1.84, 1.78, 1.72]
+    assert rate.rate_too_low(Made(*BOXES, train=0.0, val=0.0, metric="map", loss=falling).evidence(photos)) is not None
+
+
 def test_nothing_is_said_about_an_ordinary_run(photos: Path) -> None:
     ordinary = Made("model=resnet20", "augment=crop_flip", train=0.985, val=0.97, parameters=0.27e6).evidence(photos)
     assert [rule.__name__ for rule in RULES if rule(ordinary) is not None] == []

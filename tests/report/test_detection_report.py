@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,8 +23,10 @@ from plainloop.report.advice.advice import advice
 from plainloop.report.run.objects import FOUND, INVENTED, MISSED, has_objects, pair
 from plainloop.report.run.page import page
 from plainloop.report.run.read import read_run
+from plainloop.report.run.results import drawings_of
 from plainloop.run.trained.open import open_run
-from plainloop.run_dir.evaluation import read_evaluation
+from plainloop.run_dir.evaluation import Evaluation, read_evaluation
+from plainloop.tasks.details import Curves, Details
 from tests.harness import runs
 from tests.tasks.test_object_matches import iou_of
 
@@ -98,6 +101,16 @@ def test_the_page_has_the_counts_the_curves_and_the_worst_images(folder: Path) -
     first = kept.samples[kept.samples[:, 0] == int(kept.worst["index"][0])][0].astype(int)
     assert f"{first[3]} of {first[1]} missed, {first[4]} invented" in text
     assert text.count("<img") == 24
+
+
+def test_a_class_keeps_its_colour_where_another_has_no_curve() -> None:
+    lines: dict[str, Any] = {name: [(0.0, 1.0), (1.0, height)] for height, name in enumerate(("mean", "cat", "dog"))}
+    without = {name: line for name, line in lines.items() if name != "cat"}
+    charts = [Curves(f"at {i}", "recall", "precision", one) for i, one in enumerate((lines, without))]
+    found = Evaluation("val", 1, {}, (), np.zeros((0, 0)), None, {}, Details(curves=charts))
+    keys = [dict(re.findall(r"background:(.*?)\"></i>(\w+)", key)) for _, _, key in drawings_of(found)]
+    assert [list(key.values()) for key in keys] == [["mean", "cat", "dog"], ["mean", "dog"]]
+    assert keys[1].items() <= keys[0].items()
 
 
 def test_what_is_missed_and_invented_has_colours_of_its_own(folder: Path) -> None:

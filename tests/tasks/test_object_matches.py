@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from plainloop.contracts import Batch
 from plainloop.distributed import collectives
+from plainloop.tasks.boxes.details import of_classes
 from plainloop.tasks.boxes.matches import (
     AGAIN,
     BADLY_PLACED,
@@ -177,6 +180,15 @@ def test_any_number_of_ranks_tells_the_same(measure: str, tmp_path: Path) -> Non
     for told in on_ranks(tmp_path / "ranks", 3, on_a_rank):
         assert repr(told) == repr(whole)  # NaN is not equal to itself
     assert repr(details(PAIRS[:1], measure)) != repr(whole)
+
+
+def test_classes_stand_in_the_order_of_the_column_that_the_title_names() -> None:
+    objects = np.array([[0, label, 9, 0.8, 1, -1, -1] for label in range(3)], float)
+    half, mean = {"AP 0.5": [0.9, 0.8, 1.0]}, {"AP": [0.2, 0.7, math.nan]}
+    for precisions, title, order in ((half | mean, "AP", "ant bee cat"), (half, "AP 0.5", "bee ant cat")):
+        table = of_classes(objects, objects[:0, :5], 0.5, NAMES[:3], precisions)
+        assert table.title == f"Classes, the lowest average precision ({title}) first"
+        assert [row[0] for row in table.rows] == order.split()
 
 
 def test_a_model_that_finds_nothing_is_told_so() -> None:

@@ -186,8 +186,8 @@ def _classes(found: Found, counts: Mapping[int, Counter[str]], splits: Sequence[
     order = sorted(counts, key=lambda label: -counts[label][first])
     sizes = [counts[label][first] for label in order]
     ratio = f", {sizes[0] / sizes[-1]:.3g} times the smallest" if sizes[-1] else ""
-    what = "objects" if found.boxed else "images"
-    yield f"  classes     {len(order):,}; the largest has {sizes[0]:,} {first} {what}{ratio}"
+    largest = counted(sizes[0], f"{first} {'object' if found.boxed else 'image'}")
+    yield f"  classes     {len(order):,}; the largest has {largest}{ratio}"
     shown = order if len(order) <= CLASSES_SHOWN else order[: CLASSES_SHOWN // 2] + order[-CLASSES_SHOWN // 2 :]
     name_width = min(34, max(len(name_of(found, label)) for label in shown))
     shares = found.pixel_shares(first)

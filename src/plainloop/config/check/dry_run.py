@@ -155,6 +155,8 @@ def _data(config: Mapping[str, Any], make: parts.Make) -> None:
         from plainloop.data.loading.samples import transformed
 
         with _refusals_of(f"augment.{name}"):
+            if hasattr(data, "refuse_transform"):
+                data.refuse_transform(name, transform)
             transformed(sample, [transform])
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from plainloop.contracts import Batch, Facts, Preprocessing, Split
+from plainloop.contracts import Batch, Facts, Preprocessing, SampleTransform, Split
 from plainloop.data.boxes.annotations import Annotated
 from plainloop.data.boxes.example import box_batch, refuse_labels
 from plainloop.data.boxes.files.clean import Part, cleaned, of_classes_in, with_sizes
@@ -186,8 +186,6 @@ class BoxedFiles(DecodedFiles):
         self.sides = sides_of(self.image_size)
         super().__post_init__()
         refuse_labels(self.sampler, None)
-        if not self.is_square:
-            refuse_sized(self.sample_transforms, self.sides)
         if self.class_names is not None and not isinstance(self.class_names, str):
             names = list(self.class_names)
             if not names or len(set(names)) < len(names):
@@ -200,6 +198,11 @@ class BoxedFiles(DecodedFiles):
     @property
     def is_square(self) -> bool:
         return self.sides[0] == self.sides[1]
+
+    def refuse_transform(self, name: str, transform: SampleTransform) -> None:
+        """`name` is the entry of augment. Raises BadConfig."""
+        if not self.is_square:
+            refuse_sized(name, transform, self.sides)
 
     @abstractmethod
     def found(self) -> Splits:

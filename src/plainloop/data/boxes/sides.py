@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainloop.contracts import SampleTransform
+from plainloop.errors import BadConfig
 
 Size = tuple[int, int]  # height and width
 
@@ -66,14 +67,13 @@ def plan_line(sides: Size, sizes: NDArray[np.int32]) -> str:
     return f"a batch has {wide}, or tall ones, {long} high and {short} wide ({tall:,})"
 
 
-def refuse_sized(sample_transforms: Sequence[SampleTransform], sides: Size) -> None:
-    """Raises ValueError for a transform that gives all images one size, where wide and tall ones have two."""
-    for transform in sample_transforms:
-        owner = getattr(transform, "__self__", transform)
-        owner = getattr(owner, "transform", owner)  # of torchvision
-        if getattr(owner, "size", None):
-            raise ValueError(
-                f"data.image_size={typed(sides)} makes wide and tall images, and {type(owner).__name__} of augment "
-                f"gives all of them one size; type data.image_size={sides[1]} for a square, or another augmentation, "
-                "such as augment=ssd"
-            )
+def refuse_sized(name: str, transform: SampleTransform, sides: Size) -> None:
+    """Raises BadConfig for a transform that gives all images one size, where wide and tall ones have two."""
+    owner = getattr(transform, "__self__", transform)
+    owner = getattr(owner, "transform", owner)  # of torchvision
+    if getattr(owner, "size", None):
+        raise BadConfig(
+            f"augment.{name}: {type(owner).__name__} gives all images one shape, and data.image_size={typed(sides)} "
+            f"makes wide and tall ones; leave this entry out, or use a square with data.image_size={sides[1]}",
+            hint=f"~augment.{name}",
+        )

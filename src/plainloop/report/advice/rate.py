@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Sequence
 
 from plainloop.config.durations import parse
@@ -42,7 +43,9 @@ def rate_too_low(run: Evidence) -> Advice | None:
     if lr is None or len(losses) < FEW or not run.finished:
         return None
     first, last, early = losses[0], losses[-1], losses[: 2 * len(losses) // 3]  # later, a falling rate ends the fall
-    if first <= 0 or not 0 < first - last < SLOW * first or not is_steady(early) or last < at_chance(run) / 2:
+    if first <= 0 or not 0 < first - last < SLOW * first or last < at_chance(run) / 2:
+        return None
+    if not (is_steady(early) and falls_to_the_end(losses)):
         return None
     if run.fit is not None and run.fit.gap > GAP:
         return None
@@ -106,6 +109,17 @@ def is_steady(losses: Sequence[float]) -> bool:
     """
     down = [after < before for before, after in itertools.pairwise(losses)]
     return sum(down) >= STEADY * len(down)
+
+
+def falls_to_the_end(losses: Sequence[float]) -> bool:
+    """Whether each quarter of the rows is lower in the mean than the one before, and the last row than the third.
+
+    >>> falls_to_the_end([2.3, 2.2, 2.1, 2.0, 1.9, 1.8, 1.7, 1.8]), falls_to_the_end([2.3, 2.2, 2.1, 2, 1.9, 1.8, 1, 2])
+    (True, False)
+    """
+    cuts = [i * len(losses) // 4 for i in range(5)]
+    quarters = [statistics.fmean(losses[start:stop]) for start, stop in itertools.pairwise(cuts)]
+    return all(after < before for before, after in itertools.pairwise(quarters)) and losses[-1] < quarters[2]
 
 
 def as_number(value: float) -> str:

@@ -55,10 +55,12 @@ def _in_words(cell: str | float | None) -> str:
 
 
 def drawings_of(found: Evaluation) -> list[tuple[str, str, str]]:
-    """Title, drawing and key of each set of curves."""
+    """Title, drawing and key of each set of curves; a name has the same colour in all of them."""
+    names = list(dict.fromkeys(name for one in found.details.curves for name in one.lines))
+    colours = {name: _line_colour(i, len(names)) for i, name in enumerate(names)}
     drawings = []
     for one in found.details.curves:
-        lines = [(name, line, _line_colour(i, len(one.lines))) for i, (name, line) in enumerate(one.lines.items())]
+        lines = [(name, line, colours[name]) for name, line in one.lines.items()]
         shown = figures.curves([figures.Curve(*line) for line in lines], x=one.x)
         key = page.key([(figures.colour(number), name) for name, _, number in lines if number is not None])
         drawings.append((one.title, shown, key))

@@ -152,20 +152,20 @@ def of_classes(
     class_names: Sequence[str],
     average_precision: Mapping[str, Sequence[float]],
 ) -> Table:
-    """The classes with objects or detections, the lowest average precision first."""
+    """The classes with objects or detections; the last of `average_precision` decides about their order."""
     found = objects[objects[:, 3] >= score]
     numbers = np.arange(len(class_names), dtype=np.float64)
     there, hit, said = (counts_by(numbers, rows[:, 1]) for rows in (objects, found, sure))
-    first = next(iter(average_precision.values()))
-    order = sorted(range(len(class_names)), key=lambda i: (math.isnan(first[i]), first[i], i))
+    name, values = list(average_precision.items())[-1]
+    order = sorted(range(len(class_names)), key=lambda i: (math.isnan(values[i]), values[i], i))
     rows = [
         (class_names[i], int(there[i]), *of_class, int(hit[i]), int(there[i] - hit[i]), int(said[i] - hit[i]))
         for i in order
         if there[i] or said[i]
-        for of_class in [[known(values[i]) for values in average_precision.values()]]
+        for of_class in [[known(of_all[i]) for of_all in average_precision.values()]]
     ]
     heads = ("class", "objects", *average_precision, "found", "missed", "invented")
-    return Table("Classes, the lowest average precision (AP) first", heads, rows)
+    return Table(f"Classes, the lowest average precision ({name}) first", heads, rows)
 
 
 def of_sizes(objects: Rows, sure: Rows, score: float) -> Table:
