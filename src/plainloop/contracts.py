@@ -247,9 +247,11 @@ class DescribesModel(Protocol):
 
 
 class NamesItsOutput(Protocol):
-    """A model that cannot be tried without values; its task is asked whether this is what it needs."""
+    """A model that says what the check cannot try; each of these may be missing."""
 
-    gives: tuple[str, ...]  # the entries of its output
+    gives: tuple[str, ...]  # the entries of its output: its task is asked whether this is what it needs
+    losses: tuple[str, ...]  # which `task.losses` weighs: other names are refused
+    learns_from_masks: bool  # of objects: refused where `data.instance_masks` is false
 
 
 class WorksInWorkers(Protocol):

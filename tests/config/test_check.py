@@ -99,6 +99,12 @@ scheduler=cyclic scheduler.mode=saw | scheduler.mode | triangular, triangular2, 
 scheduler=onecycle scheduler.anneal_strategy=cosine | scheduler.anneal_strategy | instead: scheduler.anneal_strategy=cos
 experiment=detection_quick model.anchors=[[10,13]] | model.anchors | expected 3, 6, 9, ... | instead: model.anchors=[[
 scheduler=onecycle scheduler.div_factor=0 | scheduler.div_factor | expected: more than 0
+task=detection data=digit_boxes model=mask_rcnn | model | instead: task=instance_segmentation where | model=faster_rcnn
+task=detection data=digit_boxes data.instance_masks=false model=mask_rcnn | model | instead: data.instance_masks=true
+experiment=detection_quick task.losses.siez=0.5 | task.losses.siez | no such loss | instead: +task.losses.size=0.5
+task=detection data=digit_boxes model=fcos task.losses.bbox_ctr=2 | task.losses.bbox_ctr | +task.losses.bbox_ctrness=2
+experiment=detection_quick task.losses.size=-1 | task.losses.size | got -1 | instead: leave task.losses.size=-1 out
+task=segmentation data=digit_scenes model=tiny_seg task.losses.dice=-1 | task.losses.dice | instead: task.losses.dice=0
 task=instance_segmentation data=digit_boxes model=faster_rcnn | model | no instance_mask | instead: model=mask_rcnn
 """.strip().splitlines()
 
@@ -125,6 +131,8 @@ def test_a_mistake_is_one_problem_of_its_key_with_these_words(row: str) -> None:
     trainer.param_groups.lr_scale={fc*:0.1,stem*:0.5}
     trainer.log_every=7
     task=instance_segmentation data=digit_boxes model=mask_rcnn
+    task=detection data=digit_boxes data.instance_masks=true model=mask_rcnn
+    task=detection data=digit_boxes model=mask_rcnn data.instance_masks=true task.losses.loss_mask=0.5
     """.strip().splitlines(),
 )
 def test_what_is_right_passes(typed: str) -> None:

@@ -43,6 +43,11 @@ TOLD = {
     "+optimizer.lr=0.1": "optimizer.lr=0.1",
     "plugins={a:1}": "leave plugins={a:1} out",
     "experiment=detection_quick task.losses.size.x=1": "leave task.losses.size.x out",
+    "data=coco data.root=x data.image_size=[96,abc]": "data.image_size=[800,1333]",
+    "data=coco data.root=x data.image_size=[96.5,160]": "data.image_size=[800,1333]",
+    "data=coco data.root=x data.image_size='96x160'": "data.image_size=[96,160]",
+    "data=coco data.root=x data.image_size=big": "data.image_size=416",
+    "data=image_folder data.root=x data.image_size=[96,160]": "data.image_size=224",
     "experiment=detection_quick task.lossess.size=1": "task.losses.size=1",
     # paths of people who write other letters, and another way to write a list or a mapping
     "data=coco data.root=Füße task=detection model=yolov3": "set data.root=<folder with images and annotations>",

@@ -158,9 +158,9 @@ def test_an_image_of_a_person_is_prepared_as_evaluation_does_it(tmp_path):
     ("image_size", "said"),
     [
         ([1333, 800], r"image_size=\[1333,800\] must have the shorter side first; type data.image_size=\[800,1333\]"),
-        ([800], r"image_size=\[800\] must be one number.*type data.image_size=800 or data.image_size=\[800,1333\]"),
+        ([800], r"image_size=\[800\] must be one number.*type data.image_size=\[800,1333\], or data.image_size=800"),
         ([1, 2, 3], "must be one number, for a square, or two"),
-        ([0, 10], "must be at least 1 pixel"),
+        ([0, 10], r"sides of at least 1 pixel; type data.image_size=\[800,1333\]"),
     ],
 )
 def test_other_sizes_are_refused_with_what_to_type(image_size, said):

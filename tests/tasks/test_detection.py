@@ -247,7 +247,7 @@ def test_without_any_image_there_is_nothing_to_measure() -> None:
     ("settings", "message"),
     [
         ({"num_classes": 0}, "task.num_classes=0 must be 1 or more"),
-        ({"losses": {"size": -1.0}}, "must be weights of 0 or more"),
+        ({"losses": {"size": -1.0}}, "task.losses.size=-1.0 must be 0 or more"),
         ({"measure": "pascal"}, "task.measure='pascal' must be one of coco, masks, both, voc, voc_11"),
         ({"per_class": True, "class_names": ["a"]}, "task.per_class=true needs 2 names"),
     ],

@@ -170,7 +170,7 @@ def test_the_librarys_lovasz_is_caught_to_wait() -> None:
     [
         ({"losses": {"iou": 1.0}}, r"task\.losses has no iou; it has cross_entropy, dice, lovasz, focal, ohem"),
         ({"losses": {"dice": 0.0}}, r"task\.losses=.* one of them above 0"),
-        ({"losses": {"dice": -1.0}}, r"task\.losses=.* weights of 0 or more"),
+        ({"losses": {"dice": -1.0}}, r"task\.losses\.dice=-1\.0 must be 0 or more"),
         ({"class_weights": [1.0]}, r"task\.class_weights has 1 weights, and there are 4 classes"),
         ({"ohem_threshold": 1.5}, r"task\.ohem_threshold=1\.5 must lie between 0 and 1"),
         ({"focal_gamma": -1}, r"task\.focal_gamma=-1 must be 0 or more"),

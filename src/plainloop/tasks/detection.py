@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
@@ -48,8 +49,9 @@ class Detection:
     ) -> None:
         if num_classes < 1:
             raise ValueError(f"task.num_classes={num_classes} must be 1 or more")
-        if any(weight < 0 for weight in (losses or {}).values()):
-            raise ValueError(f"task.losses={dict(losses or {})} must be weights of 0 or more")
+        for name, weight in (losses or {}).items():
+            if weight < 0:
+                raise ValueError(f"task.losses.{name}={weight} must be 0 or more")
         if measure not in MEASURES:
             raise ValueError(f"task.measure={measure!r} must be one of {', '.join(MEASURES)}")
         if per_class and (class_names is None or len(class_names) != num_classes):
@@ -74,7 +76,8 @@ class Detection:
         parts: dict[str, Tensor] = model(batch["image"], objects)
         if unknown := self.losses.keys() - parts.keys():
             what = f"task.losses: the model has no {', '.join(sorted(unknown))}; it has {', '.join(parts)}"
-            raise BadConfig(what, hint=f"task.losses.{next(iter(parts))}=0.5 weighs the first of them")
+            name = (*get_close_matches(min(unknown), parts), *parts)[0]
+            raise BadConfig(what, hint=f"task.losses.{name}=0.5 weighs one of them")
         total = torch.stack([self.losses.get(name, 1.0) * part.float() for name, part in parts.items()]).sum()
         return total, {"loss": total.detach()} | {name: part.detach() for name, part in parts.items()}
 

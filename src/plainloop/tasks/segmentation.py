@@ -77,8 +77,11 @@ class Segmentation:
         weights = {"cross_entropy": 1.0} if losses is None else dict(losses)
         if unknown := weights.keys() - set(LOSSES):
             raise ValueError(f"task.losses has no {', '.join(sorted(unknown))}; it has {', '.join(LOSSES)}")
-        if min(weights.values(), default=0) < 0 or not any(weights.values()):
-            raise ValueError(f"task.losses={weights} must be weights of 0 or more, and one of them above 0")
+        for name, weight in weights.items():
+            if weight < 0:
+                raise ValueError(f"task.losses.{name}={weight} must be 0 or more")
+        if not any(weights.values()):
+            raise ValueError(f"task.losses={weights} needs one of them above 0")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"task.label_smoothing={label_smoothing} must be 0 or more and below 1; 0.1 is usual")
         for key, value in (("ohem_threshold", ohem_threshold), ("ohem_min_kept", ohem_min_kept)):

@@ -72,7 +72,8 @@ def build_on_meta(context: CheckContext) -> Built:
     key = json.dumps(of_model, sort_keys=True, default=str)
     if key not in _built:
         _built[key] = _build(context)
-    return _built[key]
+    model, summary, finding = _built[key]
+    return model, summary, finding or _lacks_masks(model, context)
 
 
 def _build(context: CheckContext) -> Built:
@@ -91,7 +92,25 @@ def _build(context: CheckContext) -> Built:
         return None, ModelSummary(), None if _needs_values(error) else refused
     parameters, buffers = (sum(t.numel() for t in tensors) for tensors in (model.parameters(), model.buffers()))
     summary, finding = _forward(model, context)
+    finding = finding or _unknown_loss(model, context)
     return model, replace(summary, parameters=parameters, buffers=buffers), finding
+
+
+def _unknown_loss(model: Any, context: CheckContext) -> Finding | None:
+    names, weights = getattr(model, "losses", ()), context.config["task"].get("losses") or {}
+    wrong = next((f"task.losses.{name}" for name in weights if names and name not in names), None)
+    keys = [f"task.losses.{name}" for name in names]
+    return Finding(wrong, "the model has no such loss", unknown=wrong, keys=keys) if wrong else None
+
+
+def _lacks_masks(model: Any, context: CheckContext) -> Finding | None:
+    """The model learns from masks of objects, and the data are told to give none."""
+    if not getattr(model, "learns_from_masks", False) or context.get("data.instance_masks") is not False:
+        return None
+    what = "learns from masks of objects, and data.instance_masks=false gives only boxes"
+    by_task = "task=instance_segmentation where objects have outlines, or model=faster_rcnn"
+    instead = "data.instance_masks=true" if context.is_typed("data.instance_masks") else by_task
+    return Finding("model", what, instead=instead)
 
 
 def _forward(model: Any, context: CheckContext) -> tuple[ModelSummary, Finding | None]:

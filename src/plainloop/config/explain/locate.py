@@ -10,8 +10,11 @@ from plainloop.config.compose.origin import Origin
 from plainloop.config.explain.other_codes import lookup
 from plainloop.config.explain.problems import Problem, as_typed, listing
 from plainloop.config.explain.suggest import as_override, nearest, nearest_key, suggest_value
-from plainloop.config.types import UNKNOWN
+from plainloop.config.types import UNKNOWN, members_of, misfit
 from plainloop.system.secrets import looks_secret
+
+# Where a list was meant, and our YAML has one number.
+LISTS = {"data.image_size": "[800,1333]"}
 
 
 def locate(findings: Sequence[Finding], origin: Origin) -> list[Problem]:
@@ -64,6 +67,8 @@ def _unknown(finding: Finding, origin: Origin) -> Problem:
 def _fitting(key: str, value: Any, annotation: Any) -> str:
     """The value as the key takes it; "" where it is not known."""
     found = suggest_value(value, annotation)
+    if not found and isinstance(value, list) and any(misfit([], kind) is None for kind in members_of(annotation)):
+        found = LISTS.get(key, "")
     if isinstance(value, int) and found.endswith("ep"):
         return f"{key}={found}, or {key}={found[:-2]}st"
     if annotation is str and isinstance(value, int | float):

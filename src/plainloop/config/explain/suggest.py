@@ -18,6 +18,7 @@ _CLOSE = 0.66  # of difflib's ratio: about one edit per three letters
 _DURATION = re.compile(
     r"[-+]?\s*(?P<amount>\d+(\.\d+)?)\s*(?:(?P<ep>e|ep\w*)|(?P<st>s|st\w*|it\w*|batch\w*|updates?)|(%|pct|perc\w*))?"
 )
+_SIZE = re.compile(r"\d+\s*[x×]\s*\d+")  # 800x1333
 _BOOLEANS = dict.fromkeys(("true", "yes", "on", "1", "1.0"), "true") | dict.fromkeys(("false", "no", "0"), "false")
 
 
@@ -64,6 +65,8 @@ def suggest_value(value: Any, annotation: Any) -> str:
 
     >>> suggest_value("5epochs", Steps), suggest_value("1000it", Steps), suggest_value(0.5, Steps)
     ('5ep', '1000st', '0.5ep')
+    >>> suggest_value("800x1333", int | Sequence[int])
+    '[800,1333]'
     >>> suggest_value("bf61", Literal["fp32", "bf16", "fp16"]), suggest_value("norm", list[str])
     ('bf16', '[norm]')
     """
@@ -107,9 +110,11 @@ def _suggestion(value: Any, kind: Any) -> str:
         return next((_BOOLEANS[word] for word in nearest(text, _BOOLEANS)), "")
     if kind is int and isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if get_origin(kind) is list or kind is list:
+    if get_origin(kind) in (list, Sequence) or kind is list:
         item = (*get_args(kind), UNKNOWN)[0]
         values = value if isinstance(value, list) else [value]
+        if _SIZE.fullmatch(text):
+            values = [int(side) for side in re.findall(r"\d+", text)]
         items = [as_override(v) if misfit(v, item) is None else suggest_value(v, item) for v in values]
         return f"[{','.join(items)}]" if all(items) else ""
     return ""

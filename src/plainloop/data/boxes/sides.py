@@ -26,8 +26,10 @@ def sides_of(image_size: int | Sequence[int]) -> tuple[int, int]:
     if len(sides) != 2:
         raise ValueError(
             f"{shown} must be one number, for a square, or two, the shorter and the longer side of a rectangle; "
-            "type data.image_size=800 or data.image_size=[800,1333]"
+            "type data.image_size=[800,1333], or data.image_size=800"
         )
+    if not isinstance(image_size, int) and min(sides) < 1:
+        raise ValueError(f"{shown} must be sides of at least 1 pixel; type data.image_size=[800,1333]")
     if sides[0] > sides[1]:
         raise ValueError(f"{shown} must have the shorter side first; type data.image_size=[{sides[1]},{sides[0]}]")
     return sides[0], sides[1]

@@ -34,6 +34,14 @@ CLASS_LAYERS = {
     "mask_rcnn": ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits"),
     "ssd": ("head.classification_head.",),
 }
+OF_PROPOSALS = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")
+LOSSES = {
+    "faster_rcnn": OF_PROPOSALS,
+    "mask_rcnn": (*OF_PROPOSALS, "loss_mask"),
+    "retinanet": ("classification", "bbox_regression"),
+    "fcos": ("classification", "bbox_regression", "bbox_ctrness"),
+    "ssd": ("classification", "bbox_regression"),
+}
 DETECTIONS = ("boxes", "box_label", "box_score", "box_valid")
 
 
@@ -112,7 +120,15 @@ class TorchvisionDetector(nn.Module):
     @property
     def gives(self) -> tuple[str, ...]:
         """The entries of its detections."""
-        return (*DETECTIONS, *(["instance_mask"] if self.architecture == "mask_rcnn" else []))
+        return (*DETECTIONS, *(["instance_mask"] if self.learns_from_masks else []))
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        return LOSSES[self.architecture]
+
+    @property
+    def learns_from_masks(self) -> bool:
+        return self.architecture == "mask_rcnn"
 
     @property
     def score_threshold(self) -> float:
@@ -143,7 +159,7 @@ class TorchvisionDetector(nn.Module):
 
         Raises BadConfig where masks that it learns from are missing.
         """
-        if "instance_mask" in self.gives and "instance_mask" not in objects:
+        if self.learns_from_masks and "instance_mask" not in objects:
             raise BadConfig(
                 "model=mask_rcnn learns from masks of objects, and the batches have only boxes",
                 hint="type task=instance_segmentation, which reads the masks; or model=faster_rcnn, which needs none",

@@ -17,6 +17,7 @@ from torchvision.ops import batched_nms
 from plainloop.contracts import Batch
 from plainloop.models.detection.boxes import area, as_batch, pairwise_iou, shape_iou, suppressed
 
+LOSSES = ("centre", "size", "objectness", "class")
 NUM_BOX = 5  # numbers before those of the classes
 CANDIDATES = 1000  # of an image, at most, that suppression looks at
 
@@ -24,7 +25,7 @@ CANDIDATES = 1000  # of an image, at most, that suppression looks at
 def losses(
     maps: Sequence[Tensor], objects: Batch, *, anchors: Tensor, strides: Sequence[int], ignore_iou: float
 ) -> dict[str, Tensor]:
-    """Sums over the objects and cells of an image, as means over the images: "centre", "size", "objectness", "class".
+    """Sums over the objects and cells of an image, as means over the images, by the names in `LOSSES`.
 
     An object belongs to the anchor, of all, whose shape is most like its own, in the cell of its centre. A cell without
     an object learns that it has none, unless what it predicts overlaps an object by more than `ignore_iou`. Two objects
@@ -46,7 +47,7 @@ def losses(
     image_area = maps[0].shape[2] * maps[0].shape[3] * strides[0] ** 2
     weights = 2 - area(boxes) / image_area
     numbers = torch.arange(maps[0].shape[-1] - NUM_BOX, device=boxes.device)
-    parts: dict[str, list[Tensor]] = {"centre": [], "size": [], "objectness": [], "class": []}
+    parts: dict[str, list[Tensor]] = {name: [] for name in LOSSES}
     for number, (cells, stride) in enumerate(zip(maps, strides, strict=True)):
         height, width = cells.shape[2:4]
         here = valid & (nearest // per_map == number)

@@ -38,6 +38,8 @@ class YOLOv3(nn.Module):
         max_detections: of an image; COCO counts 100.
     """
 
+    losses = yolo_head.LOSSES
+
     def __init__(
         self,
         *,
