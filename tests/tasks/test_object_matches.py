@@ -12,7 +12,7 @@ import torch
 
 from plainloop.contracts import Batch
 from plainloop.distributed import collectives
-from plainloop.tasks.boxes.details import of_classes
+from plainloop.tasks.boxes.details import of_classes, precision_curves
 from plainloop.tasks.boxes.matches import (
     AGAIN,
     BADLY_PLACED,
@@ -189,6 +189,11 @@ def test_classes_stand_in_the_order_of_the_column_that_the_title_names() -> None
         table = of_classes(objects, objects[:0, :5], 0.5, NAMES[:3], precisions)
         assert table.title == f"Classes, the lowest average precision ({title}) first"
         assert [row[0] for row in table.rows] == order.split()
+
+
+def test_the_mean_of_the_curves_counts_classes_of_which_nothing_was_found() -> None:
+    curves = precision_curves({"ant": [1.0, 0.5], "bee": [0.0, 0.0]}, [0.0, 1.0], overlap=0.5)
+    assert curves.lines == {"mean of the classes": [(0.0, 0.5), (1.0, 0.25)], "ant": [(0.0, 1.0), (1.0, 0.5)]}
 
 
 def test_a_model_that_finds_nothing_is_told_so() -> None:

@@ -207,12 +207,12 @@ def precision_curves(
     most: int = 12,
 ) -> Curves:
     """Precision at each recall, of at most so many classes: those with the highest and the lowest means; and the mean
-    over all classes.
+    over all classes, those of which nothing was found as well: its own mean is then the mean AP.
     """
-    lines = {name: line for name, line in lines.items() if max(line) > 0}
-    order = sorted(lines, key=lambda name: -float(np.mean(lines[name])))
+    order = sorted((name for name in lines if max(lines[name]) > 0), key=lambda name: -float(np.mean(lines[name])))
+    several = len(lines) > 1 and order
+    every = {"mean of the classes": np.mean(list(lines.values()), axis=0).tolist()} if several else {}
     shown = order if len(order) <= most else order[: most // 2] + order[-(most // 2) :]
-    every = {"mean of the classes": np.mean(list(lines.values()), axis=0).tolist()} if len(lines) > 1 else {}
     every |= {name: lines[name] for name in shown}
     title = f"Precision over recall{' of masks' if of_masks else ''}, at an overlap of {overlap:g}"
     return Curves(title, "recall", "precision", {name: list(reached(recalls, line)) for name, line in every.items()})
