@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ import torch
 
 from plainloop import load
 from plainloop.commands.export import batches, main
+from plainloop.data.loading.decode import decode
 from plainloop.errors import RunError
 from plainloop.models.detection.torchvision_models import ARCHITECTURES
 from plainloop.run.trained.difference import differences
-from plainloop.run.trained.export import Graph, about_export, outputs_of, run_onnx, traced, write_onnx
+from plainloop.run.trained.export import TAKES, Graph, about_export, outputs_of, run_onnx, traced, write_onnx
 from plainloop.run.trained.open import Trained
 from tests.harness.detectors import sure_detector
+from tests.harness.photos import write_wide_and_tall
+from tests.harness.runs import train
 from tests.harness.trained import train_runs
 
 pytestmark = pytest.mark.own_process
@@ -63,6 +67,51 @@ def test_torch_and_torchvision_give_the_objects_in_a_fresh_process(place: Path, 
     extra = {"needs": "", "outputs": ""}
     torch.export.load(tmp_path / "model.pt2", extra_files=extra)
     assert (json.loads(extra["needs"]), json.loads(extra["outputs"])) == (["torchvision"], list(NAMES))
+
+
+@pytest.fixture(scope="module")
+def rectangles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that gives wide and tall images different shapes, and of its data."""
+    place = tmp_path_factory.mktemp("rectangles")
+    words = ("data=coco", f"data.root={write_wide_and_tall(place / 'set')}", "data.image_size=[48,64]")
+    words += ("data.num_workers=0", "data.batch_size=4", "task=detection", "model=yolov3", "model.backbone=tiny")
+    ended = train(place, *words, "model.width=4", "trainer.duration=1st", "report=never", "hydra.run.dir=run")
+    assert ended.code == 0, ended.err
+    return place
+
+
+def test_a_run_with_wide_and_tall_images_gives_a_file_for_each(rectangles: Path, tmp_path: Path, capsys: Any) -> None:
+    assert main([f"run={rectangles / 'run'}", "format=onnx", "--out", str(tmp_path)]) == 0
+    said, found = capsys.readouterr().out, load(rectangles / "run")
+    for which, number, (height, width), file, compared_on in (
+        ("wide", 0, (48, 64), tmp_path / "model.onnx", "2 wide val images"),
+        ("tall", 1, (64, 48), tmp_path / "model_tall.onnx", "1 tall val image"),
+    ):
+        assert f"{compared_on}\n" in said and f"written {file}: " in said
+        assert f"image (any, 3, {height}, {width}) -> {', '.join(NAMES)}\n        for {TAKES[which]}\n" in said
+        about = {entry.key: json.loads(entry.value) for entry in onnx.load(file).metadata_props}
+        assert (about["image_shape"], about["takes"]) == ([3, height, width], TAKES[which])
+        pixels = found.preprocessing.prepare(decode(rectangles / f"set/val/{number}.png"))
+        image = found.trained.prepare({"image": pixels[None]})["image"]
+        expected, computed = outputs_of(Graph(found.trained).eval(), image), run_onnx(file, image, NAMES)
+        worst = differences(expected, computed, threshold=found.trained.model.score_threshold)
+        assert worst["boxes"].most < 1e-3 and worst["box_score"].most < 1e-5
+
+
+def test_a_file_for_tall_images_alone_is_not_compared_on_wide_ones(
+    rectangles: Path, tmp_path: Path, capsys: Any
+) -> None:
+    root = shutil.copytree(rectangles / "set", tmp_path / "set")
+    content = json.loads((root / "val.json").read_text())
+    for key, name in (("images", "id"), ("annotations", "image_id")):
+        content[key] = [one for one in content[key] if one[name] != 1]
+    (root / "val.json").write_text(json.dumps(content))
+    typed = [f"run={rectangles / 'run'}", "format=onnx", "size=64x48", f"data.root={root}", "--out", str(tmp_path)]
+    assert main(typed) == 0
+    said = capsys.readouterr().out
+    assert "note    compared on noise, for the validation set has no tall image\n" in said
+    assert f"for {TAKES['tall']}\nnote    size=48x64 --out <another folder> makes the file for the others\n" in said
+    assert not (tmp_path / "model_tall.onnx").exists()
 
 
 def test_safetensors_hold_the_detector_exactly(place: Path, tmp_path: Path, capsys: Any) -> None:

@@ -54,6 +54,15 @@ def test_a_shell_that_closes_the_streams_gets_the_same(tmp_path: Path) -> None:
         assert subprocess.run(["bash", "-c", f"{line} {redirected}"], capture_output=True, timeout=300).returncode == 0
 
 
+def test_a_command_whose_reader_is_gone_ends_well_and_without_a_word(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does once it has its lines
+    command = [sys.executable, str(ROOT / "scripts/explain.py"), "optimizer.lr"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=300)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_working_directory_that_is_gone_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     done = train(tmp_path / "gone", *RUN, prepare=(tmp_path / "gone").rmdir)

@@ -1,15 +1,12 @@
 """Wide and tall batches: what a step has is drawn anew in each epoch; a killed run goes on exactly all the same."""
 
-import json
 import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from plainloop.data.loading import sampler
 from tests.harness import inject
+from tests.harness.photos import write_wide_and_tall
 from tests.harness.runs import differences, remains, train
 
 RUN = (
@@ -17,22 +14,6 @@ RUN = (
     *("model=yolov3", "model.backbone=tiny", "model.width=4", "augment=detection", "trainer.duration=3ep"),
     *("trainer.log_every=2", "trainer.save_every=2st", "report=never", "hydra.run.dir=run"),
 )
-WIDE, TALL = (60, 80), (80, 60)  # height, width
-
-
-def write_photos(root: Path) -> Path:
-    """14 wide and 9 tall ones to train on: five steps an epoch, one of them of both shapes."""
-    for split, heights_widths in {"train": [WIDE] * 14 + [TALL] * 9, "val": [WIDE, TALL, WIDE]}.items():
-        (root / split).mkdir(parents=True)
-        images, annotations = [], []
-        for i, (height, width) in enumerate(heights_widths):
-            pixels = np.random.default_rng(i).integers(0, 256, (height, width, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / split / f"{i}.png")
-            images.append({"id": i, "file_name": f"{i}.png", "width": width, "height": height})
-            annotations.append({"id": i + 1, "image_id": i, "category_id": i % 2, "bbox": [i, 5, 20, 30], "area": 600})
-        content = {"categories": [{"id": i, "name": name} for i, name in enumerate(("cat", "dog"))]}
-        (root / f"{split}.json").write_text(json.dumps(content | {"images": images, "annotations": annotations}))
-    return root
 
 
 def first_draw_always() -> None:
@@ -42,7 +23,7 @@ def first_draw_always() -> None:
 
 
 def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
-    root, ends = write_photos(tmp_path / "photos"), dict[str, Any]()
+    root, ends = write_wide_and_tall(tmp_path / "photos"), dict[str, Any]()
     command = (*RUN, f"data.root={root}")
     for name in ("untouched", "killed", "otherwise ordered"):
         folder = tmp_path / name

@@ -21,8 +21,9 @@ from plainloop.config.compose import command as command_line
 from plainloop.config.compose.composer import Composer
 from plainloop.config.compose.origin import Origin
 from plainloop.config.explain.problems import Problem
-from plainloop.errors import BadConfig, RunError
+from plainloop.errors import BadConfig, RunError, printable
 from plainloop.loggers.screen import is_terminal, working
+from plainloop.system.processes import open_screens_of_command
 
 RUN_WORDS = {  # of commands that open a run as it is
     "run=RUN": "a run directory, or a checkpoint in one",
@@ -47,6 +48,7 @@ def parser_of(name: str, description: str, examples: Sequence[str]) -> argparse.
 
 def answer(work: Callable[[], int]) -> int:
     """The exit code of a command; prints what went wrong."""
+    open_screens_of_command()
     try:
         return work()
     except RunError as error:
@@ -58,6 +60,10 @@ def answer(work: Callable[[], int]) -> int:
     except Exception as error:  # an error of ours keeps its traceback and has its own exit code
         traceback.print_exc()
         raise SystemExit(RunError.code) from error
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{printable(text)}\n")
 
 
 def compose(overrides: Sequence[str]) -> tuple[DictConfig, Origin, list[Problem]]:

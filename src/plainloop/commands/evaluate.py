@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainloop.commands.composed import answer, compose, parser_of, take_words
+from plainloop.commands.composed import answer, compose, parser_of, say, take_words
 from plainloop.errors import BadConfig, printable
 from plainloop.loggers.screen import counting
 from plainloop.run_dir.status import quote_for_hydra
@@ -272,7 +272,3 @@ def show_comparison(done: Sequence[tuple[Subject, Measured]], differences: Seque
     folder = asked.out or (place_of(last, asked) if len(asked.runs) == 1 else Path("outputs/evaluation"))
     write_comparison(folder / "comparison.json", names, [found for _, found in done], differences)
     say(f"written {folder / 'comparison.json'}")
-
-
-def say(text: str) -> None:
-    sys.stdout.write(f"{printable(text)}\n")

@@ -3,8 +3,8 @@
 format=onnx is run with onnxruntime, torch_export in a fresh process without this code, safetensors is loaded into a
 new model. They are compared on the first validation images, or on noise where the data are not on this machine. A
 detector gives objects: the choice among boxes that overlap is in the file. Batches may have any size, images have one:
-that of the data set, or size=. Preprocessing and class names are in the file. quantize=int8 (of onnx) needs the run's
-data: training images to calibrate, validation images to measure.
+that of the data set, or size=; a run with wide and tall images gives a file for each. Preprocessing and class names are
+in the file. quantize=int8 (of onnx) needs the run's data: training images to calibrate, validation images to measure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import contextlib
 import functools
 import itertools
 import re
-import sys
 from collections.abc import Callable, Generator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,9 +27,10 @@ from plainloop.commands.composed import (
     parser_of,
     plugins_of,
     refuse_others,
+    say,
     take_word,
 )
-from plainloop.errors import BadConfig, BadData, RunError, counted, printable
+from plainloop.errors import BadConfig, BadData, RunError, counted
 from plainloop.loggers.screen import counting, working
 
 if TYPE_CHECKING:
@@ -91,37 +91,45 @@ def export(words: list[str], options: argparse.Namespace) -> int:
             f"format=onnx needs packages that are not installed: {', '.join(missing)}",
             hint=f"type pip install {' '.join(missing)}, or format=torch_export",
         )
+    from plainloop.run.trained.export import only_of
     from plainloop.run.trained.folder import run_of_file
     from plainloop.run.trained.open import open_run
     from plainloop.system import storage
 
     folder, checkpoint = run_of_file(Path(str(given["run"])).expanduser(), given["checkpoint"])
     trained = open_run(folder, checkpoint or "best", device="cpu", plugins=plugins_of(given["plugins"]))
-    shape = shape_of(trained, given["size"])
+    shapes = shapes_of(trained, given["size"])
     out = options.out or folder / "export"
     storage.make_folder(out)
     path = out / FORMATS[kind]
     say(f"run     {folder}: {trained.weights}")
     if kind == "safetensors":
-        return export_safetensors(trained, path, shape, given["data.root"])
-    return export_graph(trained, kind, path, shape, options.tolerance, quantize=bool(quantize), root=given["data.root"])
+        return export_safetensors(trained, path, shapes[0], given["data.root"])
+    for shape in shapes:
+        file = path if shape is shapes[0] else path.with_stem(f"{path.stem}_tall")
+        export_graph(trained, kind, file, shape, options.tolerance, quantize=bool(quantize), root=given["data.root"])
+    if given["size"] and only_of(trained, shape):
+        say(f"note    size={shape[2]}x{shape[1]} --out <another folder> makes the file for the others")
+    return 0
 
 
-def shape_of(trained: Trained, size: str | None) -> list[int]:
-    """(C, H, W) of the images. Raises BadConfig."""
-    channels, *own = trained.config["facts"]["image_shape"]
+def shapes_of(trained: Trained, size: str | None) -> list[list[int]]:
+    """(C, H, W) of the images of each file: a wide and a tall one where the run has both. Raises BadConfig."""
+    from plainloop.run.trained.export import only_of
+
+    channels, height, width = own = trained.config["facts"]["image_shape"]
     if size is None:
-        return [channels, *own]
+        return [own, [channels, width, height]] if only_of(trained, own) else [own]
     if not (found := re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", size)):
         raise BadConfig(
             f"size={size} must be a number of pixels, or height x width", hint="type size=224 or size=512x1024"
         )
-    return [channels, int(found[1]), int(found[2] or found[1])]
+    return [[channels, int(found[1]), int(found[2] or found[1])]]
 
 
 def export_graph(
     trained: Trained, kind: str, path: Path, shape: Sequence[int], tolerance: float, *, quantize: bool, root: str | None
-) -> int:
+) -> None:
     from plainloop.run.trained import export as exporting
 
     graph = exporting.Graph(trained).eval()
@@ -139,41 +147,49 @@ def export_graph(
         compare(trained, graph, images, tolerance, lambda batch: run(path, batch, names), path, what)
     say(f"written {path}: {size_of(path)}")
     say(f"        image (any, {', '.join(map(str, shape))}) -> {', '.join(names)}")
+    if which := exporting.only_of(trained, shape):
+        say(f"        for {exporting.TAKES[which]}")
     if quantize:
         quantized(trained, names, path, root)
-    return 0
 
 
 def images_to_compare(trained: Trained, shape: Sequence[int], root: str | None) -> tuple[Tensor, str]:
     """Validation images as the model sees them, or noise where the data are not on this machine; and which it is."""
+    import torch
+
     from plainloop.run.trained import export as exporting
 
-    number = sum(exporting.BATCHES)
+    number, which = sum(exporting.BATCHES), exporting.only_of(trained, shape)
     try:
-        images = validation_images(trained, shape, number, root)
+        images = validation_images(trained, shape, which, number, root)
     except RunError as error:
         if root:
             raise
         say(f"note    compared on noise, for the data cannot be read here: {error}")
         say("        data.root=<folder> says where they are")
         return exporting.examples(trained, shape, number), f"{number} images of noise"
-    return images, counted(len(images), "val image")
+    if not images:
+        say(f"note    compared on noise, for the validation set has no {which} image")
+        return exporting.examples(trained, shape, number), f"{number} images of noise"
+    return torch.cat(images), counted(len(images), f"{which} val image".lstrip())
 
 
-def validation_images(trained: Trained, shape: Sequence[int], number: int, root: str | None) -> Tensor:
-    """The first ones, resized to this shape (C, H, W) where evaluation prepares them in another."""
-    import torch
+def validation_images(trained: Trained, shape: Sequence[int], which: str, most: int, root: str | None) -> list[Tensor]:
+    """The first ones (1, C, H, W), of all or of wide or tall ones, resized where evaluation gives another size."""
     from torch.nn import functional as F
 
     found: list[Tensor] = []
     with contextlib.closing(batches(trained, "val", root, download=False)) as every:
         for batch in every:
-            found += trained.prepare({"image": batch["image"][: number - len(found)]})["image"]
-            if len(found) == number:
+            height, width = batch["image"].shape[-2:]
+            if which and which != ("tall" if height > width else "wide"):
+                continue
+            found += trained.prepare({"image": batch["image"][: most - len(found)]})["image"]
+            if len(found) == most:
                 break
-    if not found:
+    if not found and not which:
         raise BadData("the validation set has no images")
-    return torch.cat([F.interpolate(one[None], tuple(shape[1:]), mode="bilinear", antialias=True) for one in found])
+    return [F.interpolate(one[None], tuple(shape[1:]), mode="bilinear", antialias=True) for one in found]
 
 
 def compare(
@@ -283,7 +299,3 @@ def size_of(path: Path) -> str:
     return readable_size(
         sum(file.stat().st_size for file in (path, path.with_name(f"{path.name}.data")) if file.exists())
     )
-
-
-def say(text: str) -> None:
-    sys.stdout.write(f"{printable(text)}\n")

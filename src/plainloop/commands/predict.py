@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +22,10 @@ from plainloop.commands.composed import (
     parser_of,
     plugins_of,
     refuse_others,
+    say,
     take_word,
 )
-from plainloop.errors import BadConfig, BadData, printable
+from plainloop.errors import BadConfig, BadData
 from plainloop.loggers.screen import counting
 
 if TYPE_CHECKING:
@@ -258,7 +258,3 @@ def tell(rows: dict[int, dict[str, Any]], out: Path, seconds: float, predictor: 
     unread = f", {len(bad):,} could not be read" if bad else ""
     speed = f", {len(rows) / seconds:,.0f} images/s" if len(rows) > SHOWN else ""
     say(f"written {out}: {len(rows):,} image{'s' * (len(rows) > 1)}{unread}{speed}")
-
-
-def say(text: str) -> None:
-    sys.stdout.write(f"{printable(text)}\n")

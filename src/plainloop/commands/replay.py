@@ -32,6 +32,7 @@ from plainloop.run.run import build_task, build_trainer, num_threads
 from plainloop.run_dir.checkpoints import Checkpoints
 from plainloop.run_dir.config_file import read_config
 from plainloop.run_dir.recorder import Silent
+from plainloop.system.processes import open_screens_of_command
 from plainloop.system.signals import Preemption
 
 
@@ -205,6 +206,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("step", type=int, help="the step, as the run's message names it")
     parser.add_argument("--plugins", nargs="*", default=[], help="packages of your own that the run's config names")
     options = parser.parse_args(arguments)
+    open_screens_of_command()
     try:
         findings = replay(options.folder, options.step, plugins=options.plugins)
     except RunError as error:

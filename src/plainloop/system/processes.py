@@ -71,6 +71,12 @@ def open_screens() -> None:
         setattr(sys, name, stream)
 
 
+def open_screens_of_command() -> None:
+    """`open_screens`, so that with `| head` a command does all its work; not where a program takes what it prints."""
+    if sys.stdout is sys.__stdout__:
+        open_screens()
+
+
 def sleep_while_waiting() -> None:
     """Has torch's threads sleep while they wait for one another; called before torch is imported.
 

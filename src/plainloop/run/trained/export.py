@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from plainloop.config.parts import preprocessing_of
 from plainloop.contracts import Batch
-from plainloop.errors import BadConfig, RunError
+from plainloop.errors import BadConfig, BadData, RunError
 from plainloop.run.description import describe
 from plainloop.run.trained.difference import Arrays
 from plainloop.run.trained.open import Trained
@@ -38,6 +39,7 @@ MEANING = {
     "box_valid": "bool (batch, N): true for objects; N is always the same, and the rows after them are 0",
     "instance_mask": "bool (batch, N, height, width): the pixels of each object",
 }
+TAKES = {"wide": "images that are at least as wide as high", "tall": "images that are higher than wide"}
 # What the exporters raise for a model that they cannot follow, and the model itself for an image that it does not take.
 CANNOT = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, KeyError, IndexError)
 
@@ -81,6 +83,21 @@ def examples(trained: Trained, image_shape: Sequence[int], number: int) -> Tenso
     noise = torch.Generator().manual_seed(number)
     pixels = torch.randint(0, 256, (number, *image_shape), generator=noise, dtype=torch.uint8)
     return trained.prepare({"image": pixels})["image"]
+
+
+def only_of(trained: Trained, image_shape: Sequence[int]) -> str:
+    """`wide` or `tall`, where a file of this shape (C, H, W) is for such images alone; else "".
+
+    A run with data.image_size=[96,160] gives wide images one shape, and tall ones the other.
+    """
+    try:
+        preprocessing = preprocessing_of(trained.config)
+    except BadData:  # no image comes from a file
+        return ""
+    _, height, width = image_shape
+    if preprocessing.one_size or not preprocessing.letterboxed or height == width:
+        return ""
+    return "tall" if height > width else "wide"
 
 
 def traced(
@@ -157,6 +174,8 @@ def about_export(
         "needs": list(needs),
         "weights": trained.weights,
     }
+    if which := only_of(trained, image_shape):
+        found["takes"] = TAKES[which]
     return {key: json.dumps(value) for key, value in found.items()}
 
 
