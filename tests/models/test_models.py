@@ -131,7 +131,7 @@ def test_weights_that_cannot_be_had_are_named_at_once_with_what_else_there_is(
     for way in ("+model.pretrained_cfg_overlay.file=<file>", "HF_HOME=<folder>", "init_from=<"):
         assert way in str(caught.value)
     file = "+model.pretrained_cfg_overlay.file"
-    with pytest.raises(InvalidConfig, match="file=/no/file does not exist"):
+    with pytest.raises(InvalidConfig, match="file: does not exist, got /no/file"):
         checked("model=resnet18", "model.pretrained=true", f"{file}=/no/file")
 
 
